@@ -1,0 +1,48 @@
+PYTHON ?= python3
+TORCH := torch==2.13.0
+
+# `python3` may be an older one while a newer one stands beside it. A Python that was named is taken at its word.
+PYTHONS = $(PYTHON) $(if $(filter file,$(origin PYTHON)),python3.13 python3.12 python3.11)
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast lint clean
+
+help: ## show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## check, train, predict, evaluate and report on embedded data, into results/demo
+	.venv/bin/squidiff demo
+
+test: lint ## lint and the whole test suite
+	.venv/bin/python -m pytest
+
+test-fast: $(INSTALLED) ## the test suite without its slow tests
+	.venv/bin/python -m pytest -m "not slow"
+
+lint: $(INSTALLED) ## ruff and mypy
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+clean: ## delete .venv, caches, builds and results/demo
+	rm -rf .venv build dist results/demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last, so an install that broke off is done again, on a new .venv if that one has no working pip.
+# torch comes first and by its exact version, so that a fresh machine gets one known build.
+$(INSTALLED): pyproject.toml Makefile
+	@.venv/bin/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null && exit 0; \
+	for python in $(PYTHONS); do \
+		if "$$python" -c '$(NEW_ENOUGH)' 2>/dev/null; then \
+			echo "making .venv with $$python"; \
+			exec "$$python" -m venv --clear .venv; \
+		fi; \
+	done; \
+	echo "squidiff needs Python 3.11 or newer, which none of these is: $(strip $(PYTHONS));" \
+		"install one, or name one: make PYTHON=/path/to/python3.12" >&2; \
+	exit 1
+	.venv/bin/python -m pip install --disable-pip-version-check $(TORCH)
+	.venv/bin/python -m pip install --disable-pip-version-check --editable ".[dev]"
+	@touch $@

@@ -1,0 +1,5 @@
+"""`python -m squidiff`: the command line."""
+
+from squidiff.cli import main
+
+main()

@@ -1,0 +1,56 @@
+"""The commands, and the one place where an error becomes a sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, Parameter
+
+from squidiff.cli import data, demo, evaluate, predict, train
+from squidiff.cli.show import say_error
+from squidiff.config import InputError, flag
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return f"squidiff {version('squidiff-ng')}"
+
+
+app = App(
+    name="squidiff",
+    help="Predict how single cells change under drugs, doses, gene perturbations, combinations and time.",
+    version=_version,
+    default_parameter=Parameter(negative=(), name_transform=lambda name: flag(name).removeprefix("--")),
+)
+for command in (demo.demo, data.check, data.prepare, train.train, predict.predict, evaluate.evaluate):
+    app.command(command)
+
+
+def main(tokens: Sequence[str] | None = None) -> None:
+    """Runs one command and ends the process: 0, 2 for input that cannot be used, 130 when interrupted."""
+    # OpenMP's threads spin while they wait for each other; where another process holds one of the cores, a training
+    # step then takes ten times as long. Read when torch is loaded, so it is set before.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        app(tokens, exit_on_error=False, print_error=False)
+    except (InputError, CycloptsError) as error:
+        say_error(_sentence(error))
+        sys.exit(EXIT_BAD_INPUT)
+    except KeyboardInterrupt:
+        say_error("interrupted; a run that was training goes on with --resume")
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:  # whoever read our output has had enough
+        sys.exit(0)
+
+
+def _sentence(error: Exception) -> str:
+    cause = error.__cause__
+    if isinstance(error, CycloptsError) and isinstance(cause, InputError):
+        return str(cause)
+    return " ".join(str(error).split())

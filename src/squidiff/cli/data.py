@@ -1,0 +1,70 @@
+"""squidiff check, squidiff prepare."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from squidiff.cli.options import PreparationOptions, SchemaOptions
+from squidiff.cli.show import say, show_table
+from squidiff.config import InputError, Preparation, Schema
+
+
+def check(
+    data: Annotated[Path, Parameter(help="an .h5ad file")],
+    /,
+    *,
+    schema: SchemaOptions = Schema(),
+    normalize: Annotated[bool, Parameter(help="X is meant to hold raw counts")] = False,
+    as_json: Annotated[bool, Parameter(name="--json", help="print the findings as JSON")] = False,
+) -> None:
+    """Find what is wrong with a data set, and say what to do. Exit code 2 when there is an error."""
+    from squidiff.data.check import check as examine
+
+    report = examine(data, schema, normalize=normalize)
+    if as_json:
+        sys.stdout.write(json.dumps(report.to_json(), ensure_ascii=False) + "\n")
+    else:
+        say(f"{data}: {report.n_cells:,} cells, {report.n_genes:,} genes")
+        if report.findings:
+            rows = [(f.severity, f.what, f.where, f.count, f.remedy) for f in report.findings]
+            show_table(("", "what", "where", "how many", "what to do"), rows)
+        else:
+            say("nothing to complain of")
+    if report.errors:
+        sys.exit(2)
+
+
+def prepare(
+    raw: Annotated[Path, Parameter(help="an .h5ad file")],
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="the .h5ad file of training cells to write")],
+    held_out: Annotated[Path | None, Parameter(help="the .h5ad file of held-out cells to write")] = None,
+    schema: SchemaOptions = Schema(),
+    preparation: PreparationOptions = Preparation(),
+) -> None:
+    """Normalise, hold cells out, and choose genes on the training cells only."""
+    from squidiff.data.check import check as examine
+    from squidiff.data.preprocess import prepare as prepare_cells
+    from squidiff.data.table import read_cells
+    from squidiff.files import write_atomically
+
+    if raw.resolve() in {p.resolve() for p in (out, held_out) if p is not None}:
+        raise InputError(f"{raw} is the input: write to another file")
+    holds_out = bool(preparation.hold_out) or preparation.test_fraction > 0
+    if holds_out != (held_out is not None):
+        raise InputError("cells to hold out (--hold-out, --test-fraction) and a file for them (--held-out) go together")
+    adata = read_cells(raw)
+    examine(adata, schema, normalize=preparation.normalize).raise_errors()
+    prepared = prepare_cells(adata, schema, preparation)
+    write_atomically(out, prepared.train.write_h5ad)
+    say("\n".join(prepared.report))
+    say(f"training cells: {out}")
+    if held_out is not None and prepared.test is not None:
+        write_atomically(held_out, prepared.test.write_h5ad)
+        say(f"held-out cells: {held_out}")

@@ -1,0 +1,30 @@
+"""squidiff evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from squidiff.cli.options import SchemaOptions
+from squidiff.cli.show import say, show_scores
+from squidiff.config import Schema
+
+
+def evaluate(
+    predicted: Annotated[Path, Parameter(help="an .h5ad file of predicted cells")],
+    truth: Annotated[Path, Parameter(help="an .h5ad file of true cells")],
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="the folder to write metrics.csv and sample_quality.png to")],
+    train: Annotated[Path | None, Parameter(help="the .h5ad file of training cells: baselines and control")] = None,
+    schema: SchemaOptions = Schema(),
+    seed: Annotated[int, Parameter(help="seed of resampling")] = 0,
+) -> None:
+    """Score predicted cells against true ones, beside the simple baselines, with intervals and a verdict."""
+    from squidiff.workflows.scores import write_scores
+
+    scores = write_scores(predicted, truth, train, schema, out, seed=seed)
+    show_scores(scores)
+    say(f"all methods and metrics: {out / 'metrics.csv'}")

@@ -1,0 +1,94 @@
+"""How the command line speaks: tables, progress bars, one-sentence errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+
+MISSING = "\N{EN DASH}"
+
+
+def say(text: str) -> None:
+    """A line of output; the text is shown as it is, whatever brackets the data put into it."""
+    _console().print(text, markup=False)
+
+
+def say_error(text: str) -> None:
+    """One sentence on standard error."""
+    _console(stderr=True).print(f"squidiff: {text}", markup=False)
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> None:
+    """A table; numbers are given three decimals and set to the right, NaN is a dash."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title) if title else None, title_justify="left")
+    numeric = [all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(columns))]
+    for name, is_number in zip(columns, numeric, strict=True):
+        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_cell(value)) for value in row))
+    _console().print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return MISSING if value != value else f"{value:,.3f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Callable[..., None]]:
+    """A progress bar on standard error; yields `advance(done, note="")`. Without a terminal only its end is shown."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
+    with Progress(*columns, console=_console(stderr=True)) as bar:
+        task = bar.add_task(label, total=total, note="")
+
+        def advance(done: int, note: object = "") -> None:
+            bar.update(task, completed=done, note=str(note))
+
+        yield advance
+
+
+def show_scores(scores: pd.DataFrame) -> None:
+    """The model beside its floor and ceiling, a table a population, the worst verdict first."""
+    from squidiff.evaluate.scoring import MODEL
+    from squidiff.evaluate.verdict import severity
+
+    model = scores[scores["method"] == MODEL]
+    for population in model["condition"].unique():
+        its = model[model["condition"] == population]
+        rows = [
+            (r.metric.replace("_", " "), r.value, _interval(r.low, r.high), r.floor, r.ceiling, r.verdict or MISSING)
+            for r in sorted(its.itertuples(), key=lambda r: severity(r.verdict))
+        ]
+        columns = ("metric", "model", "95 % interval", "best baseline", "ceiling", "verdict")
+        show_table(columns, rows, title=population)
+
+
+def _interval(low: float, high: float) -> str:
+    return MISSING if low != low else f"{low:.3f} to {high:.3f}"
+
+
+def _console(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    console = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    if not console.is_terminal:  # a file or a pipe has no width of its own
+        console.width = 120
+    return console

@@ -1,0 +1,36 @@
+"""squidiff train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from squidiff.cli.options import ConfigOptions, Device, SchemaOptions
+from squidiff.cli.show import progress, say
+from squidiff.config import Config, Schema
+
+
+def train(
+    data: Annotated[Path, Parameter(help="an .h5ad file of training cells")],
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="the run folder to write")],
+    resume: Annotated[bool, Parameter(help="go on with the run in --out where it stopped")] = False,
+    schema: SchemaOptions = Schema(),
+    config: ConfigOptions = Config(),
+    device: Device = "auto",
+) -> None:
+    """Train a model and save it in a run folder."""
+    from squidiff.estimator import Squidiff
+    from squidiff.report.plots import save, training_loss
+    from squidiff.report.tables import training_metrics
+
+    model = Squidiff(schema, config, device)
+    with progress("training", config.n_train_steps) as advance:
+        model.fit(data, out=out, resume=resume, on_record=lambda r: advance(r.step, r))
+    save(training_loss(training_metrics(out)), out / "training_loss.png")
+    last = model.history[-1]
+    say(f"trained on {model.device} in {model.provenance['seconds']:g} s: {last}")
+    say(f"run: {out}")

@@ -1,0 +1,235 @@
+"""Settings and small value objects that every other unit may import.
+
+Owns: every setting with its range and one-line help, the Schema (which obs column means what), the value objects of
+the diffusion, and the one exception that stands for bad input. Must not know: AnnData, files, torch (annotations only).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+
+class InputError(ValueError):
+    """Input that cannot be used. The message is one sentence: what was found, where, and what to do."""
+
+
+PART_SEPARATOR = " + "
+"""Joins the parts of a condition's canonical spelling; a bare '+' may stand inside a part's name."""
+
+
+def _setting(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
+    """A dataclass field with its help and its closed range [low, high]."""
+    return field(default=default, metadata={"help": help, "low": low, "high": high})
+
+
+def flag(name: str) -> str:
+    """The command-line flag of a setting: `n_train_steps` -> `--n-train-steps`, `context_keys` -> `--context-key`."""
+    return "--" + ("context_key" if name == "context_keys" else name).replace("_", "-")
+
+
+class _Checked:
+    """Checks every field of a settings dataclass against the range and the choices that it declares."""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            low, high = f.metadata.get("low"), f.metadata.get("high")
+            if value is None:
+                continue
+            if low is not None and not value >= low:
+                raise InputError(f"{flag(f.name)} is {value}: it must be at least {low}")
+            if high is not None and not value <= high:
+                raise InputError(f"{flag(f.name)} is {value}: it must be at most {high}")
+            if typing.get_origin(hints[f.name]) is Literal and value not in typing.get_args(hints[f.name]):
+                raise InputError(
+                    f"{flag(f.name)} is {value!r}: choose one of {', '.join(typing.get_args(hints[f.name]))}"
+                )
+
+
+@dataclass(frozen=True)
+class Schema(_Checked):
+    """Which obs column means what. Only what the task has is given.
+
+    A condition and its control is a perturbation; time alone is a differentiation; contexts alone, or nothing, is
+    plain generation.
+    """
+
+    condition_key: str | None = _setting(None, "obs column of the condition; parts of a combination are joined by '+'")
+    control: str | None = _setting(None, "value of the condition column that marks control cells")
+    context_keys: tuple[str, ...] = _setting((), "obs column of a context (cell type, donor, line); may be repeated")
+    time_key: str | None = _setting(None, "obs column of the time, a number")
+    smiles_key: str | None = _setting(None, "obs column of the drugs' SMILES (needs the extra 'drug')")
+    dose_key: str | None = _setting(None, "obs column of the dose: one number, or one a part, joined by '+'")
+    direction_key: str | None = _setting(None, "obs column of the direction: knock-out, knock-down or activation")
+    embeddings: str | None = _setting(None, "CSV file with one row a condition part: its name, then its numbers")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.context_keys, str):
+            raise InputError(f"context_keys is the text {self.context_keys!r}: give a tuple, ({self.context_keys!r},)")
+        object.__setattr__(self, "context_keys", tuple(self.context_keys))
+        if self.control is not None and self.condition_key is None:
+            raise InputError("--control is given without --condition-key: name the obs column that holds it")
+        if self.condition_key is not None and self.control is None:
+            raise InputError(
+                "--condition-key is given without --control: name the value that marks control cells, or pass the "
+                "column as --context-key if there are none"
+            )
+        for name in ("smiles_key", "dose_key", "direction_key", "embeddings"):
+            if getattr(self, name) is not None and self.condition_key is None:
+                raise InputError(f"{flag(name)} is given without --condition-key: it describes a condition")
+        if self.embeddings is not None and self.smiles_key is not None:
+            raise InputError(
+                "--embeddings and --smiles-key are both given: a condition part is described by one of them"
+            )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The obs columns that a data set must have, and a query may have, in a fixed order."""
+        keys = (
+            self.condition_key,
+            *self.context_keys,
+            self.time_key,
+            self.smiles_key,
+            self.dose_key,
+            self.direction_key,
+        )
+        return tuple(dict.fromkeys(k for k in keys if k is not None))
+
+
+@dataclass(frozen=True)
+class Config(_Checked):
+    """Settings of the model and of its training, saved in the run's config.json."""
+
+    n_latent: int = _setting(64, "size Z of the semantic latent", low=1)
+    width: int = _setting(512, "width of the denoiser", low=8)
+    n_blocks: int = _setting(3, "residual blocks of the denoiser", low=1)
+    n_axes: int = _setting(32, "axes of the cells' covariance that the denoiser starts from", low=1)
+    n_train_steps: int = _setting(1500, "optimiser steps", low=1)
+    batch_size: int = _setting(256, "cells a step", low=2)
+    learning_rate: float = _setting(1e-3, "highest learning rate, after the warm-up", low=0.0)
+    n_warmup_steps: int = _setting(100, "steps over which the learning rate rises from 0", low=0)
+    weight_decay: float = _setting(0.01, "AdamW's weight decay", low=0.0)
+    max_grad_norm: float = _setting(1.0, "the gradient's norm is clipped here", low=1e-6)
+    ema_decay: float = _setting(
+        0.995, "decay of the weights' moving average, which is what is saved", low=0.0, high=0.99999
+    )
+    validation_fraction: float = _setting(
+        0.1, "share of the training cells kept for the validation loss", low=0.0, high=0.5
+    )
+    validate_every_steps: int = _setting(100, "steps between two validation losses", low=1)
+    log_every_steps: int = _setting(20, "steps between two lines of metrics.jsonl", low=1)
+    save_every_steps: int = _setting(200, "steps between two saves of the resumable state", low=1)
+    normalize: bool = _setting(False, "X holds raw counts: scale each cell to --target-sum and take log1p")
+    target_sum: float = _setting(1e4, "counts a cell after --normalize", low=1.0)
+    total_counts_key: str | None = _setting(
+        None, "obs column of each cell's total counts, where X holds only some of the genes (used by --normalize)"
+    )
+    seed: int = _setting(0, "seed of weights, batches and noise", low=0, high=2**31 - 1)
+
+
+@dataclass(frozen=True)
+class Sampling(_Checked):
+    """Settings of a prediction."""
+
+    sampler: Literal["dpmpp_2m", "ddim"] = _setting("dpmpp_2m", "how the noise is removed")
+    n_sample_steps: int = _setting(20, "network evaluations a cell", low=1, high=10_000)
+    strength: float = _setting(
+        0.7,
+        "how far source cells are noised before they are generated anew: near 0 keeps them, 1 starts from pure "
+        "noise, as plain generation always does",
+        low=0.01,
+        high=1.0,
+    )
+    cells_per_batch: int = _setting(1024, "cells generated at once", low=1)
+    seed: int = _setting(0, "seed of the noise and of the choice of source cells", low=0, high=2**31 - 1)
+
+
+@dataclass(frozen=True)
+class Preparation(_Checked):
+    """Settings of `squidiff prepare`."""
+
+    normalize: bool = _setting(False, "X holds raw counts: scale each cell to --target-sum and take log1p")
+    target_sum: float = _setting(1e4, "counts a cell after --normalize", low=1.0)
+    total_counts_key: str | None = _setting(
+        None, "obs column of each cell's total counts, where X holds only some of the genes (used by --normalize)"
+    )
+    n_genes: int | None = _setting(
+        None, "keep this many of the most variable genes, chosen on training cells only", low=1
+    )
+    drop: tuple[str, ...] = _setting((), "leave out cells: COLUMN=VALUE; may be repeated")
+    hold_out: tuple[str, ...] = _setting(
+        (), "cells to hold out: COLUMN=VALUE, or several that must all hold, separated by ','; may be repeated"
+    )
+    test_fraction: float = _setting(0.0, "share of each population to hold out at random", low=0.0, high=0.9)
+    max_cells: int | None = _setting(None, "keep at most this many cells a population, drawn at random", low=1)
+    seed: int = _setting(0, "seed of the random choices", low=0, high=2**31 - 1)
+
+
+Settings = TypeVar("Settings", Schema, Config, Sampling, Preparation)
+
+
+def settings_to_json(settings: Schema | Config | Sampling | Preparation) -> dict[str, Any]:
+    """The settings as a JSON-able dictionary (tuples become lists)."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(settings).items()}
+
+
+def settings_from_json(kind: type[Settings], values: dict[str, Any]) -> Settings:
+    """The inverse of `settings_to_json`. Raises InputError on an unknown name or a value of another type."""
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise InputError(f"unknown setting {', '.join(unknown)} in {kind.__name__}: it was written by another version")
+    return kind(**{name: _coerce(name, hints[name], value) for name, value in values.items()})
+
+
+def _coerce(name: str, hint: Any, value: Any) -> Any:
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        hint = next(h for h in typing.get_args(hint) if h is not types.NoneType)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
+            raise InputError(f"setting {name} is {value!r}: it must be a list of texts")
+        return tuple(value)
+    if typing.get_origin(hint) is Literal:
+        return value
+    wanted = (int, float) if hint is float else hint
+    if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
+        raise InputError(f"setting {name} is {value!r}: it must be of type {hint.__name__}")
+    return hint(value)
+
+
+class NoiseLevel(NamedTuple):
+    """x_t = alpha x0 + sigma eps, with alpha^2 + sigma^2 = 1. Scalars, or tensors of shape (B, 1)."""
+
+    alpha: torch.Tensor
+    sigma: torch.Tensor
+
+
+class Prediction(NamedTuple):
+    """What a denoiser says of x_t (B x G): the clean cell and the noise; x_t = alpha x0 + sigma eps holds exactly."""
+
+    x0: torch.Tensor
+    eps: torch.Tensor
+
+
+class Batch(NamedTuple):
+    """The tensors of one training step, in the unit of the data: B cells, G genes, C condition features."""
+
+    target: torch.Tensor
+    """B x G, the cells to generate."""
+    source: torch.Tensor
+    """B x G, a cell of the population that the prediction starts from."""
+    anchor: torch.Tensor
+    """B x G, the mean of the target's population."""
+    condition: torch.Tensor
+    """B x C"""

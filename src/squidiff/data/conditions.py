@@ -1,0 +1,223 @@
+"""Conditions: a set of parts, each with a strength, written as text in obs and turned into numbers for the model.
+
+A part is a drug (SMILES: fingerprint), a gene with a direction (one-hot of the training vocabulary, or the user's
+embedding) or any other stimulus (one-hot). A condition's features are the sum over its parts of strength times vector,
+so that the order of the parts does not matter.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from squidiff.config import PART_SEPARATOR, InputError, Schema
+
+N_BITS = 1024
+"""Of a drug's fingerprint, as in upstream."""
+RADIUS = 2
+N_TIME_FEATURES = 7
+
+DIRECTION_SIGN = {
+    "activation": 1.0,
+    "crispra": 1.0,
+    "overexpression": 1.0,
+    "knock-down": -1.0,
+    "knock-out": -1.0,
+    "crispri": -1.0,
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One drug, gene or stimulus of a condition."""
+
+    name: str
+    dose: float | None = None
+    direction: str | None = None
+    smiles: str | None = None
+
+    def __str__(self) -> str:
+        dose = "" if self.dose is None else f" @ {self.dose:g}"
+        return f"{self.name}{dose}{'' if self.direction is None else f' {self.direction}'}"
+
+    @property
+    def strength(self) -> float:
+        """log10(dose + 1), as in upstream, with the sign of the direction; 1 where there is no dose."""
+        size = 1.0 if self.dose is None else float(np.log10(self.dose + 1))
+        return size if self.direction is None else size * DIRECTION_SIGN[self.direction]
+
+
+def split_parts(text: str) -> list[str]:
+    """Splits at '+' outside square brackets: `A+B` -> A, B; a charge such as `[NH3+]` stays whole."""
+    parts, depth, current = [], 0, ""
+    for letter in text:
+        depth += (letter == "[") - (letter == "]")
+        if letter == "+" and depth == 0:
+            parts.append(current.strip())
+            current = ""
+        else:
+            current += letter
+    return [*parts, current.strip()]
+
+
+def parse_condition(values: dict[str, object], schema: Schema) -> tuple[Part, ...]:
+    """The parts of one row's condition, sorted by name; none for a control or without a condition column.
+
+    `values` holds the row's value for each of the schema's columns (SMILES may be absent). Raises InputError with the
+    row's value when the parts of label, SMILES, dose and direction do not match or cannot be read.
+    """
+    if schema.condition_key is None:
+        return ()
+    label = str(values[schema.condition_key])
+    if label == schema.control:
+        return ()
+    names = split_parts(label)
+    if "" in names:
+        raise InputError(f"condition {label!r} has an empty part: write parts as A+B")
+    doses = _spread(values, schema.dose_key, label, len(names))
+    directions = _spread(values, schema.direction_key, label, len(names))
+    smiles = _spread(values, schema.smiles_key, label, len(names), one_for_all=False)
+    parts = zip(names, doses, directions, smiles, strict=True)
+    return tuple(sorted((Part(n, _dose(d, label), _direction(r), s) for n, d, r, s in parts), key=str))
+
+
+def canonical_label(parts: tuple[Part, ...]) -> str:
+    """One spelling for one condition, whatever the order of its parts: `A + B`; '' without parts."""
+    return PART_SEPARATOR.join(str(part) for part in parts)
+
+
+def _spread(
+    values: dict[str, object], key: str | None, label: str, n: int, one_for_all: bool = True
+) -> list[str | None]:
+    if key is None or key not in values:
+        return [None] * n
+    parts = split_parts(str(values[key]))
+    if len(parts) == 1 and one_for_all:
+        parts = parts * n
+    if len(parts) != n:
+        raise InputError(f"condition {label!r} has {n} parts but {key} {values[key]!r} has {len(parts)}")
+    return list(parts)
+
+
+def _dose(text: str | None, label: str) -> float | None:
+    if text is None:
+        return None
+    try:
+        dose = float(text)
+    except ValueError:
+        raise InputError(f"dose {text!r} of condition {label!r} is not a number") from None
+    if not dose >= 0 or dose == float("inf"):
+        raise InputError(f"dose {text!r} of condition {label!r} must be a number of 0 or more")
+    return dose
+
+
+def _direction(text: str | None) -> str | None:
+    if text is None:
+        return None
+    if text.lower() not in DIRECTION_SIGN:
+        raise InputError(f"direction {text!r} is unknown: use one of {', '.join(DIRECTION_SIGN)}")
+    return text.lower()
+
+
+def fingerprint(smiles: str) -> np.ndarray:
+    """The feature-Morgan fingerprint (1024 bits, radius 2) of a drug, as upstream's. Needs rdkit, the extra 'drug'."""
+    try:
+        from rdkit import Chem, rdBase
+        from rdkit.Chem import rdFingerprintGenerator
+    except ImportError:
+        raise InputError("SMILES need rdkit: install it with `pip install 'squidiff-ng[drug]'`") from None
+    with rdBase.BlockLogs():
+        molecule = Chem.MolFromSmiles(smiles) if smiles else None
+    if molecule is None:
+        raise InputError(f"SMILES {smiles!r} does not parse: correct it or drop its cells")
+    generator = rdFingerprintGenerator.GetMorganGenerator(
+        radius=RADIUS, fpSize=N_BITS, atomInvariantsGenerator=rdFingerprintGenerator.GetMorganFeatureAtomInvGen()
+    )
+    return np.asarray(generator.GetFingerprintAsNumPy(molecule), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class ConditionEncoder:
+    """Turns parts into features: the vocabulary of training, or every name that the user's embeddings have."""
+
+    kind: Literal["one-hot", "smiles", "embedding"]
+    names: tuple[str, ...]
+    vectors: np.ndarray
+    """Parts x F"""
+
+    @classmethod
+    def fit(cls, conditions: Iterable[tuple[Part, ...]], schema: Schema) -> ConditionEncoder:
+        """The vocabulary of these conditions. Raises InputError when a part has no embedding or no readable SMILES."""
+        parts = {part.name: part for parts in conditions for part in parts}
+        if schema.embeddings is not None:
+            names, vectors = read_embeddings(schema.embeddings)
+            encoder = cls("embedding", names, vectors)
+            for part in parts.values():
+                encoder._vector(part)
+            return encoder
+        names = tuple(sorted(parts))
+        if schema.smiles_key is not None:
+            vectors = [fingerprint(str(parts[name].smiles)) for name in names]
+            return cls("smiles", names, np.stack(vectors) if vectors else np.zeros((0, N_BITS), np.float32))
+        return cls("one-hot", names, np.eye(len(names), dtype=np.float32))
+
+    @property
+    def n_features(self) -> int:
+        """F"""
+        return int(self.vectors.shape[1])
+
+    def encode(self, parts: tuple[Part, ...]) -> np.ndarray:
+        """Features (F,) of a condition. Raises InputError on a part that training gives no way to describe."""
+        total = np.zeros(self.n_features, dtype=np.float32)
+        for part in parts:
+            total += np.float32(part.strength) * self._vector(part)
+        return total
+
+    def _vector(self, part: Part) -> np.ndarray:
+        if self.kind == "smiles" and part.smiles is not None:
+            return fingerprint(part.smiles)
+        if part.name in self.names:
+            return np.asarray(self.vectors[self.names.index(part.name)])
+        near = difflib.get_close_matches(part.name, self.names, n=3) or list(self.names[:5])
+        remedy = {
+            "one-hot": "train with it, or describe parts with --embeddings",
+            "smiles": "give its SMILES",
+            "embedding": "add a row for it to the embeddings",
+        }[self.kind]
+        raise InputError(
+            f"condition {part.name!r} is unknown to this model (it knows {len(self.names)}, such as "
+            f"{', '.join(map(repr, near))}): {remedy}"
+        )
+
+
+def read_embeddings(path: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names and vectors (names x F) of a CSV file: a header, then one row a part, its name first."""
+    if not Path(path).is_file():
+        raise InputError(f"embeddings file {path} does not exist")
+    try:
+        table = pd.read_csv(path, index_col=0)
+        vectors = table.to_numpy(dtype=np.float32)
+    except (ValueError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise InputError(f"embeddings file {path} cannot be read as a table of names and numbers: {error}") from None
+    names = tuple(map(str, table.index))
+    if not np.isfinite(vectors).all() or vectors.shape[1] == 0:
+        raise InputError(f"embeddings file {path} must have at least one column of numbers and no gaps")
+    if len(set(names)) != len(names):
+        raise InputError(
+            f"embeddings file {path} names a part twice: {pd.Index(names)[pd.Index(names).duplicated()][0]!r}"
+        )
+    return names, vectors
+
+
+def time_features(time: float, span: tuple[float, float]) -> np.ndarray:
+    """Features (7,) of a time: its position p in the training span, and sin and cos of pi p, 2 pi p, 4 pi p."""
+    width = span[1] - span[0]
+    position = (time - span[0]) / width if width > 0 else 0.0
+    angles = np.pi * position * np.array([1.0, 2.0, 4.0])
+    return np.concatenate([[position], np.sin(angles), np.cos(angles)]).astype(np.float32)

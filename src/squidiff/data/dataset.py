@@ -1,0 +1,70 @@
+"""Draws training batches: target cells, a source cell for each, and what is known of their populations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from squidiff.config import Batch
+from squidiff.data.table import CellTable
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Which cells may be generated from which: populations that have a source, and their rows."""
+
+    table: CellTable
+    source: np.ndarray
+    """(P,) index of the population that each population's prediction starts from; -1 where there is none."""
+    anchor: np.ndarray
+    """P x G, the mean of each population."""
+    condition: np.ndarray
+    """P x C, condition features."""
+    rows: tuple[np.ndarray, ...] = field(init=False)
+    """The cells of each population."""
+
+    def __post_init__(self) -> None:
+        by_population = tuple(np.flatnonzero(self.table.population == i) for i in range(len(self.table.keys)))
+        object.__setattr__(self, "rows", by_population)
+
+    def target_rows(self) -> np.ndarray:
+        """The cells whose population has a source."""
+        return np.flatnonzero(self.source[self.table.population] >= 0)
+
+    def batch(self, rows: np.ndarray, rng: np.random.Generator) -> Batch:
+        """The given target cells, each with a source cell drawn from its source population."""
+        population = self.table.population[rows]
+        source = np.empty_like(rows)
+        for i in np.unique(population):
+            here = population == i
+            source[here] = rng.choice(self.rows[self.source[i]], here.sum())
+        arrays = (self.table.dense(rows), self.table.dense(source), self.anchor[population], self.condition[population])
+        return Batch(*(torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)) for a in arrays))
+
+
+class BatchStream:
+    """Endless batches: every cell once an epoch, in an order that depends on the seed and the epoch alone.
+
+    Its state is the number of batches drawn, so that training resumes bit by bit from one integer.
+    """
+
+    def __init__(self, pairs: Pairs, rows: np.ndarray, batch_size: int, seed: int, n_drawn: int = 0) -> None:
+        self.pairs = pairs
+        self.rows = rows
+        self.size = min(batch_size, len(rows))
+        self.seed = seed
+        self.n_drawn = n_drawn
+        self._epoch = -1
+
+    def draw(self) -> Batch:
+        """The next batch, of batch_size cells or of all if there are fewer; an epoch's incomplete last is left out."""
+        epoch, position = divmod(self.n_drawn, len(self.rows) // self.size)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng((self.seed, 0, epoch)).permutation(self.rows)
+        chosen = self._order[position * self.size : (position + 1) * self.size]
+        source_rng = np.random.default_rng((self.seed, 1, self.n_drawn))
+        self.n_drawn += 1
+        return self.pairs.batch(chosen, source_rng)

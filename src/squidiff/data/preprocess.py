@@ -1,0 +1,148 @@
+"""Normalise, choose genes on training cells, hold cells out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from squidiff.config import InputError, Preparation, Schema, settings_to_json
+from squidiff.data.table import as_matrix, group_rows, require_columns
+
+SPLIT = "split"
+"""obs column that `prepare` writes: train or test."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `prepare` made of a data set."""
+
+    train: ad.AnnData
+    test: ad.AnnData | None
+    report: tuple[str, ...]
+    """What was dropped and held out, a sentence each."""
+
+
+def prepare(adata: ad.AnnData, schema: Schema, settings: Preparation) -> Prepared:
+    """Drops, normalises, holds out and chooses genes, in this order. The data set passed in stays as it is.
+
+    Raises InputError for a missing column, a rule that no cell follows, or more genes asked for than there are.
+    """
+    report = [f"read {adata.n_obs:,} cells and {adata.n_vars:,} genes"]
+    dropped = follow_any(adata.obs, settings.drop)
+    if settings.drop:
+        report.append(f"dropped {int(dropped.sum()):,} cells: {'; '.join(settings.drop)}")
+    kept = cap_populations(adata.obs, ~dropped, schema, settings)
+    if settings.max_cells is not None:
+        n_over = int((~dropped).sum() - kept.sum())
+        report.append(f"dropped {n_over:,} cells: at most {settings.max_cells:,} a population")
+    if not kept.any():
+        raise InputError("no cell is left: drop fewer")
+    prepared = adata[kept].copy()
+    if settings.normalize:
+        prepared = normalize(prepared, settings.target_sum, settings.total_counts_key)
+        report.append(f"scaled each cell to {settings.target_sum:g} counts and took log1p")
+    held_out = held_out_cells(prepared.obs, schema, settings)
+    if held_out.all():
+        raise InputError("every cell is held out: hold out fewer")
+    if settings.n_genes is not None:
+        chosen = most_variable_genes(prepared[~held_out], settings.n_genes)
+        report.append(f"kept the {chosen.sum():,} genes that vary most over the training cells")
+        prepared = prepared[:, chosen].copy()
+    prepared.obs[SPLIT] = pd.Categorical(np.where(held_out, "test", "train"), categories=["train", "test"])
+    prepared.uns["squidiff_preparation"] = {
+        key: list(value) if isinstance(value, list) else value
+        for key, value in settings_to_json(settings).items()
+        if value not in (None, [])
+    }
+    train, test = prepared[~held_out].copy(), prepared[held_out].copy()
+    report.append(f"{train.n_obs:,} cells for training, {test.n_obs:,} held out")
+    return Prepared(train, test if test.n_obs else None, tuple(report))
+
+
+def normalize(adata: ad.AnnData, target_sum: float, total_counts_key: str | None) -> ad.AnnData:
+    """A copy with log1p(X / total * target_sum), total being the cell's sum or its value in an obs column.
+
+    Cells without counts stay zero. Raises InputError when the column is missing or not positive.
+    """
+    cells = sp.csr_matrix(as_matrix(adata), copy=True)
+    if total_counts_key is None:
+        totals = np.asarray(cells.sum(axis=1)).ravel()
+    else:
+        require_columns(adata.obs, [total_counts_key], "obs")
+        totals = pd.to_numeric(adata.obs[total_counts_key], errors="coerce").to_numpy(dtype=np.float64)
+        if not (totals > 0).all():
+            n = int((~(totals > 0)).sum())
+            raise InputError(f"column {total_counts_key!r} has {n} values that are not positive numbers: correct them")
+    cells.data *= np.repeat(target_sum / np.maximum(totals, 1e-12), np.diff(cells.indptr)).astype(np.float32)
+    np.log1p(cells.data, out=cells.data)
+    normalized = adata.copy()
+    normalized.X = cells
+    return normalized
+
+
+def follow_any(obs: pd.DataFrame, rules: Sequence[str]) -> np.ndarray:
+    """Which rows follow at least one rule, (N,): `COLUMN=VALUE`, or several joined by ',' that must all hold."""
+    total = np.zeros(len(obs), dtype=bool)
+    for rule in rules:
+        follows = np.ones(len(obs), dtype=bool)
+        for column, value in parse_rule(rule).items():
+            require_columns(obs, [column], "obs")
+            follows &= (obs[column].astype(str) == value).to_numpy()
+        if not follows.any():
+            raise InputError(f"no cell follows {rule!r}: look at the columns' values with `squidiff check`")
+        total |= follows
+    return total
+
+
+def parse_rule(rule: str) -> dict[str, str]:
+    """`a=x,b=y` -> {"a": "x", "b": "y"}. Raises InputError when it is not of that form."""
+    pairs = [clause.partition("=") for clause in rule.split(",")]
+    if not all(column.strip() and equals for column, equals, _ in pairs):
+        raise InputError(f"{rule!r} is not of the form COLUMN=VALUE or COLUMN=VALUE,COLUMN=VALUE")
+    return {column.strip(): value.strip() for column, _, value in pairs}
+
+
+def cap_populations(obs: pd.DataFrame, kept: np.ndarray, schema: Schema, settings: Preparation) -> np.ndarray:
+    """Which of the kept rows stay, (N,), when each population keeps at most `max_cells`, drawn with the seed."""
+    if settings.max_cells is None:
+        return kept
+    rng = np.random.default_rng(settings.seed)
+    population = group_rows(obs, schema)[0]
+    stay = np.zeros(len(obs), dtype=bool)
+    for i in np.unique(population[kept]):
+        rows = np.flatnonzero(kept & (population == i))
+        stay[rng.permutation(rows)[: settings.max_cells]] = True
+    return stay
+
+
+def held_out_cells(obs: pd.DataFrame, schema: Schema, settings: Preparation) -> np.ndarray:
+    """Which rows are held out, (N,): those that follow a rule, and the share of every population drawn at random."""
+    held_out = follow_any(obs, settings.hold_out)
+    if settings.test_fraction > 0:
+        rng = np.random.default_rng((settings.seed, 1))
+        population = group_rows(obs, schema)[0]
+        for i in np.unique(population):
+            rows = np.flatnonzero((population == i) & ~held_out)
+            held_out[rng.permutation(rows)[: round(settings.test_fraction * len(rows))]] = True
+    return held_out
+
+
+def most_variable_genes(adata: ad.AnnData, n_genes: int) -> np.ndarray:
+    """Which genes are the n most variable of log values (scanpy's default dispersion), (G,)."""
+    import scanpy as sc
+
+    if n_genes > adata.n_vars:
+        raise InputError(f"--n-genes is {n_genes} but the data have {adata.n_vars} genes: ask for fewer")
+    if n_genes == adata.n_vars:
+        return np.ones(adata.n_vars, dtype=bool)
+    bare = ad.AnnData(X=as_matrix(adata))
+    table = sc.pp.highly_variable_genes(bare, n_top_genes=n_genes, inplace=False)
+    dispersion = table["dispersions_norm"].fillna(-np.inf).to_numpy()
+    chosen = np.zeros(adata.n_vars, dtype=bool)
+    chosen[np.argsort(-dispersion, kind="stable")[:n_genes]] = True
+    return chosen

@@ -1,0 +1,162 @@
+"""AnnData and a Schema, validated once into a frozen CellTable; what is behind trusts it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from squidiff.config import InputError, Schema
+from squidiff.data.conditions import Part, canonical_label, parse_condition
+
+Key = tuple[str, str, float | None]
+"""Context, condition in its canonical spelling, time: the fields of response.Population."""
+
+
+@dataclass(frozen=True)
+class CellTable:
+    """N cells of G genes, each in one of P populations (cells that share context, condition and time)."""
+
+    cells: np.ndarray | sp.csr_matrix
+    """N x G, float32."""
+    genes: tuple[str, ...]
+    names: np.ndarray
+    """(N,) the cells' names."""
+    population: np.ndarray
+    """(N,) index into `keys`."""
+    keys: tuple[Key, ...]
+    parts: tuple[tuple[Part, ...], ...]
+    """(P,) what each population's condition consists of."""
+
+    @classmethod
+    def from_anndata(
+        cls, adata: ad.AnnData, schema: Schema, genes: Sequence[str] | None = None, where: str = "the data"
+    ) -> CellTable:
+        """Raises InputError for a missing column or gene, NaN, or a condition that cannot be read.
+
+        With `genes` the table has these, matched by name, in this order. `where` names the data in an error.
+        """
+        table = matched(adata, genes, where) if genes is not None else adata
+        cells = as_matrix(table)
+        if not np.isfinite(cells.data if sp.issparse(cells) else cells).all():
+            raise InputError(f"X of {where} holds NaN or infinite values: run `squidiff check` on the file")
+        population, keys, parts = group_rows(adata.obs, schema, f"obs of {where}")
+        return cls(
+            cells, tuple(map(str, table.var_names)), np.asarray(adata.obs_names, dtype=str), population, keys, parts
+        )
+
+    def dense(self, rows: np.ndarray) -> np.ndarray:
+        """Some cells, rows x G, float32."""
+        chosen = self.cells[rows]
+        return chosen.toarray() if sp.issparse(chosen) else np.asarray(chosen)
+
+    def select(self, rows: np.ndarray) -> CellTable:
+        """A table of some cells; populations without a cell are dropped."""
+        used, population = np.unique(self.population[rows], return_inverse=True)
+        keys, parts = tuple(self.keys[i] for i in used), tuple(self.parts[i] for i in used)
+        return CellTable(self.cells[rows], self.genes, self.names[rows], population, keys, parts)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the cells, their names, genes and populations: equal tables, equal fingerprints."""
+        digest = hashlib.sha256()
+        matrix = self.cells
+        arrays = (matrix.data, matrix.indices, matrix.indptr) if sp.issparse(matrix) else (matrix,)
+        for array in (*arrays, self.population):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(repr((self.genes, self.keys, self.names.tolist())).encode())
+        return digest.hexdigest()
+
+
+def read_cells(source: str | Path | ad.AnnData) -> ad.AnnData:
+    """AnnData in memory, from a path, a backed AnnData or an AnnData. Raises InputError when it cannot be read."""
+    if isinstance(source, ad.AnnData):
+        return source.to_memory() if source.isbacked else source
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist or is not a file: give the path of an .h5ad file")
+    try:
+        return ad.read_h5ad(path)
+    except Exception as error:  # h5py and anndata raise many kinds, none of which means anything else to the user
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} cannot be read as an .h5ad file: {reason}") from error
+
+
+def as_matrix(adata: ad.AnnData) -> np.ndarray | sp.csr_matrix:
+    """X as float32, dense or CSR. Raises InputError when there is none."""
+    if adata.X is None or 0 in adata.shape:
+        raise InputError(f"the data have {adata.n_obs} cells and {adata.n_vars} genes in X: both must be there")
+    if sp.issparse(adata.X):
+        return sp.csr_matrix(adata.X, dtype=np.float32)
+    return np.asarray(adata.X, dtype=np.float32)
+
+
+def matched(adata: ad.AnnData, genes: Sequence[str], where: str = "the data") -> ad.AnnData:
+    """The data with these genes in this order. Raises InputError that counts and names the missing ones."""
+    there = set(adata.var_names)
+    missing = [g for g in genes if g not in there]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise InputError(
+            f"{len(missing)} of the {len(genes)} genes of the model are missing in {where}: "
+            f"{', '.join(missing[:5])}{more}; prepare the data with the same genes"
+        )
+    if not adata.var_names.is_unique:
+        raise InputError(f"gene names of {where} are not unique: run `adata.var_names_make_unique()` first")
+    return adata if list(adata.var_names) == list(genes) else adata[:, list(genes)]
+
+
+def require_columns(obs: pd.DataFrame, columns: Sequence[str], where: str) -> None:
+    """Raises InputError that names a missing column and the columns there are."""
+    for column in columns:
+        if column not in obs.columns:
+            there = ", ".join(map(str, obs.columns)) or "none"
+            raise InputError(f"column {column!r} is missing in {where}: it has {there}")
+
+
+def group_rows(
+    obs: pd.DataFrame, schema: Schema, where: str = "obs"
+) -> tuple[np.ndarray, tuple[Key, ...], tuple[tuple[Part, ...], ...]]:
+    """The population of each row (N,), the populations' keys and the parts of their conditions.
+
+    The SMILES column may be absent (a query of known drugs); any other column of the schema may not.
+    """
+    columns = [c for c in schema.columns if c in obs.columns or c != schema.smiles_key]
+    require_columns(obs, columns, where)
+    for column in columns:
+        if obs[column].isna().any() and column not in (schema.smiles_key, schema.dose_key, schema.direction_key):
+            raise InputError(
+                f"column {column!r} of {where} has {int(obs[column].isna().sum())} empty values: fill or drop them"
+            )
+    if not columns:
+        return np.zeros(len(obs), dtype=np.int64), (("", "", None),), ((),)
+    frame = obs[columns].astype(str)
+    seen: dict[Key, tuple[int, tuple[Part, ...]]] = {}
+    index = []
+    for row in frame.drop_duplicates().itertuples(index=False, name=None):
+        values = dict(zip(columns, row, strict=True))
+        parts = parse_condition(values, schema)
+        context = " | ".join(values[key] for key in schema.context_keys)
+        key = (context, canonical_label(parts), _time(values, schema))
+        index.append(seen.setdefault(key, (len(seen), parts))[0])
+    distinct_row = frame.groupby(columns, sort=False).ngroup().to_numpy()
+    return np.array(index)[distinct_row], tuple(seen), tuple(parts for _, parts in seen.values())
+
+
+def _time(values: dict[str, str], schema: Schema) -> float | None:
+    if schema.time_key is None:
+        return None
+    try:
+        time = float(values[schema.time_key])
+    except ValueError:
+        raise InputError(
+            f"time {values[schema.time_key]!r} in column {schema.time_key!r} is not a number: write times as numbers"
+        ) from None
+    if not np.isfinite(time):
+        raise InputError(f"time {values[schema.time_key]!r} in column {schema.time_key!r} is not finite")
+    return time

@@ -1,0 +1,1 @@
+"""Scores any pair of AnnData, with floors, ceilings, intervals and a verdict. No torch."""

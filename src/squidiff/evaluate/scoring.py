@@ -1,0 +1,131 @@
+"""Scores predicted cells against true ones, beside the baselines: a tidy table with intervals and a verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from squidiff.config import InputError, Schema
+from squidiff.data.table import CellTable, read_cells
+from squidiff.evaluate.baselines import NAMES, Baselines
+from squidiff.evaluate.ceiling import split_half_ceiling
+from squidiff.evaluate.metrics import METRICS, N_COMPONENTS, Pair, Resample, score
+from squidiff.evaluate.verdict import Estimate, judge
+from squidiff.response.populations import Population
+from squidiff.response.shift import CannotPredict
+
+MODEL = "model"
+N_BOOTSTRAPS = 200
+MAX_CELLS = 2000
+"""Cells a population that are compared, drawn at random from more: distances grow with their square."""
+
+COLUMNS = ("condition", "metric", "method", "value", "low", "high", "floor", "ceiling", "verdict")
+
+
+def evaluate(
+    predicted: ad.AnnData | str | Path,
+    truth: ad.AnnData | str | Path,
+    schema: Schema | None = None,
+    *,
+    train: ad.AnnData | str | Path | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """One row a population, metric and method ('model' and the baselines), in the columns COLUMNS.
+
+    Populations are matched by the schema's obs columns, genes by the names of the prediction. low and high are a 95 %
+    bootstrap interval over true and predicted cells; floor is the best baseline's value, ceiling that of the truth's
+    own halves; the verdict stands in the model's rows. Without `train` there are no baselines and no change from
+    control, and the principal components are the truth's. Raises InputError when no population is in both.
+    """
+    schema = schema or Schema()
+    prediction = CellTable.from_anndata(read_cells(predicted), schema)
+    target = CellTable.from_anndata(read_cells(truth), schema, prediction.genes, "the truth")
+    known = (
+        None
+        if train is None
+        else CellTable.from_anndata(read_cells(train), schema, prediction.genes, "the training data")
+    )
+    common = [key for key in prediction.keys if key in target.keys]
+    if not common:
+        raise InputError(
+            f"no population is in both files: predicted are {_names(prediction)}, true are {_names(target)}"
+        )
+    scorer = _Scorer(prediction, target, known, schema, seed)
+    return pd.DataFrame([row for key in common for row in scorer.rows(Population(*key))], columns=list(COLUMNS))
+
+
+class _Scorer:
+    def __init__(
+        self, prediction: CellTable, target: CellTable, train: CellTable | None, schema: Schema, seed: int
+    ) -> None:
+        self.prediction, self.target, self.seed = prediction, target, seed
+        self.baselines = None if train is None else Baselines(train, schema)
+        self.center, self.axes = principal_axes(train or target, seed)
+
+    def rows(self, key: Population) -> list[dict[str, object]]:
+        """All rows of one population."""
+        rng = np.random.default_rng((self.seed, self.prediction.keys.index(tuple(key))))
+        truth = self._drawn(self.target, key, rng)
+        control = None if self.baselines is None else self.baselines.control_mean(key)
+        pairs = {MODEL: self._pair(self._drawn(self.prediction, key, rng), truth, control)}
+        if self.baselines is not None:
+            parts = self.target.parts[self.target.keys.index(tuple(key))]
+            for name in NAMES:
+                try:
+                    cells = self.baselines.cells(name, key, parts, len(truth), rng)
+                except CannotPredict:
+                    continue
+                pairs[name] = self._pair(cells, truth, control)
+        ceiling = split_half_ceiling(pairs[MODEL], rng)
+        truth_counts = _resample_counts(len(truth), rng)
+        resamples = {m: Resample(p, truth_counts, _resample_counts(len(p.predicted), rng)) for m, p in pairs.items()}
+        values = {m: score(pair) for m, pair in pairs.items()}
+        rows: list[dict[str, object]] = []
+        for name, metric in METRICS.items():
+            if metric.needs_control and control is None:
+                continue
+            estimates = {m: Estimate(values[m][name], metric.function(resamples[m])) for m in pairs}
+            others = {m: e for m, e in estimates.items() if m != MODEL}
+            best = max if metric.higher_is_better else min
+            floor = best((e.value for e in others.values() if not np.isnan(e.value)), default=float("nan"))
+            for method, estimate in estimates.items():
+                verdict = judge(estimate, others, metric.higher_is_better) if method == MODEL else ""
+                numbers = (estimate.value, *estimate.interval(), floor, ceiling[name])
+                rows.append(dict(zip(COLUMNS, (str(key), name, method, *numbers, verdict), strict=True)))
+        return rows
+
+    def _drawn(self, table: CellTable, key: Population, rng: np.random.Generator) -> np.ndarray:
+        rows = np.flatnonzero(table.population == table.keys.index(tuple(key)))
+        return table.dense(np.sort(rng.permutation(rows)[:MAX_CELLS]))
+
+    def _pair(self, predicted: np.ndarray, truth: np.ndarray, control: np.ndarray | None) -> Pair:
+        return Pair(
+            predicted.astype(np.float64),
+            truth.astype(np.float64),
+            (predicted - self.center) @ self.axes,
+            (truth - self.center) @ self.axes,
+            control,
+        )
+
+
+def principal_axes(table: CellTable, seed: int, max_cells: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (G,) and the first N_COMPONENTS principal axes (G x K) of the cells, or of max_cells drawn from more."""
+    from sklearn.decomposition import PCA
+
+    rng = np.random.default_rng(seed)
+    cells = table.dense(np.sort(rng.permutation(len(table.names))[:max_cells]))
+    pca = PCA(min(N_COMPONENTS, *(n - 1 for n in cells.shape)), random_state=seed).fit(cells)
+    return pca.mean_, pca.components_.T
+
+
+def _resample_counts(n: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each of n cells is drawn in each bootstrap resample, N_BOOTSTRAPS x n."""
+    return rng.multinomial(n, np.full(n, 1 / n), size=N_BOOTSTRAPS).astype(np.float64)
+
+
+def _names(table: CellTable) -> str:
+    names = [repr(str(Population(*key))) for key in table.keys]
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -1,0 +1,1 @@
+"""The networks. Torch only; knows no files and no AnnData."""

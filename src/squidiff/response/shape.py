@@ -1,0 +1,82 @@
+"""Moves cells to a predicted mean without breaking their zeros and variances.
+
+A shift turns the zeros of single cells into small numbers and gives every cell a floor. Here the share of zeros follows
+the mean as it does over the training populations, and only what is not zero is shifted or scaled.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class ZeroLaw:
+    """How the zero fraction of each gene falls with its mean, over populations."""
+
+    def fit(self, mean: np.ndarray, zero_fraction: np.ndarray) -> ZeroLaw:
+        """From P populations of G genes, both P x G: an isotonic (never rising) law a gene."""
+        from scipy.optimize import isotonic_regression
+
+        order = np.argsort(mean, axis=0, kind="stable")
+        self.mean = np.take_along_axis(mean, order, axis=0)
+        zeros = np.take_along_axis(zero_fraction, order, axis=0)
+        self.zeros = np.stack([isotonic_regression(column, increasing=False).x for column in zeros.T], axis=1)
+        return self
+
+    def predict(self, mean: np.ndarray) -> np.ndarray:
+        """The law at a mean a gene, (G,); constant beyond the populations seen."""
+        return np.array([np.interp(m, x, y) for m, x, y in zip(mean, self.mean.T, self.zeros.T, strict=True)])
+
+    def follow(self, cells: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        """The zero fraction (G,) of cells (N x G) after they are moved to `mean`: theirs, plus the law's change."""
+        here = cells.mean(axis=0)
+        change = self.predict(mean) - self.predict(here)
+        moved = np.where(mean <= 0, 1.0, (cells == 0).mean(axis=0) + change)
+        return np.clip(moved, 0.0, 1.0)
+
+
+def move_to_mean(
+    cells: np.ndarray, mean: np.ndarray, zero_fraction: np.ndarray, donors: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Cells (N x G) moved to a mean and a zero fraction (G,).
+
+    Cells to switch on and off are drawn; a cell switched on takes a value that the gene has in `donors` (cells x G);
+    then the non-zero values are set to the mean by `set_mean`.
+    """
+    moved = np.array(cells, dtype=np.float64)
+    n_zero = np.rint(zero_fraction * len(cells)).astype(int)
+    for gene in range(moved.shape[1]):
+        column = moved[:, gene]
+        zeros = np.flatnonzero(column == 0)
+        n_on = len(zeros) - n_zero[gene]
+        if n_on > 0:
+            values = donors[donors[:, gene] > 0, gene]
+            if len(values):
+                column[rng.choice(zeros, n_on, replace=False)] = rng.choice(values, n_on)
+        elif n_on < 0:
+            column[rng.choice(np.flatnonzero(column), -n_on, replace=False)] = 0.0
+    return set_mean(moved, mean)
+
+
+def cut_to_mean(cells: np.ndarray, mean: np.ndarray, zero_fraction: np.ndarray) -> np.ndarray:
+    """Cells (N x G) whose lowest values a gene become 0, to the zero fraction (G,), with the mean (G,).
+
+    For generated cells, where a zero comes out as a small number of either sign.
+    """
+    n_zero = np.rint(zero_fraction * len(cells)).astype(int)
+    rank = np.argsort(np.argsort(cells, axis=0, kind="stable"), axis=0, kind="stable")
+    return set_mean(np.where(rank < n_zero, 0.0, np.maximum(cells, 0.0)), mean)
+
+
+def set_mean(cells: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Non-negative cells (N x G) whose non-zero values are shifted up, or scaled down, to the mean (G,).
+
+    Shifted up, not scaled, so that a few high values do not run away; scaled down, not shifted, so that none turns
+    negative. A gene without a non-zero value stays 0.
+    """
+    positive = cells > 0
+    n_positive = np.maximum(positive.sum(axis=0), 1)
+    here = cells.sum(axis=0) / n_positive
+    wanted = np.maximum(mean, 0.0) * len(cells) / n_positive
+    up = np.maximum(wanted - here, 0.0)
+    down = np.divide(wanted, here, out=np.ones_like(here), where=here > wanted)
+    return np.where(positive, cells * down + up, 0.0)

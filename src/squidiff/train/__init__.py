@@ -1,0 +1,1 @@
+"""The training loop and its checkpoints. Batches are passed in; nothing here knows genes or AnnData."""

@@ -1,0 +1,177 @@
+"""One training run: the steps, with validation, a log, and a state on disk from which it can be resumed."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+import torch
+
+from squidiff.config import Batch, Config
+from squidiff.diffusion.loss import loss_by_quartile
+from squidiff.model.network import Network
+from squidiff.train.checkpoint import load_state, save_state
+from squidiff.train.loop import Step, TrainState, training_steps, validation_loss
+
+METRICS = "metrics.jsonl"
+STATE = Path("resume", "state.safetensors")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of metrics.jsonl. Losses are means over the steps since the line before."""
+
+    step: int
+    loss: float
+    validation_loss: float | None
+    loss_q1: float
+    loss_q2: float
+    loss_q3: float
+    loss_q4: float
+    learning_rate: float
+    cells_per_s: float
+    memory_mb: float | None
+    """Peak memory of the process so far; None where the system does not tell."""
+
+    def __str__(self) -> str:
+        validation = "" if self.validation_loss is None else f", validation {self.validation_loss:.3f}"
+        return f"loss {self.loss:.3f}{validation}"
+
+
+@dataclass
+class Best:
+    """The averaged weights of the lowest validation loss so far."""
+
+    weights: dict[str, torch.Tensor]
+    validation_loss: float = float("inf")
+
+
+def train(
+    network: Network,
+    stream: Callable[[int], Callable[[], Batch]],
+    validation: Sequence[Batch],
+    config: Config,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    on_record: Callable[[Record], None] | None = None,
+) -> list[Record]:
+    """Trains the network in place; it ends with the averaged weights of the lowest validation loss.
+
+    `stream(n)` gives the function that draws batches from the n-th on. With `out`, metrics.jsonl and the resumable
+    state are written there; with `resume`, training goes on from that state if there is one. Returns all records,
+    those before a resumption included.
+    """
+    state = TrainState.start(network, config)
+    best = Best({name: t.clone() for name, t in state.average.items()})
+    if resume and out is not None and (out / STATE).exists():
+        weights, note = load_state(out / STATE, state)
+        best = Best({name: t.to(state.average[name]) for name, t in weights.items()}, note["validation_loss"])
+    records = _records_until(out, state.step) if out is not None else []
+    log = _Log(out, records)
+    window = _Window(config)
+    with log:
+        for step in training_steps(state, stream(state.step), config):
+            window.add(step)
+            is_last = step.step == config.n_train_steps
+            loss = None
+            if is_last or step.step % config.validate_every_steps == 0:
+                loss = _keep_best(state, best, validation, config)
+            if is_last or loss is not None or step.step % config.log_every_steps == 0:
+                record = window.record(loss)
+                log.write(record)
+                if on_record is not None:
+                    on_record(record)
+            if out is not None and not is_last and step.step % config.save_every_steps == 0:
+                save_state(out / STATE, state, best.weights, {"validation_loss": best.validation_loss})
+    with torch.no_grad():
+        for name, p in network.named_parameters():
+            p.copy_(best.weights[name])
+    return records
+
+
+def _keep_best(state: TrainState, best: Best, validation: Sequence[Batch], config: Config) -> float | None:
+    """The validation loss of the averaged weights; without validation cells the newest weights are the best."""
+    loss = validation_loss(state, validation, config.seed) if validation else None
+    if loss is None or loss < best.validation_loss:
+        best.weights = {name: t.clone() for name, t in state.average.items()}
+        best.validation_loss = float("inf") if loss is None else loss
+    return loss
+
+
+class _Window:
+    """Gathers steps between two records, without asking the device for a number at every step."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.steps: list[Step] = []
+        self.started = time.perf_counter()
+
+    def add(self, step: Step) -> None:
+        self.steps.append(step)
+
+    def record(self, validation: float | None) -> Record:
+        loss = torch.cat([s.loss for s in self.steps])
+        level = type(self.steps[0].level)(
+            *(torch.cat(part) for part in zip(*(s.level for s in self.steps), strict=True))
+        )
+        now = time.perf_counter()
+        record = Record(
+            self.steps[-1].step,
+            loss.mean().item(),
+            validation,
+            *loss_by_quartile(loss, level),
+            self.steps[-1].learning_rate,
+            len(loss) / (now - self.started),
+            peak_memory_mb(),
+        )
+        self.steps, self.started = [], now
+        return record
+
+
+class _Log:
+    """Keeps records and appends them to metrics.jsonl, a whole line at a time."""
+
+    def __init__(self, out: Path | None, records: list[Record]) -> None:
+        self.out, self.records = out, records
+        self.file: IO[str] | None = None
+
+    def __enter__(self) -> _Log:
+        if self.out is not None:
+            self.file = (self.out / METRICS).open("w", encoding="utf-8")
+            for record in self.records:
+                self.file.write(json.dumps(asdict(record)) + "\n")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.file is not None:
+            self.file.close()
+
+    def write(self, record: Record) -> None:
+        self.records.append(record)
+        if self.file is not None:
+            self.file.write(json.dumps(asdict(record)) + "\n")
+            self.file.flush()
+
+
+def _records_until(out: Path, step: int) -> list[Record]:
+    path = out / METRICS
+    if step == 0 or not path.exists():
+        return []
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    return [record for record in (Record(**json.loads(line)) for line in lines) if record.step <= step]
+
+
+def peak_memory_mb() -> float | None:
+    """Peak resident memory of this process, in MB (10^6 bytes); None on Windows."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

@@ -1,0 +1,179 @@
+"""The demo: the whole chain in one call, on simulated cells or on real ones that come with scanpy."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import anndata as ad
+import pandas as pd
+
+from squidiff.config import Config, InputError, Preparation, Sampling, Schema
+from squidiff.data.check import check
+from squidiff.data.datasets import load_pbmc68k
+from squidiff.data.preprocess import prepare
+from squidiff.data.simulate import simulate_perturbation
+from squidiff.estimator import Squidiff
+from squidiff.evaluate.scoring import MODEL
+from squidiff.evaluate.verdict import severity
+from squidiff.files import write_atomically
+from squidiff.report.html import write_page
+from squidiff.report.plots import save, training_loss
+from squidiff.report.tables import training_metrics
+from squidiff.workflows.scores import METRICS_CSV, SAMPLE_QUALITY, write_scores
+
+N_TRAIN_STEPS = 800
+MARK = "data.h5ad"
+"""A folder that holds this file and a run is an earlier demo, and may be replaced."""
+MIN_CELLS = 30
+"""Of a real cell type that is generated."""
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
+"""Makes a progress bar from a label and a total; inside, it is advanced to a count, with a note."""
+
+
+@dataclass(frozen=True)
+class DemoTask:
+    """A data set and what is asked of it."""
+
+    data: ad.AnnData
+    schema: Schema
+    preparation: Preparation
+    question: str
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo left."""
+
+    scores: pd.DataFrame
+    files: tuple[Path, ...]
+
+
+def simulated_task(seed: int) -> DemoTask:
+    """Treated cells of a cell type whose treated cells are held out, in simulated counts with a known response."""
+    schema = Schema(condition_key="condition", control="control", context_keys=("cell_type",))
+    data = simulate_perturbation(seed=seed)
+    held = str(data.obs["cell_type"].iloc[0])
+    preparation = Preparation(normalize=True, hold_out=(f"condition=drug,cell_type={held}",), seed=seed)
+    return DemoTask(
+        data, schema, preparation, f"How do cells of {held} respond to a drug, seen only in other cell types?"
+    )
+
+
+def real_task(seed: int) -> DemoTask:
+    """Blood cells, generated per type; a third of each type is held out."""
+    data = load_pbmc68k()
+    counts = data.obs["bulk_labels"].value_counts()
+    kept = data.obs["bulk_labels"].isin(counts[counts >= MIN_CELLS].index)
+    preparation = Preparation(test_fraction=1 / 3, seed=seed)
+    question = f"Can blood cells of {int((counts >= MIN_CELLS).sum())} types be generated that look like unseen ones?"
+    return DemoTask(data[kept].copy(), Schema(context_keys=("bulk_labels",)), preparation, question)
+
+
+def run_demo(
+    out: Path,
+    *,
+    real: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    say: Callable[[str], None],
+    progress: Progress,
+) -> DemoResult:
+    """Checks, prepares, trains, predicts, evaluates and reports; an earlier demo in `out` is replaced.
+
+    Raises InputError when `out` holds something else.
+    """
+    _make_room(out)
+    task = real_task(seed) if real else simulated_task(seed)
+    say(task.question)
+    write_atomically(out / MARK, task.data.write_h5ad)
+
+    report = check(task.data, task.schema, normalize=task.preparation.normalize)
+    report.raise_errors()
+    say(f"checked {report.n_cells:,} cells, {report.n_genes:,} genes: {_findings(len(report.findings))}")
+    prepared = prepare(task.data, task.schema, task.preparation)
+    assert prepared.test is not None  # both tasks hold cells out
+    say("; ".join(prepared.report[1:]))
+    train, truth = out / "train.h5ad", out / "held_out.h5ad"
+    write_atomically(train, prepared.train.write_h5ad)
+    write_atomically(truth, prepared.test.write_h5ad)
+
+    config = Config(n_train_steps=N_TRAIN_STEPS, seed=seed)
+    model = Squidiff(task.schema, config, device)
+    with progress("training", N_TRAIN_STEPS) as advance:
+        model.fit(train, out=out / "run", on_record=lambda record: advance(record.step, record))
+    say(f"trained {N_TRAIN_STEPS} steps on {model.device} in {model.provenance['seconds']:g} s")
+    queries = prepared.test.obs[list(task.schema.columns)].value_counts().rename("n_cells").reset_index()
+    write_atomically(out / "queries.csv", lambda temporary: queries.to_csv(temporary, index=False))
+    with progress("predicting", len(queries)) as advance:
+        predicted = model.predict(out / "queries.csv", train, Sampling(seed=seed), on_query=lambda i, n: advance(i))
+    write_atomically(out / "predicted.h5ad", predicted.write_h5ad)
+    say(f"predicted {predicted.n_obs:,} cells of {len(queries)} population{'s' if len(queries) > 1 else ''}")
+
+    save(training_loss(training_metrics(out / "run")), out / "training_loss.png")
+    scores = write_scores(out / "predicted.h5ad", truth, train, task.schema, out, seed=seed)
+    page = _write_page(out, task, model, scores, seed)
+    names = ("run", "predicted.h5ad", METRICS_CSV, "training_loss.png", SAMPLE_QUALITY)
+    return DemoResult(scores, (*(out / name for name in names), page))
+
+
+def _make_room(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file: choose another folder with --out")
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / MARK).is_file():
+            raise InputError(f"{out} is not empty and holds no earlier demo: choose another folder with --out")
+        shutil.rmtree(out)
+
+
+def _findings(n: int) -> str:
+    return "nothing to complain of" if n == 0 else f"{n} warning{'s' if n > 1 else ''}"
+
+
+def _write_page(out: Path, task: DemoTask, model: Squidiff, scores: pd.DataFrame, seed: int) -> Path:
+    mine = scores[scores["method"] == MODEL]
+    counts = mine["verdict"].value_counts()
+    order = sorted(counts.index, key=severity)
+    verdict = "; ".join(f"{counts[v]} of {len(mine)} scores: {v or 'no baseline to compare with'}" for v in order)
+    populations = model.manifest["populations"]
+    summary = [
+        ("Question", task.question),
+        ("Training cells", f"{model.manifest['n_cells']:,} in {len(populations)} populations"),
+        ("Genes", f"{model.manifest['n_genes']:,}"),
+        ("Training", f"{model.config.n_train_steps:,} steps, {model.provenance['seconds']:g} s on {model.device}"),
+        ("Seed", str(seed)),
+        ("Version", f"squidiff {model.provenance['packages']['squidiff-ng']}"),
+    ]
+    names = schema_flags(task.schema)
+    commands = [
+        f"squidiff train train.h5ad {names} --n-train-steps {N_TRAIN_STEPS} --seed {seed} --out run",
+        f"squidiff predict run --queries queries.csv --source train.h5ad --seed {seed} --out predicted.h5ad",
+        f"squidiff evaluate predicted.h5ad held_out.h5ad --train train.h5ad {names} --seed {seed} --out .",
+    ]
+    figures = [
+        (out / SAMPLE_QUALITY, "Predicted beside true cells: the mean of each gene, and six genes in full"),
+        (out / "training_loss.png", "Loss during training, by noise level, and the learning rate"),
+    ]
+    files = ("data.h5ad", "train.h5ad", "held_out.h5ad", "queries.csv", "predicted.h5ad", METRICS_CSV, "run/")
+    return write_page(
+        out,
+        title="Squidiff demo: real cells" if task.schema.control is None else "Squidiff demo: simulated perturbation",
+        summary=summary,
+        metrics=scores,
+        figures=figures,
+        commands=commands,
+        verdict=verdict,
+        files=files,
+    )
+
+
+def schema_flags(schema: Schema) -> str:
+    """The schema as command-line options."""
+    options = [] if schema.condition_key is None else [f"--condition-key {shlex.quote(schema.condition_key)}"]
+    options += [] if schema.control is None else [f"--control {shlex.quote(schema.control)}"]
+    return " ".join([*options, *(f"--context-key {shlex.quote(key)}" for key in schema.context_keys)])

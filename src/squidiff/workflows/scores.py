@@ -1,0 +1,53 @@
+"""Evaluates, and leaves the table and the picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from squidiff.config import Schema
+from squidiff.data.table import CellTable, read_cells
+from squidiff.evaluate.scoring import MODEL, evaluate
+from squidiff.files import write_atomically
+from squidiff.report.plots import sample_quality, save
+from squidiff.response.populations import Population, Populations
+
+METRICS_CSV, SAMPLE_QUALITY = "metrics.csv", "sample_quality.png"
+
+
+def write_scores(
+    predicted: Path, truth: Path, train: Path | None, schema: Schema, out: Path, *, seed: int = 0
+) -> pd.DataFrame:
+    """Writes metrics.csv and sample_quality.png to `out`; returns the table of `evaluate`.
+
+    The picture is of the population whose predicted cells are furthest from the true ones by energy distance.
+    """
+    prediction, target = read_cells(predicted), read_cells(truth)
+    training = None if train is None else read_cells(train)
+    scores = evaluate(prediction, target, schema, train=training, seed=seed)
+    write_atomically(out / METRICS_CSV, lambda temporary: scores.to_csv(temporary, index=False))
+
+    distances = scores[(scores["method"] == MODEL) & (scores["metric"] == "energy_distance")]
+    worst = str(distances.sort_values("value", ascending=False)["condition"].iloc[0])
+    tables = [CellTable.from_anndata(prediction, schema)]
+    tables += [CellTable.from_anndata(a, schema, tables[0].genes) for a in (target, training) if a is not None]
+    key = next(key for key in tables[0].keys if str(Population(*key)) == worst)
+    generated, real = (t.dense(np.flatnonzero(t.population == t.keys.index(key))) for t in tables[:2])
+    control = None if training is None else _control_cells(tables[2], Population(*key), schema)
+    which = worst if len(distances) == 1 else f"{worst}, the furthest off of {len(distances)} populations"
+    figure = sample_quality(generated, real, tables[0].genes, control, f"Predicted and true cells: {which}")
+    save(figure, out / SAMPLE_QUALITY)
+    return scores
+
+
+def _control_cells(train: CellTable, key: Population, schema: Schema) -> np.ndarray | None:
+    """The cells that a prediction of `key` starts from; None in plain generation, or when there are none."""
+    keys = tuple(Population(*k) for k in train.keys)
+    nothing = np.zeros((len(keys), 0))
+    populations = Populations(keys, nothing, nothing, nothing, nothing, schema.control is not None)
+    source = populations.source(key)
+    if source is None or keys[source] == key:
+        return None
+    return train.dense(np.flatnonzero(train.population == source))

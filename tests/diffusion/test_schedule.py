@@ -1,0 +1,76 @@
+"""Noise levels lie on the unit circle, evenly in angle; training angles are stratified and repeat with their seed."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from squidiff.diffusion.schedule import (
+    MAX_ANGLE,
+    MIN_ANGLE,
+    angle_from_level,
+    draw_angles,
+    level_from_angle,
+    sampling_levels,
+)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_levels_keep_the_variance_of_unit_variance_data_and_return_their_angle() -> None:
+    angles = torch.linspace(0.0, math.pi / 2, 101, dtype=torch.float64)
+    level = level_from_angle(angles)
+    torch.testing.assert_close(level.alpha**2 + level.sigma**2, torch.ones_like(angles), rtol=0, atol=1e-15)
+    torch.testing.assert_close(angle_from_level(level), angles, rtol=0, atol=1e-15)
+    # a third of a right angle, from the table of sines: what is noise and what is signal must not be swapped
+    third = level_from_angle(torch.tensor(math.pi / 6, dtype=torch.float64))
+    assert third.sigma.item() == pytest.approx(0.5)
+    assert third.alpha.item() == pytest.approx(math.sqrt(3) / 2)
+
+
+@pytest.mark.parametrize("strength", [0.01, 0.7, 1.0])
+@pytest.mark.parametrize("n_steps", [1, 20])
+def test_sampling_levels_run_down_evenly_in_angle(n_steps: int, strength: float) -> None:
+    levels = sampling_levels(n_steps, strength)
+    angles = [math.atan2(level.sigma.item(), level.alpha.item()) for level in levels]
+    highest = MIN_ANGLE + strength * (MAX_ANGLE - MIN_ANGLE)
+    expected = [highest - (highest - MIN_ANGLE) * i / n_steps for i in range(n_steps + 1)]
+    assert angles == pytest.approx(expected, abs=1e-14)  # float64: as exact as that only if no float32 was in between
+
+
+def test_full_strength_is_the_default_and_starts_at_the_largest_angle() -> None:
+    first, *_, last = sampling_levels(10)
+    assert first.alpha.item() == pytest.approx(0.01, rel=1e-4)
+    assert last.sigma.item() == pytest.approx(0.01, rel=1e-4)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 256])
+def test_training_angles_are_stratified(n: int) -> None:
+    angles = draw_angles(n, seeded(3))
+    assert angles.shape == (n, 1)  # a level a cell, to be broadcast over its genes
+    position = (angles.double().flatten().sort().values - MIN_ANGLE) / (MAX_ANGLE - MIN_ANGLE) * n
+    edges = torch.arange(n)
+    assert (position >= edges - 1e-4).all()
+    assert (position <= edges + 1 + 1e-4).all()
+
+
+def test_angles_are_uniform_in_their_strata_and_in_random_order() -> None:
+    n = 20_000
+    position = (draw_angles(n, seeded(4)).double().flatten() - MIN_ANGLE) / (MAX_ANGLE - MIN_ANGLE) * n
+    stratum = position.floor()
+    jitter = position - stratum
+    assert jitter.mean().item() == pytest.approx(0.5, abs=5 * math.sqrt(1 / 12 / n))
+    assert jitter.var().item() == pytest.approx(1 / 12, rel=0.05)
+    order = torch.corrcoef(torch.stack([stratum, torch.arange(n, dtype=torch.float64)]))[0, 1].item()
+    assert abs(order) < 5 / math.sqrt(n)
+
+
+def test_angles_repeat_with_their_seed_alone() -> None:
+    before = torch.get_rng_state()
+    assert torch.equal(draw_angles(64, seeded(5)), draw_angles(64, seeded(5)))
+    assert not torch.equal(draw_angles(64, seeded(5)), draw_angles(64, seeded(6)))
+    assert torch.equal(before, torch.get_rng_state())

@@ -1,0 +1,30 @@
+"""Populations with chosen means, for the tests of the predictors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from squidiff.response.populations import Population, Populations
+
+NO_FEATURES = np.zeros(1)
+
+
+def populations(
+    means: Mapping[tuple[str, str, float | None], object],
+    features: Mapping[str, object] | None = None,
+    has_control: bool = True,
+) -> Populations:
+    """(context, condition, time) -> mean (G,), and condition -> features (C,), which are 0 where not given."""
+    features = features or {}
+    size = len(next(iter(features.values()), NO_FEATURES))  # type: ignore[arg-type]
+    keys = tuple(Population(*key) for key in means)
+    mean = np.array(list(means.values()), dtype=float)
+    described = np.array([features.get(key.condition, np.zeros(size)) for key in keys], dtype=float)
+    n_cells = np.arange(10, 10 + len(keys))  # unequal, so that a mean weighted by cells would show
+    return Populations(keys, described, mean, np.zeros_like(mean), n_cells, has_control)
+
+
+def ask(context: str, condition: str, time: float | None = None) -> Population:
+    return Population(context, condition, time)

@@ -1,0 +1,123 @@
+"""Summaries of cells, against a naive loop; and the rules of what a prediction starts from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_populations import ask, populations
+
+from squidiff.response.populations import Population, Populations
+
+FORMATS = {"dense": np.asarray, "csr": sp.csr_matrix, "csr with stored zeros": lambda x: with_stored_zeros(x)}
+
+
+def with_stored_zeros(cells: np.ndarray) -> sp.csr_matrix:
+    """Every value stored, the zeros too, as some writers do."""
+    n, g = cells.shape
+    return sp.csr_matrix((cells.ravel(), np.tile(np.arange(g), n), np.arange(0, n * g + 1, g)), shape=(n, g))
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n_populations=st.integers(1, 5),
+    n_more=st.integers(0, 30),
+    n_genes=st.integers(1, 4),
+)
+def test_summaries_equal_a_naive_loop(form: str, seed: int, n_populations: int, n_more: int, n_genes: int) -> None:
+    rng = np.random.default_rng(seed)
+    population = rng.permutation(np.concatenate([np.arange(n_populations), rng.integers(0, n_populations, n_more)]))
+    cells = (rng.poisson(0.7, (len(population), n_genes)) * rng.uniform(0.5, 2, n_genes)).astype(np.float32)
+    keys = tuple(Population("", str(i), None) for i in range(n_populations))
+    features = rng.normal(size=(n_populations, 2))
+    found = Populations.summarise(FORMATS[form](cells), population, keys, features, has_control=True)
+    for i in range(n_populations):
+        members = [row for row, p in zip(cells.tolist(), population.tolist(), strict=True) if p == i]
+        assert found.n_cells[i] == len(members)
+        for g in range(n_genes):
+            column = [row[g] for row in members]
+            assert found.mean[i, g] == pytest.approx(sum(column) / len(column), rel=1e-12)
+            assert found.zero_fraction[i, g] == pytest.approx(column.count(0.0) / len(column), abs=1e-12)
+    assert found.keys == keys
+    assert np.array_equal(found.features, features)
+
+
+def test_negative_values_are_not_zeros() -> None:
+    cells = np.array([[-1.0], [0.0], [3.0], [-2.0]], dtype=np.float32)
+    found = Populations.summarise(cells, np.zeros(4, dtype=int), (ask("", ""),), np.zeros((1, 0)), has_control=False)
+    assert found.mean.item() == 0.0
+    assert found.zero_fraction.item() == pytest.approx(0.25)
+
+
+def source_key(made: Populations, key: Population) -> tuple[str, str, float | None] | None:
+    found = made.source(key)
+    return None if found is None else tuple(made.keys[found])
+
+
+def test_a_perturbation_starts_from_the_control_cells_of_its_context() -> None:
+    made = populations({("a", "X", None): [0], ("b", "", None): [1], ("a", "", None): [2], ("c", "X", None): [3]})
+    assert source_key(made, ask("a", "X")) == ("a", "", None)
+    assert source_key(made, ask("b", "never seen")) == ("b", "", None)
+    assert source_key(made, ask("a", "")) == ("a", "", None)
+    assert source_key(made, ask("c", "X")) is None
+    assert source_key(made, ask("never seen", "X")) is None
+
+
+@pytest.mark.parametrize(
+    ("time", "start"), [(6.0, 6.0), (12.0, 12.0), (10.0, 12.0), (8.0, 6.0), (24.0, 24.0), (99.0, 24.0), (0.0, 6.0)]
+)
+def test_with_times_it_starts_from_the_control_cells_nearest_in_time(time: float, start: float) -> None:
+    made = populations({("a", "", 12.0): [0], ("a", "", 24.0): [1], ("a", "", 6.0): [2], ("b", "", 10.0): [3]})
+    assert source_key(made, ask("a", "X", time)) == ("a", "", start)
+
+
+@pytest.mark.parametrize(
+    ("time", "start"), [(24.0, 12.0), (12.0, 6.0), (11.9, 6.0), (99.0, 24.0), (6.0, 6.0), (0.0, 6.0)]
+)
+def test_with_time_alone_it_starts_from_the_nearest_earlier_time(time: float, start: float) -> None:
+    means = {("a", "", 12.0): [0], ("a", "", 24.0): [1], ("a", "", 6.0): [2], ("b", "", 11.0): [3]}
+    assert source_key(populations(means, has_control=False), ask("a", "", time)) == ("a", "", start)
+
+
+def test_plain_generation_starts_from_the_same_context() -> None:
+    made = populations({("a", "", None): [0], ("b", "", None): [1]}, has_control=False)
+    assert source_key(made, ask("b", "")) == ("b", "", None)
+    assert source_key(made, ask("c", "")) is None
+
+
+def test_find_needs_the_whole_key() -> None:
+    made = populations({("a", "", 1.0): [0], ("a", "X", 1.0): [1], ("b", "X", 1.0): [2], ("b", "X", 2.0): [3]})
+    assert [made.find(key) for key in made.keys] == [0, 1, 2, 3]
+    assert made.find(ask("a", "X", 2.0)) is None
+
+
+def test_one_more_population_is_added_or_takes_its_place() -> None:
+    made = populations({("a", "", None): [0, 0], ("a", "X", None): [1, 2]}, features={"X": [5.0, 6.0]})
+    for context, n in (("b", 3), ("a", 2)):
+        more = made.with_population(ask(context, ""), np.array([8.0, 9.0]), np.array([0.1, 0.2]), 77)
+        at = more.find(ask(context, ""))
+        assert (
+            len(more.keys) == len(more.mean) == len(more.features) == len(more.zero_fraction) == len(more.n_cells) == n
+        )
+        assert at is not None
+        assert (more.mean[at].tolist(), more.zero_fraction[at].tolist(), more.n_cells[at]) == (
+            [8.0, 9.0],
+            [0.1, 0.2],
+            77,
+        )
+        assert more.features[at].tolist() == [0.0, 0.0]
+        kept = more.find(ask("a", "X"))
+        assert kept is not None
+        assert more.mean[kept].tolist() == [1.0, 2.0]
+        assert more.features[kept].tolist() == [5.0, 6.0]
+        assert more.has_control
+
+
+def test_a_population_names_what_it_has() -> None:
+    assert str(Population("T cell", "A + B", 24.0)) == "T cell, A + B, time 24"
+    assert str(Population("", "", 0.0)) == "time 0"
+    assert str(Population("", "", None)) == "all cells"

@@ -1,0 +1,191 @@
+"""Cells are moved to a mean exactly, with the share of zeros asked for, and are otherwise left as they were."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.isotonic import IsotonicRegression
+
+from squidiff.response.shape import ZeroLaw, cut_to_mean, move_to_mean, set_mean
+
+SEEDS = st.integers(0, 2**32 - 1)
+quick = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+def made_cells(rng: np.random.Generator, n_cells: int, n_genes: int) -> np.ndarray:
+    """Log-normalised in looks: between no zeros and only zeros, a gene."""
+    values = rng.gamma(2.0, 1.0, (n_cells, n_genes))
+    return np.where(rng.random((n_cells, n_genes)) < rng.choice([0.0, 0.3, 0.9, 1.0], n_genes), 0.0, values)
+
+
+def zeros_of(cells: np.ndarray) -> np.ndarray:
+    return (cells == 0).mean(axis=0)
+
+
+# --- set_mean
+
+
+@quick
+@given(seed=SEEDS, n_cells=st.integers(1, 30))
+def test_set_mean_by_its_definition(seed: int, n_cells: int) -> None:
+    """Of a gene with k values > 0 and sum s: each gets (n m - s) / k more if n m > s, else is scaled by n m / s."""
+    rng = np.random.default_rng(seed)
+    cells, mean = made_cells(rng, n_cells, 5), rng.gamma(1.0, 1.5, 5) * rng.choice([0.0, 1.0], 5, p=[0.2, 0.8])
+    found = set_mean(cells, mean)
+    for g in range(5):
+        positive = [x for x in cells[:, g] if x > 0]
+        total, wanted = sum(positive), n_cells * mean[g]
+        for before, after in zip(cells[:, g], found[:, g], strict=True):
+            if before == 0:
+                assert after == 0
+            elif wanted > total:
+                assert after == pytest.approx(before + (wanted - total) / len(positive))
+            else:
+                assert after == pytest.approx(before * wanted / total)
+
+
+def test_set_mean_by_hand() -> None:
+    cells = np.array([[0.0, 2.0, 0.0], [1.0, 4.0, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    moved = set_mean(cells, np.array([2.0, 0.75, 5.0]))
+    assert moved.tolist() == [[0.0, 1.0, 0.0], [3.0, 2.0, 0.0], [5.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+
+
+def test_a_negative_mean_counts_as_zero() -> None:
+    assert set_mean(np.array([[1.0], [2.0]]), np.array([-3.0])).tolist() == [[0.0], [0.0]]
+
+
+# --- move_to_mean
+
+
+@quick
+@given(seed=SEEDS, n_cells=st.integers(1, 40))
+def test_moved_cells_have_the_mean_and_the_zeros_asked_for(seed: int, n_cells: int) -> None:
+    rng = np.random.default_rng(seed)
+    cells, donors = made_cells(rng, n_cells, 6), rng.gamma(2.0, 1.0, (7, 6))
+    mean, zero_fraction = rng.gamma(1.0, 1.0, 6) + 0.01, rng.random(6)
+    before = cells.copy()
+    moved = move_to_mean(cells, mean, zero_fraction, donors, rng)
+    assert np.array_equal(cells, before)  # the input is left alone
+    assert moved.min() >= 0
+    assert (np.abs(zeros_of(moved) - zero_fraction) <= 0.5 / n_cells + 1e-12).all()
+    some = (moved > 0).any(axis=0)
+    np.testing.assert_allclose(moved.mean(axis=0)[some], mean[some], rtol=1e-12)
+    assert (moved[:, ~some] == 0).all()
+
+
+@quick
+@given(seed=SEEDS)
+def test_cells_that_are_already_there_stay_as_they_are(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    cells = made_cells(rng, 25, 6)
+    moved = move_to_mean(cells, cells.mean(axis=0), zeros_of(cells), rng.random((3, 6)), rng)
+    np.testing.assert_allclose(moved, cells, rtol=1e-12)
+    np.testing.assert_allclose(cut_to_mean(cells, cells.mean(axis=0), zeros_of(cells)), cells, rtol=1e-12)
+
+
+def test_cells_switched_on_take_the_values_of_the_donors() -> None:
+    """A mean above the donors' shifts all values alike, so those of two donors of a gene stay as far apart."""
+    cells, rng = np.zeros((400, 2)), np.random.default_rng(0)
+    donors = np.array([[3.0, 0.0], [0.0, 7.0], [5.5, 0.0]])  # a zero is no donor
+    moved = move_to_mean(cells, np.array([5.0, 2.0]), np.array([0.5, 0.75]), donors, rng)
+    assert zeros_of(moved).tolist() == [0.5, 0.75]
+    values, counts = np.unique(moved[:, 0], return_counts=True)
+    assert np.diff(values[1:]) == pytest.approx([2.5])
+    assert counts[1:] == pytest.approx([100, 100], abs=5 * np.sqrt(50))  # 200 tosses of a coin
+    assert np.unique(moved[:, 1]) == pytest.approx([0.0, 8.0])
+
+
+def test_a_gene_without_a_donor_keeps_its_zeros() -> None:
+    cells = np.array([[0.0, 0.0], [0.0, 2.0]])
+    moved = move_to_mean(cells, np.array([1.0, 3.0]), np.zeros(2), np.zeros((5, 2)), np.random.default_rng(0))
+    assert moved.tolist() == [[0.0, 0.0], [0.0, 6.0]]
+
+
+def test_cells_are_switched_off_at_random_and_the_seed_says_which() -> None:
+    cells = np.tile(np.arange(1.0, 201.0)[:, None], (1, 50))
+    args = (cells, np.full(50, 60.0), np.full(50, 0.5), np.ones((1, 50)))
+    one, same, other = (move_to_mean(*args, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
+    # drawn without regard to the value: the mean rank of those off is 100.5, its standard error 2.9 / sqrt(50)
+    rank = np.array([np.flatnonzero(gene == 0).mean() + 1 for gene in one.T])
+    assert rank.mean() == pytest.approx(100.5, abs=5 * 2.9 / np.sqrt(50))
+
+
+# --- cut_to_mean
+
+
+@quick
+@given(seed=SEEDS, n_cells=st.integers(1, 40), low=st.sampled_from([-2.0, -0.2, 0.0]))
+def test_cut_cells_keep_their_order_and_have_the_mean(seed: int, n_cells: int, low: float) -> None:
+    rng = np.random.default_rng(seed)
+    cells = rng.gamma(2.0, 1.0, (n_cells, 5)) + low  # generated cells: a zero is a small number of either sign
+    mean, zero_fraction = rng.gamma(1.0, 1.0, 5) + 0.01, rng.random(5)
+    cut = cut_to_mean(cells, mean, zero_fraction)
+    assert cut.min() >= 0
+    # as many zeros as asked for, to the nearest cell, unless more values than that are not above zero
+    expected = np.maximum(np.rint(zero_fraction * n_cells), (cells <= 0).sum(axis=0))
+    np.testing.assert_array_equal((cut == 0).sum(axis=0), expected)
+    some = (cut > 0).any(axis=0)
+    np.testing.assert_allclose(cut.mean(axis=0)[some], mean[some], rtol=1e-12)
+    order = np.argsort(cells, axis=0)
+    assert (np.diff(np.take_along_axis(cut, order, axis=0), axis=0) >= -1e-12).all()  # none overtakes another
+
+
+def test_the_lowest_values_become_the_zeros() -> None:
+    cells = np.array([[0.5, 3.0], [-0.1, 1.0], [2.5, 2.0], [0.4, 4.0]])
+    cut = cut_to_mean(cells, np.array([1.25, 2.0]), np.array([0.5, 0.25]))
+    np.testing.assert_allclose(cut[:, 0], [1.5, 0.0, 3.5, 0.0])  # 0.5 and 2.5, each 1 more
+    np.testing.assert_allclose(cut[:, 1], np.array([3.0, 0.0, 2.0, 4.0]) * 8 / 9)  # their sum 9 scaled down to 8
+
+
+# --- ZeroLaw
+
+
+@quick
+@given(seed=SEEDS, n_populations=st.integers(1, 12))
+def test_the_law_never_rises_and_goes_through_points_that_never_rise(seed: int, n_populations: int) -> None:
+    rng = np.random.default_rng(seed)
+    mean = rng.permuted(np.cumsum(rng.random((n_populations, 3)) + 0.01, axis=0), axis=0)
+    falling = np.exp(-mean)
+    law = ZeroLaw().fit(mean, falling)
+    np.testing.assert_allclose(np.stack([law.predict(row) for row in mean]), falling, rtol=1e-12)
+    any_law = ZeroLaw().fit(mean, rng.random((n_populations, 3)))
+    grid = np.stack([any_law.predict(np.full(3, m)) for m in np.linspace(-1, mean.max() + 1, 60)])
+    assert (np.diff(grid, axis=0) <= 1e-12).all()
+    np.testing.assert_allclose(grid[0], any_law.predict(mean.min(axis=0)))  # constant beyond the populations
+    np.testing.assert_allclose(grid[-1], any_law.predict(mean.max(axis=0)))
+
+
+def test_the_law_equals_scikit_learns() -> None:
+    rng = np.random.default_rng(3)
+    mean, zeros = rng.random((20, 4)), rng.random((20, 4))
+    law = ZeroLaw().fit(mean, zeros)
+    asked = rng.uniform(-0.1, 1.1, (50, 4))
+    found = np.stack([law.predict(row) for row in asked])
+    for g in range(4):
+        other = IsotonicRegression(increasing=False, out_of_bounds="clip").fit(mean[:, g], zeros[:, g])
+        np.testing.assert_allclose(found[:, g], other.predict(asked[:, g]), atol=1e-12)
+
+
+def test_the_law_is_read_between_its_points() -> None:
+    law = ZeroLaw().fit(np.array([[1.0], [3.0]]), np.array([[0.8], [0.2]]))
+    assert [law.predict(np.array([m])).item() for m in (0.0, 1.5, 2.0, 9.0)] == pytest.approx([0.8, 0.65, 0.5, 0.2])
+
+
+@quick
+@given(seed=SEEDS)
+def test_cells_whose_mean_does_not_change_keep_their_zeros(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    law = ZeroLaw().fit(rng.random((6, 5)), rng.random((6, 5)))
+    cells = made_cells(rng, 20, 5)
+    np.testing.assert_allclose(law.follow(cells, cells.mean(axis=0)), zeros_of(cells), atol=1e-15)
+
+
+def test_zeros_follow_the_change_of_the_law_and_stay_a_share() -> None:
+    law = ZeroLaw().fit(np.array([[0.0] * 4, [10.0] * 4]), np.array([[1.0] * 4, [0.0] * 4]))  # 1 - mean / 10
+    cells = np.array([[0.0, 0.0, 4.0, 3.0], [4.0, 1.0, 4.0, 3.0]])  # means 2, 0.5, 4, 3; zeros 0.5, 0.5, 0, 0
+    found = law.follow(cells, np.array([4.0, 9.0, 1.0, 0.0]))
+    assert found == pytest.approx([0.5 - 0.2, 0.0, 0.3, 1.0])
