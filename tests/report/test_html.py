@@ -94,7 +94,7 @@ def test_texts_from_data_stay_texts(tmp_path: Path, picture: Path, text: str) ->
     assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
     assert page.texts["title"] == [f"Report on {text}"] == page.texts["h1"]
     assert page.texts["dt"][1] == page.texts["dd"][1] == text
-    assert page.texts["td"][9] == page.texts["td"][17] == text
+    assert page.texts["td"][18] == page.texts["td"][26] == text
     assert page.texts["code"][0] == f"squidiff train {text} > log && true"
     assert page.texts["code"][2] == page.texts["figcaption"][0] == text
     assert next(attributes["alt"] for tag, attributes in page.tags if tag == "img") == text
@@ -102,14 +102,14 @@ def test_texts_from_data_stay_texts(tmp_path: Path, picture: Path, text: str) ->
 
 def test_the_table_shows_every_value_and_marks_the_model(tmp_path: Path) -> None:
     page = Page(_write(tmp_path))
-    assert page.texts["th"] == list(COLUMNS)
+    assert page.texts["th"] == 2 * list(COLUMNS)  # the model's rows alone, then all
     first = ["drug", "delta_pearson", "model", "0.912", DASH, "0.950", "0.500", DASH, "better than the floor"]
-    assert page.texts["td"][:9] == first
-    assert page.texts["td"][12:17] == ["n/a", "0.100", "0.200", "0.300", "12,346"]
+    assert page.texts["td"][:9] == page.texts["td"][9:18] == first
+    assert page.texts["td"][21:26] == ["n/a", "0.100", "0.200", "0.300", "12,346"]
     rows = [attributes.get("class") for tag, attributes in page.tags if tag == "tr"]
-    assert rows == [None, "model", None]
+    assert rows == [None, "model", None, "model", None]
     right = [attributes.get("class") == "number" for tag, attributes in page.tags if tag == "td"]
-    assert right == ([False] * 3 + [True] * 5 + [False]) * 2
+    assert right == ([False] * 3 + [True] * 5 + [False]) * 3
     headings = [tag for tag, _ in page.tags if tag in ("h1", "h2", "h3")]
     assert headings == ["h1", "h2", "h2", "h2", "h2"]
     identities = [attributes["id"] for _, attributes in page.tags if "id" in attributes]

@@ -66,19 +66,19 @@ def progress(label: str, total: int) -> Iterator[Callable[..., None]]:
 
 
 def show_scores(scores: pd.DataFrame) -> None:
-    """The model beside its floor and ceiling, a table a population, the worst verdict first."""
+    """The model beside floor and ceiling, the worst verdict first; of many populations the headline metrics only."""
     from squidiff.evaluate.scoring import MODEL
     from squidiff.evaluate.verdict import severity
 
     model = scores[scores["method"] == MODEL]
-    for population in model["condition"].unique():
-        its = model[model["condition"] == population]
-        rows = [
-            (r.metric.replace("_", " "), r.value, _interval(r.low, r.high), r.floor, r.ceiling, r.verdict or MISSING)
-            for r in sorted(its.itertuples(), key=lambda r: severity(r.verdict))
-        ]
-        columns = ("metric", "model", "95 % interval", "best baseline", "ceiling", "verdict")
-        show_table(columns, rows, title=population)
+    if model["condition"].nunique() > 1:
+        headline = {"energy_distance", "delta_pearson" if "delta_pearson" in set(model["metric"]) else "pearson"}
+        model = model[model["metric"].isin(headline)]
+    rows = [
+        (r.condition, r.metric.replace("_", " "), r.value, _interval(r.low, r.high), r.floor, r.ceiling, r.verdict)
+        for r in sorted(model.itertuples(), key=lambda r: severity(r.verdict))
+    ]
+    show_table(("population", "metric", "model", "95 % interval", "best baseline", "ceiling", "verdict"), rows)
 
 
 def _interval(low: float, high: float) -> str:

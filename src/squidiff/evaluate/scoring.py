@@ -75,7 +75,7 @@ class _Scorer:
             parts = self.target.parts[self.target.keys.index(tuple(key))]
             for name in NAMES:
                 try:
-                    cells = self.baselines.cells(name, key, parts, len(truth), rng)
+                    cells = self.baselines.cells(name, key, parts, len(pairs[MODEL].predicted), rng)
                 except CannotPredict:
                     continue
                 pairs[name] = self._pair(cells, truth, control)

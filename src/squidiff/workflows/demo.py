@@ -29,6 +29,8 @@ from squidiff.workflows.scores import METRICS_CSV, SAMPLE_QUALITY, write_scores
 N_TRAIN_STEPS = 800
 MARK = "data.h5ad"
 """A folder that holds this file and a run is an earlier demo, and may be replaced."""
+MIN_GENERATED = 200
+"""Cells a population: the mean of a few is mostly noise."""
 MIN_CELLS = 30
 """Of a real cell type that is generated."""
 
@@ -109,6 +111,7 @@ def run_demo(
         model.fit(train, out=out / "run", on_record=lambda record: advance(record.step, record))
     say(f"trained {N_TRAIN_STEPS} steps on {model.device} in {model.provenance['seconds']:g} s")
     queries = prepared.test.obs[list(task.schema.columns)].value_counts().rename("n_cells").reset_index()
+    queries["n_cells"] = queries["n_cells"].clip(lower=MIN_GENERATED)
     write_atomically(out / "queries.csv", lambda temporary: queries.to_csv(temporary, index=False))
     with progress("predicting", len(queries)) as advance:
         predicted = model.predict(out / "queries.csv", train, Sampling(seed=seed), on_query=lambda i, n: advance(i))
@@ -139,7 +142,8 @@ def _write_page(out: Path, task: DemoTask, model: Squidiff, scores: pd.DataFrame
     mine = scores[scores["method"] == MODEL]
     counts = mine["verdict"].value_counts()
     order = sorted(counts.index, key=severity)
-    verdict = "; ".join(f"{counts[v]} of {len(mine)} scores: {v or 'no baseline to compare with'}" for v in order)
+    said = "; ".join(f"{counts[v]} {v or 'without a baseline'}" for v in order)
+    verdict = f"Against the simple baselines, of {len(mine)} scores: {said}"
     populations = model.manifest["populations"]
     summary = [
         ("Question", task.question),

@@ -9,7 +9,7 @@ import pandas as pd
 
 from squidiff.config import Schema
 from squidiff.data.table import CellTable, read_cells
-from squidiff.evaluate.scoring import MODEL, evaluate
+from squidiff.evaluate.scoring import evaluate
 from squidiff.files import write_atomically
 from squidiff.report.plots import sample_quality, save
 from squidiff.response.populations import Population, Populations
@@ -22,21 +22,20 @@ def write_scores(
 ) -> pd.DataFrame:
     """Writes metrics.csv and sample_quality.png to `out`; returns the table of `evaluate`.
 
-    The picture is of the population whose predicted cells are furthest from the true ones by energy distance.
+    The picture is of the population with the most true cells.
     """
     prediction, target = read_cells(predicted), read_cells(truth)
     training = None if train is None else read_cells(train)
     scores = evaluate(prediction, target, schema, train=training, seed=seed)
     write_atomically(out / METRICS_CSV, lambda temporary: scores.to_csv(temporary, index=False))
 
-    distances = scores[(scores["method"] == MODEL) & (scores["metric"] == "energy_distance")]
-    worst = str(distances.sort_values("value", ascending=False)["condition"].iloc[0])
     tables = [CellTable.from_anndata(prediction, schema)]
     tables += [CellTable.from_anndata(a, schema, tables[0].genes) for a in (target, training) if a is not None]
-    key = next(key for key in tables[0].keys if str(Population(*key)) == worst)
+    common = [key for key in tables[0].keys if key in tables[1].keys]
+    key = max(common, key=lambda key: (tables[1].population == tables[1].keys.index(key)).sum())
     generated, real = (t.dense(np.flatnonzero(t.population == t.keys.index(key))) for t in tables[:2])
     control = None if training is None else _control_cells(tables[2], Population(*key), schema)
-    which = worst if len(distances) == 1 else f"{worst}, the furthest off of {len(distances)} populations"
+    which = f"{Population(*key)}{'' if len(common) == 1 else f', the largest of {len(common)} populations'}"
     figure = sample_quality(generated, real, tables[0].genes, control, f"Predicted and true cells: {which}")
     save(figure, out / SAMPLE_QUALITY)
     return scores
