@@ -105,12 +105,12 @@ def test_an_unknown_name_is_refused_and_named() -> None:
         (Config, "normalize", 1, "of type bool"),
         (Config, "total_counts_key", 3, "of type str"),
         (Preparation, "n_genes", [3], "of type int"),
-        (Schema, "context_keys", "line", "a list of texts"),
-        (Schema, "context_keys", ["line", 3], "a list of texts"),
+        (Schema, "context_keys", "line", "a tuple of texts"),
+        (Schema, "context_keys", ["line", 3], "a tuple of texts"),
     ],
 )
 def test_a_value_of_another_type_is_refused(kind: type, name: str, value: object, wanted: str) -> None:
-    with pytest.raises(InputError, match=rf"^setting {name} is .*: it must be {wanted}$"):
+    with pytest.raises(InputError, match=rf"^{flag(name)} is .*: it must be {wanted}$"):
         settings_from_json(kind, {name: value})
 
 
@@ -148,7 +148,7 @@ def test_every_setting_has_a_line_of_help_that_no_other_of_its_kind_has() -> Non
             {"condition_key": "c", "control": "ctrl", "embeddings": "e.csv", "smiles_key": "s"},
             "^--embeddings and --smiles-key are both given: ",
         ),
-        ({"context_keys": "line"}, r"^context_keys is the text 'line': give a tuple, \('line',\)$"),
+        ({"context_keys": "line"}, r"^--context-key is 'line': it must be a tuple of texts$"),
     ],
 )
 def test_a_schema_that_does_not_make_sense_is_refused(values: dict[str, Any], message: str) -> None:

@@ -7,6 +7,8 @@ the diffusion, and the one exception that stands for bad input. Must not know: A
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
 import types
 import typing
 from dataclasses import dataclass, field
@@ -40,7 +42,8 @@ class _Checked:
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
         for f in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, f.name)
+            value = _coerce(f.name, hints[f.name], getattr(self, f.name))
+            object.__setattr__(self, f.name, value)
             low, high = f.metadata.get("low"), f.metadata.get("high")
             if value is None:
                 continue
@@ -73,9 +76,6 @@ class Schema(_Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.context_keys, str):
-            raise InputError(f"context_keys is the text {self.context_keys!r}: give a tuple, ({self.context_keys!r},)")
-        object.__setattr__(self, "context_keys", tuple(self.context_keys))
         if self.control is not None and self.condition_key is None:
             raise InputError("--control is given without --condition-key: name the obs column that holds it")
         if self.condition_key is not None and self.control is None:
@@ -184,27 +184,29 @@ def settings_to_json(settings: Schema | Config | Sampling | Preparation) -> dict
 
 def settings_from_json(kind: type[Settings], values: dict[str, Any]) -> Settings:
     """The inverse of `settings_to_json`. Raises InputError on an unknown name or a value of another type."""
-    hints = typing.get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
+    unknown = sorted(set(values) - {f.name for f in dataclasses.fields(kind)})
     if unknown:
         raise InputError(f"unknown setting {', '.join(unknown)} in {kind.__name__}: it was written by another version")
-    return kind(**{name: _coerce(name, hints[name], value) for name, value in values.items()})
+    return kind(**values)
 
 
 def _coerce(name: str, hint: Any, value: Any) -> Any:
+    """The value as its declared type. Raises InputError when it is of another, or not finite."""
     if isinstance(hint, types.UnionType):
         if value is None:
             return None
         hint = next(h for h in typing.get_args(hint) if h is not types.NoneType)
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
-            raise InputError(f"setting {name} is {value!r}: it must be a list of texts")
-        return tuple(value)
     if typing.get_origin(hint) is Literal:
         return value
-    wanted = (int, float) if hint is float else hint
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
+            raise InputError(f"{flag(name)} is {value!r}: it must be a tuple of texts")
+        return tuple(value)
+    wanted = {int: numbers.Integral, float: numbers.Real}.get(hint, hint)
     if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
-        raise InputError(f"setting {name} is {value!r}: it must be of type {hint.__name__}")
+        raise InputError(f"{flag(name)} is {value!r}: it must be of type {hint.__name__}")
+    if hint is float and not math.isfinite(value):
+        raise InputError(f"{flag(name)} is {value}: it must be finite")
     return hint(value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from squidiff.response.shape import ZeroLaw, cut_to_mean, move_to_mean
 from squidiff.response.stack import Anchor
 from squidiff.train.checkpoint import read_tensors, write_tensors
 from squidiff.train.loop import find_device
-from squidiff.train.run import Record, train
+from squidiff.train.run import STATE, Record, train
 
 WEIGHTS = "model.safetensors"
 FORMAT = 1
@@ -129,6 +130,7 @@ class Squidiff:
         )
         if folder is not None:
             self.save(folder)
+            shutil.rmtree((folder / STATE).parent, ignore_errors=True)
         return self
 
     def encode(self, data: ad.AnnData | str | Path) -> np.ndarray:

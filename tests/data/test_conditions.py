@@ -267,3 +267,26 @@ def test_time_features_are_the_position_and_its_waves(time: float) -> None:
 
 def test_a_single_time_has_position_zero() -> None:
     np.testing.assert_array_equal(time_features(5.0, (5.0, 5.0)), [0, 0, 0, 0, 1, 1, 1])
+
+
+def test_a_control_part_is_no_part() -> None:
+    schema = Schema(condition_key="c", control="ctrl")
+    labels = ("A", "A+ctrl", "ctrl+A", "ctrl")
+    assert [canonical_label(parse_condition({"c": label}, schema)) for label in labels] == ["A", "A", "A", ""]
+
+
+def test_two_drugs_of_one_name_are_refused_and_two_spellings_of_one_are_not() -> None:
+    pytest.importorskip("rdkit", reason="SMILES need rdkit")
+    schema = Schema(condition_key="c", control="ctrl", smiles_key="s")
+    spelled = [(Part("ethanol", smiles="CCO"),), (Part("ethanol", smiles="OCC"),)]
+    assert ConditionEncoder.fit(spelled, schema).names == ("ethanol",)
+    confused = [(Part("ethanol", smiles="CCO"),), (Part("ethanol", smiles="c1ccccc1"),)]
+    with pytest.raises(InputError, match=r"^'ethanol' has two SMILES of different drugs, 'CCO' and 'c1ccccc1'"):
+        ConditionEncoder.fit(confused, schema)
+
+
+@pytest.mark.parametrize("text", ["1e+3", "1000", "1000.0"])
+def test_a_dose_with_an_exponent_is_one_dose(text: str) -> None:
+    schema = Schema(condition_key="c", control="ctrl", dose_key="d")
+    (part,) = parse_condition({"c": "A", "d": text}, schema)
+    assert part.dose == 1000.0

@@ -248,3 +248,24 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.h5ad").write_text("not HDF5")
     with pytest.raises(InputError, match=r"text\.h5ad cannot be read as an \.h5ad file: [^\n]*$"):
         read_cells(tmp_path / "text.h5ad")
+
+
+def test_labels_do_not_depend_on_how_numbers_are_stored() -> None:
+    schema = Schema(context_keys=("donor",))
+    whole = group_rows(pd.DataFrame({"donor": [1, 2, 1]}), schema)
+    with_point = group_rows(pd.DataFrame({"donor": [1.0, 2.0, 1.0]}), schema)
+    assert whole[1] == with_point[1] == (("1", "", None), ("2", "", None))
+
+
+def test_contexts_of_two_columns_do_not_collide() -> None:
+    obs = pd.DataFrame({"a": ["x | y", "x"], "b": ["z", "y | z"]})
+    assert len(group_rows(obs, Schema(context_keys=("a", "b")))[1]) == 2
+
+
+def test_the_fingerprint_does_not_depend_on_how_cells_are_stored() -> None:
+    values = np.array([[0.0, 1.5], [2.5, 0.0]], dtype=np.float32)
+    stored_zeros = sp.csr_matrix((np.array([0.0, 1.5, 2.5], np.float32), [0, 1, 0], [0, 2, 3]), shape=(2, 2))
+    kinds = (values, sp.csr_matrix(values), sp.csc_matrix(values), stored_zeros)
+    obs = pd.DataFrame(index=["c1", "c2"])
+    prints = {CellTable.from_anndata(ad.AnnData(kind, obs=obs), Schema()).fingerprint() for kind in kinds}
+    assert len(prints) == 1

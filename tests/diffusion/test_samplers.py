@@ -59,9 +59,9 @@ def test_order_of_convergence(name: str, levels: str, data: ExactGaussian, noise
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_state_is_at_its_level(name: str, data: ExactGaussian, noise: torch.Tensor) -> None:
-    levels = sampling_levels(500, 0.9)
+    levels = sampling_levels(600, 0.9)
     states = list(SAMPLERS[name](data.predict, noise, levels))
-    assert len(states) == 500
+    assert len(states) == 600
     # a state that came a level late would be off by a step, about 0.003 times a slope of order 1 and |x| up to 6
     for state, level in zip(states, levels[1:], strict=True):
         off = (state - data.flow(noise, levels[0], level)).abs().max().item()

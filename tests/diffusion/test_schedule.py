@@ -34,12 +34,13 @@ def test_levels_keep_the_variance_of_unit_variance_data_and_return_their_angle()
 
 @pytest.mark.parametrize("strength", [0.01, 0.7, 1.0])
 @pytest.mark.parametrize("n_steps", [1, 20])
-def test_sampling_levels_run_down_evenly_in_angle(n_steps: int, strength: float) -> None:
+def test_sampling_levels_run_down_evenly_in_log_alpha_over_sigma(n_steps: int, strength: float) -> None:
     levels = sampling_levels(n_steps, strength)
-    angles = [math.atan2(level.sigma.item(), level.alpha.item()) for level in levels]
-    highest = MIN_ANGLE + strength * (MAX_ANGLE - MIN_ANGLE)
-    expected = [highest - (highest - MIN_ANGLE) * i / n_steps for i in range(n_steps + 1)]
-    assert angles == pytest.approx(expected, abs=1e-14)  # float64: as exact as that only if no float32 was in between
+    ratios = [math.log(level.alpha.item() / level.sigma.item()) for level in levels]
+    first = -math.log(math.tan(MIN_ANGLE + strength * (MAX_ANGLE - MIN_ANGLE)))
+    last = -math.log(math.tan(MIN_ANGLE))
+    expected = [first + (last - first) * i / n_steps for i in range(n_steps + 1)]
+    assert ratios == pytest.approx(expected, abs=1e-12)  # float64: as exact as that only if no float32 was in between
 
 
 def test_full_strength_is_the_default_and_starts_at_the_largest_angle() -> None:

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
 from squidiff.config import InputError, Schema, flag
 from squidiff.data.conditions import ConditionEncoder, parse_condition
-from squidiff.data.table import as_matrix, group_rows, read_cells
+from squidiff.data.table import as_matrix, as_text, group_rows, read_cells
 
 FEW_CELLS = 10
 """A population of fewer cells says little of its mean."""
@@ -180,7 +181,7 @@ def _conditions(adata: ad.AnnData, schema: Schema) -> Iterator[Finding]:
     """Every distinct row of the schema's columns is read; the first error of each kind of message is kept."""
     if not schema.columns:
         return
-    rows = adata.obs[list(schema.columns)].astype(str)
+    rows = pd.DataFrame({column: as_text(adata.obs[column]) for column in schema.columns})
     counts = rows.value_counts(sort=False)
     problems: dict[str, int] = {}
     conditions = []

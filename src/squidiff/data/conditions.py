@@ -43,7 +43,7 @@ class Part:
     smiles: str | None = None
 
     def __str__(self) -> str:
-        dose = "" if self.dose is None else f" @ {self.dose:g}"
+        dose = "" if self.dose is None else f" @ {self.dose:.12g}"
         return f"{self.name}{dose}{'' if self.direction is None else f' {self.direction}'}"
 
     @property
@@ -83,8 +83,10 @@ def parse_condition(values: dict[str, object], schema: Schema) -> tuple[Part, ..
     doses = _spread(values, schema.dose_key, label, len(names))
     directions = _spread(values, schema.direction_key, label, len(names))
     smiles = _spread(values, schema.smiles_key, label, len(names), one_for_all=False)
-    parts = zip(names, doses, directions, smiles, strict=True)
-    return tuple(sorted((Part(n, _dose(d, label), _direction(r), s) for n, d, r, s in parts), key=str))
+    rows = zip(names, doses, directions, smiles, strict=True)
+    # `A+ctrl` is how some data sets write A alone
+    parts = (Part(n, _dose(d, label), _direction(r), s or None) for n, d, r, s in rows if n != schema.control)
+    return tuple(sorted(parts, key=str))
 
 
 def canonical_label(parts: tuple[Part, ...]) -> str:
@@ -97,7 +99,8 @@ def _spread(
 ) -> list[str | None]:
     if key is None or key not in values:
         return [None] * n
-    parts = split_parts(str(values[key]))
+    text = str(values[key])
+    parts = [text] if _is_number(text) else split_parts(text)  # 1e+3 is one dose
     if len(parts) == 1 and one_for_all:
         parts = parts * n
     if len(parts) != n:
@@ -105,13 +108,20 @@ def _spread(
     return list(parts)
 
 
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _dose(text: str | None, label: str) -> float | None:
     if text is None:
         return None
-    try:
-        dose = float(text)
-    except ValueError:
-        raise InputError(f"dose {text!r} of condition {label!r} is not a number") from None
+    if not _is_number(text):
+        raise InputError(f"dose {text!r} of condition {label!r} is not a number")
+    dose = float(text)
     if not dose >= 0 or dose == float("inf"):
         raise InputError(f"dose {text!r} of condition {label!r} must be a number of 0 or more")
     return dose
@@ -154,7 +164,8 @@ class ConditionEncoder:
     @classmethod
     def fit(cls, conditions: Iterable[tuple[Part, ...]], schema: Schema) -> ConditionEncoder:
         """The vocabulary of these conditions. Raises InputError when a part has no embedding or no readable SMILES."""
-        parts = {part.name: part for parts in conditions for part in parts}
+        conditions = list(conditions)
+        parts = {part.name: part for condition in conditions for part in condition}
         if schema.embeddings is not None:
             names, vectors = read_embeddings(schema.embeddings)
             encoder = cls("embedding", names, vectors)
@@ -162,8 +173,12 @@ class ConditionEncoder:
                 encoder._vector(part)
             return encoder
         names = tuple(sorted(parts))
+        for part in dict.fromkeys(part for condition in conditions for part in condition):
+            one, other = part.smiles or "", parts[part.name].smiles or ""
+            if one != other and (fingerprint(one) != fingerprint(other)).any():
+                raise InputError(f"{part.name!r} has two SMILES of different drugs, {one!r} and {other!r}: rename one")
         if schema.smiles_key is not None:
-            vectors = [fingerprint(str(parts[name].smiles)) for name in names]
+            vectors = [fingerprint(parts[name].smiles or "") for name in names]
             return cls("smiles", names, np.stack(vectors) if vectors else np.zeros((0, N_BITS), np.float32))
         return cls("one-hot", names, np.eye(len(names), dtype=np.float32))
 
@@ -201,13 +216,13 @@ def read_embeddings(path: str) -> tuple[tuple[str, ...], np.ndarray]:
     if not Path(path).is_file():
         raise InputError(f"embeddings file {path} does not exist")
     try:
-        table = pd.read_csv(path, index_col=0)
-        vectors = table.to_numpy(dtype=np.float32)
+        table = pd.read_csv(path, dtype={0: str}, keep_default_na=False)  # a gene may be called NA
+        vectors = table.iloc[:, 1:].replace("", "nan").to_numpy(dtype=np.float32)
     except (ValueError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise InputError(f"embeddings file {path} cannot be read as a table of names and numbers: {error}") from None
-    names = tuple(map(str, table.index))
-    if not np.isfinite(vectors).all() or vectors.shape[1] == 0:
-        raise InputError(f"embeddings file {path} must have at least one column of numbers and no gaps")
+    names = tuple(map(str, table.iloc[:, 0]))
+    if not np.isfinite(vectors).all() or 0 in vectors.shape:
+        raise InputError(f"embeddings file {path} must have rows, at least one column of numbers and no gaps")
     if len(set(names)) != len(names):
         raise InputError(
             f"embeddings file {path} names a part twice: {pd.Index(names)[pd.Index(names).duplicated()][0]!r}"

@@ -63,11 +63,12 @@ class CellTable:
         return CellTable(self.cells[rows], self.genes, self.names[rows], population, keys, parts)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the cells, their names, genes and populations: equal tables, equal fingerprints."""
+        """SHA-256 of the cells, their names, genes and populations, however the cells are stored."""
         digest = hashlib.sha256()
-        matrix = self.cells
-        arrays = (matrix.data, matrix.indices, matrix.indptr) if sp.issparse(matrix) else (matrix,)
-        for array in (*arrays, self.population):
+        matrix = sp.csr_matrix(self.cells, copy=True)
+        matrix.sum_duplicates()
+        matrix.eliminate_zeros()
+        for array in (matrix.data, *(a.astype(np.int64) for a in (matrix.indices, matrix.indptr, self.population))):
             digest.update(np.ascontiguousarray(array).tobytes())
         digest.update(repr((self.genes, self.keys, self.names.tolist())).encode())
         return digest.hexdigest()
@@ -135,17 +136,24 @@ def group_rows(
             )
     if not columns:
         return np.zeros(len(obs), dtype=np.int64), (("", "", None),), ((),)
-    frame = obs[columns].astype(str)
+    frame = pd.DataFrame({column: as_text(obs[column]) for column in columns})
     seen: dict[Key, tuple[int, tuple[Part, ...]]] = {}
     index = []
     for row in frame.drop_duplicates().itertuples(index=False, name=None):
         values = dict(zip(columns, row, strict=True))
         parts = parse_condition(values, schema)
-        context = " | ".join(values[key] for key in schema.context_keys)
+        context = " | ".join(values[key].replace("|", "||") for key in schema.context_keys)
         key = (context, canonical_label(parts), _time(values, schema))
         index.append(seen.setdefault(key, (len(seen), parts))[0])
     distinct_row = frame.groupby(columns, sort=False).ngroup().to_numpy()
     return np.array(index)[distinct_row], tuple(seen), tuple(parts for _, parts in seen.values())
+
+
+def as_text(column: pd.Series) -> pd.Series:
+    """A column as text: 1 and 1.0 are the same label, and what is empty is ''."""
+    if pd.api.types.is_float_dtype(column) and (column.dropna() % 1 == 0).all():
+        column = column.astype("Int64")
+    return column.astype(object).where(column.notna(), "").astype(str)
 
 
 def _time(values: dict[str, str], schema: Schema) -> float | None:

@@ -35,10 +35,12 @@ def draw_angles(n: int, generator: torch.Generator) -> torch.Tensor:
 
 
 def sampling_levels(n_steps: int, strength: float = 1.0) -> list[NoiseLevel]:
-    """n_steps + 1 levels from `strength` of the way to pure noise down to MIN_ANGLE, evenly spaced in angle.
+    """n_steps + 1 levels from `strength` of the way (in angle) to pure noise to MIN_ANGLE, even in log(alpha/sigma).
 
-    Float64 scalars on the CPU: every sampler multiplies by them, and a float32 log-ratio of two near levels is noise.
+    Even in angle, the last step would be long in log(alpha/sigma), across which DPM-Solver++ extrapolates: cells then
+    come out too wide. Float64 scalars on the CPU: a float32 log-ratio of two near levels is noise.
     """
-    highest = MIN_ANGLE + strength * (MAX_ANGLE - MIN_ANGLE)
-    angles = torch.linspace(highest, MIN_ANGLE, n_steps + 1, dtype=torch.float64)
-    return [level_from_angle(angle) for angle in angles]
+    ends = torch.tensor([MIN_ANGLE + strength * (MAX_ANGLE - MIN_ANGLE), MIN_ANGLE], dtype=torch.float64)
+    highest, lowest = torch.log(torch.tan(ends)).tolist()
+    ratios = torch.linspace(highest, lowest, n_steps + 1, dtype=torch.float64)
+    return [level_from_angle(angle) for angle in torch.atan(torch.exp(ratios))]

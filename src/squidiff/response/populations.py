@@ -54,7 +54,14 @@ class Populations:
         member = sp.csr_matrix((1.0 / n_cells[population], (population, np.arange(len(population)))))
         mean = _dense(member @ cells)
         nonzero = cells.astype(bool) if sp.issparse(cells) else cells != 0
-        return cls(keys, features, mean, 1.0 - _dense(member @ nonzero.astype(np.float32)), n_cells, has_control)
+        return cls(
+            keys,
+            features,
+            mean,
+            np.clip(1.0 - _dense(member @ nonzero.astype(np.float32)), 0.0, 1.0),
+            n_cells,
+            has_control,
+        )
 
     def find(self, key: Population) -> int | None:
         """The index of a population, None if there is none of that key."""

@@ -60,7 +60,7 @@ def move_to_mean(
 def cut_to_mean(cells: np.ndarray, mean: np.ndarray, zero_fraction: np.ndarray) -> np.ndarray:
     """Cells (N x G) whose lowest values a gene become 0, to the zero fraction (G,), with the mean (G,).
 
-    For generated cells, where a zero comes out as a small number of either sign.
+    For generated cells, where a zero comes out as a small number of either sign: a negative value always becomes 0.
     """
     n_zero = np.rint(zero_fraction * len(cells)).astype(int)
     rank = np.argsort(np.argsort(cells, axis=0, kind="stable"), axis=0, kind="stable")

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from squidiff.config import InputError
 from squidiff.files import write_atomically
@@ -23,7 +23,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], note: Mapping
     """Writes tensors, and a JSON-able note in the same file, atomically."""
     flat = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
     metadata = {"note": json.dumps(note or {})}
-    write_atomically(path, lambda temporary: save_file(flat, temporary, metadata))
+    write_atomically(path, lambda temporary: temporary.write_bytes(save(flat, metadata)))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

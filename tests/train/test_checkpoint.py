@@ -1,0 +1,138 @@
+"""Checkpoints: bit by bit the same after a save and a load; what is damaged or foreign is refused and not executed."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from easy_problem import config, network, run, same, stream, weights, whole
+
+from squidiff.config import InputError
+from squidiff.train.checkpoint import load_state, read_tensors, save_state, write_tensors
+from squidiff.train.loop import TrainState, training_steps
+
+
+class Bomb:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """The state after ten steps."""
+    state, _ = run(config(), 10)
+    path = tmp_path / "state.safetensors"
+    save_state(path, state, state.average, {"validation_loss": 0.5})
+    return path
+
+
+def test_twenty_steps_equal_ten_a_save_a_load_and_ten_more(saved: Path) -> None:
+    expected, steps = run(config())
+    settings = config(seed=99)  # the fresh state differs in all that must come from the file
+    state = TrainState.start(network(settings), settings)
+    assert not any(torch.equal(t, weights(expected)[name]) for name, t in weights(state).items())
+    load_state(saved, state)
+    assert state.step == 10
+    rest = list(training_steps(state, stream(10), config()))
+    assert same(whole(state), whole(expected))
+    for one, other in zip(rest, steps[10:], strict=True):
+        assert torch.equal(one.loss, other.loss)
+        assert one.learning_rate == other.learning_rate
+
+
+def test_loading_gives_all_that_was_saved(tmp_path: Path) -> None:
+    state, _ = run(config(), 10)
+    best = {name: t + 1 for name, t in state.average.items()}
+    save_state(tmp_path / "s.safetensors", state, best, {"validation_loss": 0.5, "more": ["a", None]})
+    fresh = TrainState.start(network(), config())
+    weights_of_best, note = load_state(tmp_path / "s.safetensors", fresh)
+    assert same(whole(fresh), whole(state))
+    assert same(weights_of_best, best)
+    assert note == {"validation_loss": 0.5, "more": ["a", None], "step": 10}
+
+
+def test_no_validation_yet_survives(tmp_path: Path) -> None:
+    """Before the first validation the lowest loss is infinite."""
+    state, _ = run(config(), 1)
+    save_state(tmp_path / "s.safetensors", state, state.average, {"validation_loss": float("inf")})
+    _, note = load_state(tmp_path / "s.safetensors", TrainState.start(network(), config()))
+    assert note["validation_loss"] == float("inf")
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, 0.5, -1])
+def test_a_truncated_file_is_refused(saved: Path, kept: float) -> None:
+    content = saved.read_bytes()
+    saved.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
+    state = TrainState.start(network(), config())
+    before = weights(state)
+    with pytest.raises(InputError, match=r"state\.safetensors cannot be read as a safetensors file"):
+        load_state(saved, state)
+    assert same(weights(state), before)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.safetensors cannot be read"):
+        read_tensors(tmp_path / "none.safetensors")
+
+
+def test_a_pickle_is_refused_and_not_executed(tmp_path: Path) -> None:
+    trace = tmp_path / "executed"
+    bomb = pickle.dumps(Bomb(trace))
+    pickle.loads(bomb)
+    assert trace.exists()  # it is live
+    trace.unlink()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(bomb)
+    with pytest.raises(InputError, match=r"model\.safetensors cannot be read"):
+        read_tensors(path)
+    with pytest.raises(InputError, match=r"model\.safetensors cannot be read"):
+        load_state(path, TrainState.start(network(), config()))
+    torch.save({"weights": Bomb(trace)}, path)
+    with pytest.raises(InputError, match=r"model\.safetensors cannot be read"):
+        read_tensors(path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("change", [{"width": 16}, {"n_latent": 5}, {"n_blocks": 3}])
+def test_the_state_of_another_model_is_refused(saved: Path, change: dict[str, int]) -> None:
+    other = config(**change)
+    with pytest.raises(InputError, match=r"state\.safetensors does not belong to this model"):
+        load_state(saved, TrainState.start(network(other), other))
+
+
+def test_tensors_that_are_no_state_are_refused(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "t.safetensors", {"a": torch.ones(2)})
+    with pytest.raises(InputError, match=r"t\.safetensors does not belong to this model"):
+        load_state(tmp_path / "t.safetensors", TrainState.start(network(), config()))
+
+
+def test_tensors_and_note_come_back_as_they_were(tmp_path: Path) -> None:
+    tensors = {
+        "transposed": torch.arange(6.0).reshape(2, 3).T,
+        "bytes": torch.arange(5, dtype=torch.uint8),
+        "scalar": torch.tensor(float("nan"), dtype=torch.float64),
+    }
+    write_tensors(tmp_path / "deep" / "t.safetensors", tensors, {"µ": [1, None]})
+    read, note = read_tensors(tmp_path / "deep" / "t.safetensors")
+    assert note == {"µ": [1, None]}
+    assert read.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert read[name].dtype == tensor.dtype
+        assert torch.equal(read[name].nan_to_num(-1), tensor.nan_to_num(-1))
+
+
+def test_a_save_that_fails_leaves_the_earlier_file(saved: Path) -> None:
+    """A safetensors file cannot hold two names for overlapping memory: writing stops, and the old file is whole."""
+    before = saved.read_bytes()
+    shared = torch.ones(4)
+    with pytest.raises(RuntimeError, match="share memory"):
+        write_tensors(saved, {"a": shared, "b": shared})
+    assert saved.read_bytes() == before
+    assert [p.name for p in saved.parent.iterdir()] == [saved.name]
