@@ -165,7 +165,7 @@ class Preparation(_Checked):
     n_genes: int | None = _setting(
         None, "keep this many of the most variable genes, chosen on training cells only", low=1
     )
-    drop: tuple[str, ...] = _setting((), "leave out cells: COLUMN=VALUE; may be repeated")
+    drop: tuple[str, ...] = _setting((), "leave out cells: COLUMN=VALUE (COLUMN= for an empty value); may be repeated")
     hold_out: tuple[str, ...] = _setting(
         (), "cells to hold out: COLUMN=VALUE, or several that must all hold, separated by ','; may be repeated"
     )

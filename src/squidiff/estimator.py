@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 from collections.abc import Callable
@@ -17,13 +18,13 @@ import scipy.sparse as sp
 import torch
 
 from squidiff.config import Config, InputError, Sampling, Schema, settings_from_json, settings_to_json
-from squidiff.data.check import check, looks_like_counts
+from squidiff.data.check import check
 from squidiff.data.conditions import N_TIME_FEATURES, ConditionEncoder, time_features
 from squidiff.data.dataset import BatchStream, Pairs
 from squidiff.data.manifest import describe_table, provenance
 from squidiff.data.preprocess import normalize
 from squidiff.data.queries import Query, read_queries
-from squidiff.data.table import CellTable, as_matrix, read_cells
+from squidiff.data.table import CellTable, as_matrix, looks_like_counts, read_cells, stored_values
 from squidiff.diffusion.samplers import SAMPLERS, last
 from squidiff.diffusion.schedule import sampling_levels
 from squidiff.files import read_json, write_json
@@ -41,6 +42,8 @@ FORMAT = 1
 
 SMALLEST_SCALE = 0.01
 """Of a gene, as a share of the largest: what hardly varies must not be blown up into noise."""
+MIN_CELLS = 10
+"""Of training: fewer have no axes worth the name."""
 MAX_CELLS_FOR_AXES = 20_000
 MAX_VALIDATION_CELLS = 1024
 MAX_DONORS = 2000
@@ -111,18 +114,22 @@ class Squidiff:
         report = check(adata, self.schema, normalize=self.config.normalize)
         report.raise_errors()
         table = CellTable.from_anndata(self._normalized(adata), self.schema)
-        folder = Path(out) if out is not None else None
-        self.check, self.manifest = report.to_json(), describe_table(table)
-        if folder is not None:
-            self._claim(folder, resume)
-
         encoder = ConditionEncoder.fit(table.parts, self.schema)
         populations = summarise(table, np.stack([encoder.encode(parts) for parts in table.parts]), self.schema)
+        source = np.array([-1 if (s := populations.source(k)) is None else s for k in populations.keys])
+        n_cells = int((source[table.population] >= 0).sum())
+        if n_cells < MIN_CELLS:
+            raise InputError(f"{n_cells} cells can be trained on, those with control cells in their context: give more")
         standardisation = fit_standardisation(table, populations, self.config)
         network = Network.initialise(self.config, standardisation, n_condition(populations, standardisation))
-        non_negative = bool((table.cells.data if sp.issparse(table.cells) else table.cells).min(initial=0.0) >= 0)
+
+        folder = Path(out) if out is not None else None
+        self.check, self.manifest = report.to_json(), describe_table(table)
+        self.manifest["vocabulary_sha256"] = hashlib.sha256(encoder.vectors.tobytes()).hexdigest()
+        if folder is not None:
+            self._claim(folder, resume)
+        non_negative = bool(stored_values(table.cells).min(initial=0.0) >= 0)
         self._fitted = Fitted(table.genes, encoder, populations, network.to(self.device), non_negative)
-        source = np.array([-1 if (s := populations.source(k)) is None else s for k in populations.keys])
         pairs = Pairs(table, source, populations.mean, self._own_conditions(populations))
         self.history = self._train(pairs, folder, resume, on_record)
         self.provenance = provenance(
@@ -250,8 +257,9 @@ class Squidiff:
                     raise InputError(
                         f"{folder} was begun with another {part} ({_difference(earlier.get(part), value)})"
                     )
-            if manifest.get("data_sha256") != self.manifest["data_sha256"]:
-                raise InputError(f"{folder} was begun with other data: give the same file, or choose another folder")
+            for part, what in (("data_sha256", "data"), ("vocabulary_sha256", "embeddings")):
+                if manifest.get(part) != self.manifest[part]:
+                    raise InputError(f"{folder} was begun with other {what}: give the same file, or another folder")
             return
         if folder.is_dir() and any(folder.iterdir()):
             raise InputError(f"{folder} is not empty and holds no run: choose another folder")
@@ -265,10 +273,6 @@ class Squidiff:
         config = self.config
         rows = np.random.default_rng((config.seed, 2)).permutation(pairs.target_rows())
         n_validation = round(config.validation_fraction * len(rows))
-        if len(rows) - n_validation < 2:
-            raise InputError(
-                f"{len(rows)} cells can be trained on: there must be more, and control cells in their contexts"
-            )
         held = rows[: min(n_validation, MAX_VALIDATION_CELLS)]
         chunks = np.array_split(held, -(-len(held) // config.batch_size)) if len(held) else []
         rng = np.random.default_rng((config.seed, 3))
@@ -294,12 +298,14 @@ class Squidiff:
         return normalize(adata, self.config.target_sum, self.config.total_counts_key) if is_counts else adata
 
     def _own_conditions(self, populations: Populations) -> np.ndarray:
-        """Condition features of populations whose means are known, P x C."""
+        """Condition features of populations that have cells, P x C; means are those of training where it saw them."""
         rows = []
-        for i, key in enumerate(populations.keys):
-            source = populations.source(key)
-            start = populations.mean[i if source is None else source]
-            rows.append(self._condition(key, populations.features[i], start, populations.mean[i]))
+        for key, features in zip(populations.keys, populations.features, strict=True):
+            known = self.fitted.populations if key in self.fitted.populations.keys else populations
+            own = known.keys.index(key)
+            source = known.source(key)
+            start = known.mean[own if source is None else source]
+            rows.append(self._condition(key, features, start, known.mean[own]))
         return np.stack(rows)
 
     def _condition(self, key: Population, features: np.ndarray, start: np.ndarray, anchor: np.ndarray) -> np.ndarray:
@@ -364,7 +370,7 @@ class Squidiff:
         else:
             generated = generated + (plan.mean - generated.mean(axis=0))
         generated = generated[:n_cells].astype(np.float32)
-        obs = pd.DataFrame({**plan.query.columns, "anchor": plan.predictor, "source_cell": table.names[rows[:n_cells]]})
+        obs = pd.DataFrame({"anchor": plan.predictor, "source_cell": table.names[rows[:n_cells]]} | plan.query.columns)
         obs.index = pd.Index([f"{plan.index}-{j}" for j in range(n_cells)])
         predicted = ad.AnnData(
             X=sp.csr_matrix(generated) if (generated == 0).mean() > 0.5 else generated,
@@ -427,6 +433,8 @@ def fit_standardisation(table: CellTable, populations: Populations, config: Conf
     rows = np.sort(rng.permutation(len(table.names))[:MAX_CELLS_FOR_AXES])
     cells = table.dense(rows)
     residual = cells - populations.mean[table.population[rows]].astype(np.float32)
+    if not np.ptp(cells, axis=0).any():
+        raise InputError("no gene varies over the training cells: X holds one and the same profile")
     scale, spread = (np.maximum(s, SMALLEST_SCALE * max(s.max(), 1e-6)) for s in (residual.std(0), cells.std(0)))
     residual /= scale
     n_axes = min(config.n_axes, *(n - 1 for n in residual.shape))

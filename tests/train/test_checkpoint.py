@@ -24,12 +24,16 @@ class Bomb:
         return Path.touch, (self.path,)
 
 
+def clones(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: t.clone() for name, t in tensors.items()}
+
+
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     """The state after ten steps."""
     state, _ = run(config(), 10)
     path = tmp_path / "state.safetensors"
-    save_state(path, state, state.average, {"validation_loss": 0.5})
+    save_state(path, state, clones(state.average), {"validation_loss": 0.5})
     return path
 
 
@@ -61,7 +65,7 @@ def test_loading_gives_all_that_was_saved(tmp_path: Path) -> None:
 def test_no_validation_yet_survives(tmp_path: Path) -> None:
     """Before the first validation the lowest loss is infinite."""
     state, _ = run(config(), 1)
-    save_state(tmp_path / "s.safetensors", state, state.average, {"validation_loss": float("inf")})
+    save_state(tmp_path / "s.safetensors", state, clones(state.average), {"validation_loss": float("inf")})
     _, note = load_state(tmp_path / "s.safetensors", TrainState.start(network(), config()))
     assert note["validation_loss"] == float("inf")
 

@@ -56,13 +56,18 @@ def progress(label: str, total: int) -> Iterator[Callable[..., None]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=_console(stderr=True)) as bar:
-        task = bar.add_task(label, total=total, note="")
+    bar = Progress(*columns, console=_console(stderr=True))
+    task = bar.add_task(label, total=total, note="")
 
-        def advance(done: int, note: object = "") -> None:
-            bar.update(task, completed=done, note=str(note))
+    def advance(done: int, note: object = "") -> None:
+        bar.update(task, completed=done, note=str(note))
 
+    if bar.console.is_terminal:
+        with bar:
+            yield advance
+    else:
         yield advance
+        bar.console.print(bar.get_renderable())
 
 
 def show_scores(scores: pd.DataFrame) -> None:

@@ -13,8 +13,8 @@ import pandas as pd
 import scipy.sparse as sp
 
 from squidiff.config import InputError, Schema, flag
-from squidiff.data.conditions import ConditionEncoder, parse_condition
-from squidiff.data.table import as_matrix, as_text, group_rows, read_cells
+from squidiff.data.conditions import ConditionEncoder, Part, parse_condition
+from squidiff.data.table import as_matrix, as_text, group_rows, looks_like_counts, read_cells, stored_values
 
 FEW_CELLS = 10
 """A population of fewer cells says little of its mean."""
@@ -78,21 +78,10 @@ def check(source: str | Path | ad.AnnData, schema: Schema | None = None, *, norm
     findings = [*missing, *_values(cells, normalize), *_names(adata)]
     if not missing:
         empty = list(_empty_labels(adata, schema))
-        findings += empty or [*_control(adata, schema), *_conditions(adata, schema)]
-        if not any(f.severity == "error" for f in findings):
-            findings += _populations(adata, schema)
+        labels = empty or [*_control(adata, schema), *_conditions(adata, schema)]
+        findings += labels or _populations(adata, schema)
     findings.sort(key=lambda f: f.severity != "error")
     return CheckReport(adata.n_obs, adata.n_vars, tuple(findings))
-
-
-def looks_like_counts(cells: np.ndarray | sp.csr_matrix) -> bool:
-    """Whether every value is a whole number of 0 or more, and some are larger than 1."""
-    values = _values_of(cells)
-    return bool(values.size and values.min() >= 0 and values.max() > 1 and (values == np.rint(values)).all())
-
-
-def _values_of(cells: np.ndarray | sp.csr_matrix) -> np.ndarray:
-    return cells.data if sp.issparse(cells) else cells
 
 
 def _missing_columns(adata: ad.AnnData, schema: Schema) -> Iterator[Finding]:
@@ -105,7 +94,7 @@ def _missing_columns(adata: ad.AnnData, schema: Schema) -> Iterator[Finding]:
 
 
 def _values(cells: np.ndarray | sp.csr_matrix, normalize: bool) -> Iterator[Finding]:
-    values = _values_of(cells)
+    values = stored_values(cells)
     n_bad = int((~np.isfinite(values)).sum())
     if n_bad:
         yield Finding("error", "NaN or infinite values", "X", n_bad, "replace them or drop their cells or genes")
@@ -113,10 +102,10 @@ def _values(cells: np.ndarray | sp.csr_matrix, normalize: bool) -> Iterator[Find
     if looks_like_counts(cells):
         if not normalize:
             remedy = "pass --normalize, or give log-normalised values"
-            yield Finding("error", "raw counts", "X", values.size, remedy)
+            yield Finding("error", "raw counts", "X", int(np.count_nonzero(values)), remedy)
     elif normalize:
         remedy = "leave --normalize out: X does not hold raw counts"
-        yield Finding("error", "--normalize on values that are not counts", "X", values.size, remedy)
+        yield Finding("error", "--normalize on values that are not counts", "X", int(np.count_nonzero(values)), remedy)
     n_negative = int((values < 0).sum())
     if n_negative:
         remedy = "log-normalised values are never negative; scaled data lose the zeros, so give unscaled values"
@@ -184,17 +173,18 @@ def _conditions(adata: ad.AnnData, schema: Schema) -> Iterator[Finding]:
     rows = pd.DataFrame({column: as_text(adata.obs[column]) for column in schema.columns})
     counts = rows.value_counts(sort=False)
     problems: dict[str, int] = {}
-    conditions = []
+    conditions: dict[tuple[Part, ...], int] = {}
     for row, n in counts.items():
         try:
-            conditions.append(parse_condition(dict(zip(schema.columns, row, strict=True)), schema))
+            parts = parse_condition(dict(zip(schema.columns, row, strict=True)), schema)
+            conditions[parts] = conditions.get(parts, 0) + int(n)
         except InputError as error:
             problems[str(error)] = problems.get(str(error), 0) + int(n)
-    for parts in dict.fromkeys(conditions):
+    for parts, n in conditions.items():
         try:
             ConditionEncoder.fit([parts], schema)
         except InputError as error:
-            problems[str(error)] = problems.get(str(error), 0) + 1
+            problems[str(error)] = problems.get(str(error), 0) + n
     for message, n in problems.items():
         yield Finding("error", message, "obs", n, f"correct the column or the option {flag('condition_key')}")
 

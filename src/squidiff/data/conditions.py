@@ -199,7 +199,7 @@ class ConditionEncoder:
             return fingerprint(part.smiles)
         if part.name in self.names:
             return np.asarray(self.vectors[self.names.index(part.name)])
-        near = difflib.get_close_matches(part.name, self.names, n=3) or list(self.names[:5])
+        near = difflib.get_close_matches(part.name, self.names, n=3) or list(self.names[:5]) or ["none"]
         remedy = {
             "one-hot": "train with it, or describe parts with --embeddings",
             "smiles": "give its SMILES",

@@ -26,8 +26,9 @@ class Pairs:
     """The cells of each population."""
 
     def __post_init__(self) -> None:
-        by_population = tuple(np.flatnonzero(self.table.population == i) for i in range(len(self.table.keys)))
-        object.__setattr__(self, "rows", by_population)
+        order = np.argsort(self.table.population, kind="stable")
+        ends = np.cumsum(np.bincount(self.table.population, minlength=len(self.table.keys)))
+        object.__setattr__(self, "rows", tuple(np.split(order, ends[:-1])))
 
     def target_rows(self) -> np.ndarray:
         """The cells whose population has a source."""

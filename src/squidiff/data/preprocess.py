@@ -11,7 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from squidiff.config import InputError, Preparation, Schema, settings_to_json
-from squidiff.data.table import as_matrix, group_rows, require_columns
+from squidiff.data.table import as_matrix, as_text, group_rows, looks_like_counts, require_columns
 
 SPLIT = "split"
 """obs column that `prepare` writes: train or test."""
@@ -92,7 +92,7 @@ def follow_any(obs: pd.DataFrame, rules: Sequence[str]) -> np.ndarray:
         follows = np.ones(len(obs), dtype=bool)
         for column, value in parse_rule(rule).items():
             require_columns(obs, [column], "obs")
-            follows &= (obs[column].astype(str) == value).to_numpy()
+            follows &= (as_text(obs[column]) == value).to_numpy()
         if not follows.any():
             raise InputError(f"no cell follows {rule!r}: look at the columns' values with `squidiff check`")
         total |= follows
@@ -104,7 +104,10 @@ def parse_rule(rule: str) -> dict[str, str]:
     pairs = [clause.partition("=") for clause in rule.split(",")]
     if not all(column.strip() and equals for column, equals, _ in pairs):
         raise InputError(f"{rule!r} is not of the form COLUMN=VALUE or COLUMN=VALUE,COLUMN=VALUE")
-    return {column.strip(): value.strip() for column, _, value in pairs}
+    rules = {column.strip(): value.strip() for column, _, value in pairs}
+    if len(rules) < len(pairs):
+        raise InputError(f"{rule!r} names a column twice: no cell has two values; repeat the option for either value")
+    return rules
 
 
 def cap_populations(obs: pd.DataFrame, kept: np.ndarray, schema: Schema, settings: Preparation) -> np.ndarray:
@@ -112,10 +115,11 @@ def cap_populations(obs: pd.DataFrame, kept: np.ndarray, schema: Schema, setting
     if settings.max_cells is None:
         return kept
     rng = np.random.default_rng(settings.seed)
-    population = group_rows(obs, schema)[0]
+    candidates = np.flatnonzero(kept)
+    population = group_rows(obs.iloc[candidates], schema)[0]
     stay = np.zeros(len(obs), dtype=bool)
-    for i in np.unique(population[kept]):
-        rows = np.flatnonzero(kept & (population == i))
+    for i in np.unique(population):
+        rows = candidates[population == i]
         stay[rng.permutation(rows)[: settings.max_cells]] = True
     return stay
 
@@ -141,6 +145,8 @@ def most_variable_genes(adata: ad.AnnData, n_genes: int) -> np.ndarray:
     if n_genes == adata.n_vars:
         return np.ones(adata.n_vars, dtype=bool)
     bare = ad.AnnData(X=as_matrix(adata))
+    if looks_like_counts(bare.X):
+        raise InputError("variable genes are chosen on log values, but X holds raw counts: pass --normalize")
     table = sc.pp.highly_variable_genes(bare, n_top_genes=n_genes, inplace=False)
     dispersion = table["dispersions_norm"].fillna(-np.inf).to_numpy()
     chosen = np.zeros(adata.n_vars, dtype=bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,32 +31,39 @@ class Query:
 def read_queries(queries: pd.DataFrame | str | Path, schema: Schema) -> list[Query]:
     """The queries of a table or a CSV file. Raises InputError when it cannot be read or lacks a column."""
     table = queries if isinstance(queries, pd.DataFrame) else _read_csv(Path(queries))
-    if table.empty:
+    if len(table) == 0:
         raise InputError("there is no query: give a row for each population to predict")
     counts = _n_cells(table)
     population, keys, parts = group_rows(table, schema, "the queries")
-    columns = table.drop(columns=N_CELLS, errors="ignore").to_dict("records")
+    columns = table.drop(columns=N_CELLS, errors="ignore")
     return [
-        Query(keys[i], parts[i], {str(k): v for k, v in row.items()}, n)
-        for i, row, n in zip(population, columns, counts, strict=True)
+        Query(keys[p], parts[p], {str(name): columns[name].iloc[i] for name in columns}, counts[i])
+        for i, p in enumerate(population)
     ]
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
+    """All as text, so that a dose of 1 stays "1" and a cell type NA stays "NA"."""
     if not path.is_file():
         raise InputError(f"{path} does not exist or is not a file: give a CSV file of queries")
     try:
-        # all as text, so that a dose of 1 stays "1" and a cell type NA stays "NA"
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, pd.errors.ParserError) as error:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header, *rows = [row for row in csv.reader(file, strict=True) if row] or [[]]
+    except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as a CSV file: {error}") from error
+    for i, row in enumerate(rows):
+        if len(row) != len(header):
+            fields = f"query {i + 1} has {len(row)} fields, the header {len(header)}"
+            raise InputError(f"{path} cannot be read as a CSV file: {fields}")
+    return pd.DataFrame(rows, columns=header)
 
 
 def _n_cells(table: pd.DataFrame) -> list[int | None]:
     if N_CELLS not in table.columns:
         return [None] * len(table)
     counts = pd.to_numeric(table[N_CELLS], errors="coerce").to_numpy(dtype=float)
-    if not ((counts >= 1) & (counts == np.rint(counts))).all():
-        bad = table[N_CELLS].to_numpy()[~((counts >= 1) & (counts == np.rint(counts)))][0]
-        raise InputError(f"{N_CELLS} of a query is {bad!r}: it must be a whole number of 1 or more")
+    is_count = np.isfinite(counts) & (counts >= 1) & (counts == np.rint(counts))
+    if not is_count.all():
+        bad = table[N_CELLS].to_numpy()[~is_count][0]
+        raise InputError(f"{N_CELLS} of a query is {str(bad)!r}: it must be a whole number of 1 or more")
     return [int(n) for n in counts]

@@ -44,7 +44,7 @@ class CellTable:
         """
         table = matched(adata, genes, where) if genes is not None else adata
         cells = as_matrix(table)
-        if not np.isfinite(cells.data if sp.issparse(cells) else cells).all():
+        if not np.isfinite(stored_values(cells)).all():
             raise InputError(f"X of {where} holds NaN or infinite values: run `squidiff check` on the file")
         population, keys, parts = group_rows(adata.obs, schema, f"obs of {where}")
         return cls(
@@ -95,6 +95,17 @@ def as_matrix(adata: ad.AnnData) -> np.ndarray | sp.csr_matrix:
     if sp.issparse(adata.X):
         return sp.csr_matrix(adata.X, dtype=np.float32)
     return np.asarray(adata.X, dtype=np.float32)
+
+
+def stored_values(cells: np.ndarray | sp.csr_matrix) -> np.ndarray:
+    """The values of a dense matrix, or those that a sparse one stores."""
+    return cells.data if sp.issparse(cells) else cells
+
+
+def looks_like_counts(cells: np.ndarray | sp.csr_matrix) -> bool:
+    """Whether every value is a whole number of 0 or more, and some are larger than 1."""
+    values = stored_values(cells)
+    return bool(values.size and values.min() >= 0 and values.max() > 1 and (values == np.rint(values)).all())
 
 
 def matched(adata: ad.AnnData, genes: Sequence[str], where: str = "the data") -> ad.AnnData:

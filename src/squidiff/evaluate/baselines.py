@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.sparse as sp
 
 from squidiff.config import InputError, Schema
 from squidiff.data.conditions import ConditionEncoder, Part
-from squidiff.data.table import CellTable
+from squidiff.data.table import CellTable, stored_values
 from squidiff.response.populations import Population, Populations
 from squidiff.response.shape import ZeroLaw, move_to_mean
 from squidiff.response.shift import CannotPredict
@@ -37,8 +36,7 @@ class Baselines:
         keys = tuple(Population(*key) for key in train.keys)
         has_control = schema.control is not None
         self.populations = Populations.summarise(train.cells, train.population, keys, features, has_control)
-        values = train.cells.data if sp.issparse(train.cells) else train.cells
-        self.non_negative = bool(values.min(initial=0.0) >= 0)
+        self.non_negative = bool(stored_values(train.cells).min(initial=0.0) >= 0)
         self.law = ZeroLaw().fit(self.populations.mean, self.populations.zero_fraction)
         self._predictors = {name: make().fit(self.populations) for name, make in BASELINES.items()}
 
@@ -84,7 +82,7 @@ class Baselines:
         self, cells: np.ndarray, source: np.ndarray, mean: np.ndarray, keep_zeros: bool, rng: np.random.Generator
     ) -> np.ndarray:
         if not keep_zeros:
-            return cells + (mean - source.mean(axis=0))
+            return cells + (mean - cells.mean(axis=0))
         if not self.non_negative:
             raise CannotPredict("there are no zeros to keep in data with negative values")
         donors = self.table.dense(_draw(np.arange(len(self.table.names)), MAX_DONORS, rng))

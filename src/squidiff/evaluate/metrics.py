@@ -151,7 +151,9 @@ def _mean_between_different(counts: np.ndarray, distances: np.ndarray) -> np.nda
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Pearson correlation of each row of a with the same row of b (B,); NaN where a row is constant."""
+    """Pearson correlation of each row of a with the same row of b (B,); NaN where a row is constant or has one gene."""
+    if a.shape[1] < 2:
+        return np.full(len(a), np.nan)
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     length = np.sqrt(np.square(a).sum(axis=1) * np.square(b).sum(axis=1))
     varies = (np.square(a).mean(axis=1) > 1e-20) & (np.square(b).mean(axis=1) > 1e-20)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from squidiff.config import InputError, Schema
-from squidiff.data.table import CellTable, read_cells
+from squidiff.data.table import CellTable, looks_like_counts, read_cells
 from squidiff.evaluate.baselines import NAMES, Baselines
 from squidiff.evaluate.ceiling import split_half_ceiling
 from squidiff.evaluate.metrics import METRICS, N_COMPONENTS, Pair, Resample, score
@@ -48,6 +48,9 @@ def evaluate(
         if train is None
         else CellTable.from_anndata(read_cells(train), schema, prediction.genes, "the training data")
     )
+    for name, table in (("the truth", target), ("the training data", known)):
+        if table is not None and looks_like_counts(table.cells) != looks_like_counts(prediction.cells):
+            raise InputError(f"of the prediction and {name}, one holds raw counts and one does not: give one unit")
     common = [key for key in prediction.keys if key in target.keys]
     if not common:
         raise InputError(
@@ -117,7 +120,10 @@ def principal_axes(table: CellTable, seed: int, max_cells: int = 20_000) -> tupl
 
     rng = np.random.default_rng(seed)
     cells = table.dense(np.sort(rng.permutation(len(table.names))[:max_cells]))
-    pca = PCA(min(N_COMPONENTS, *(n - 1 for n in cells.shape)), random_state=seed).fit(cells)
+    n_components = min(N_COMPONENTS, cells.shape[0] - 1, cells.shape[1])
+    if n_components == 0:  # one cell has no axes
+        return cells.mean(axis=0), np.zeros((cells.shape[1], 0))
+    pca = PCA(n_components, random_state=seed).fit(cells)
     return pca.mean_, pca.components_.T
 
 

@@ -18,6 +18,11 @@ class Estimate:
     value: float
     resampled: np.ndarray
 
+    @property
+    def is_known(self) -> bool:
+        """Whether neither the value nor a resample is NaN."""
+        return bool(np.isfinite(self.value) and np.isfinite(self.resampled).all())
+
     def minus(self, other: Estimate) -> Estimate:
         """The paired difference: resample by resample."""
         return Estimate(self.value - other.value, self.resampled - other.resampled)
@@ -38,8 +43,8 @@ def judge(model: Estimate, baselines: Mapping[str, Estimate], higher_is_better: 
     `loses to NAME` when the interval of the model's advantage over a baseline lies below 0 (the worst is named);
     `beats every baseline` when it lies above 0 for all; else `ties`. '' when the model or every baseline has no value.
     """
-    known = {name: b for name, b in baselines.items() if np.isfinite(b.resampled).all()}
-    if not known or not np.isfinite(model.resampled).all():
+    known = {name: b for name, b in baselines.items() if b.is_known}
+    if not known or not model.is_known:
         return ""
     advantages = {
         name: (model.minus(b) if higher_is_better else b.minus(model)).interval() for name, b in known.items()

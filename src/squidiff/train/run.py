@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,10 +30,11 @@ class Record:
     step: int
     loss: float
     validation_loss: float | None
-    loss_q1: float
-    loss_q2: float
-    loss_q3: float
-    loss_q4: float
+    loss_q1: float | None
+    """Least noise; None where no cell fell into the quartile."""
+    loss_q2: float | None
+    loss_q3: float | None
+    loss_q4: float | None
     learning_rate: float
     cells_per_s: float
     memory_mb: float | None
@@ -75,6 +77,7 @@ def train(
     records = _records_until(out, state.step) if out is not None else []
     log = _Log(out, records)
     window = _Window(config)
+    saved = state.step
     with log:
         for step in training_steps(state, stream(state.step), config):
             window.add(step)
@@ -82,13 +85,16 @@ def train(
             loss = None
             if is_last or step.step % config.validate_every_steps == 0:
                 loss = _keep_best(state, best, validation, config)
-            if is_last or loss is not None or step.step % config.log_every_steps == 0:
-                record = window.record(loss)
-                log.write(record)
-                if on_record is not None:
-                    on_record(record)
-            if out is not None and not is_last and step.step % config.save_every_steps == 0:
+            if not (is_last or loss is not None or step.step % config.log_every_steps == 0):
+                continue
+            record = window.record(loss)
+            log.write(record)
+            if on_record is not None:
+                on_record(record)
+            # only where a record ends, so that the records of a resumed run are those of an uninterrupted one
+            if out is not None and not is_last and step.step - saved >= config.save_every_steps:
                 save_state(out / STATE, state, best.weights, {"validation_loss": best.validation_loss})
+                saved = step.step
     with torch.no_grad():
         for name, p in network.named_parameters():
             p.copy_(best.weights[name])
@@ -125,7 +131,7 @@ class _Window:
             self.steps[-1].step,
             loss.mean().item(),
             validation,
-            *loss_by_quartile(loss, level),
+            *(None if math.isnan(q) else q for q in loss_by_quartile(loss, level)),
             self.steps[-1].learning_rate,
             len(loss) / (now - self.started),
             peak_memory_mb(),

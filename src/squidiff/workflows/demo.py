@@ -27,8 +27,11 @@ from squidiff.report.tables import training_metrics
 from squidiff.workflows.scores import METRICS_CSV, SAMPLE_QUALITY, write_scores
 
 N_TRAIN_STEPS = 800
-MARK = "data.h5ad"
-"""A folder that holds this file and a run is an earlier demo, and may be replaced."""
+MARK = ".squidiff-demo"
+"""A folder that holds this file is an earlier demo, and may be replaced."""
+DATA, TRAIN, TRUTH, QUERIES = "data.h5ad", "train.h5ad", "held_out.h5ad", "queries.csv"
+RUN, PREDICTED, LOSS, PAGE = "run", "predicted.h5ad", "training_loss.png", "index.html"
+OUTPUTS = {MARK, DATA, TRAIN, TRUTH, QUERIES, RUN, PREDICTED, LOSS, PAGE, METRICS_CSV, SAMPLE_QUALITY}
 MIN_GENERATED = 200
 """Cells a population: the mean of a few is mostly noise."""
 MIN_CELLS = 30
@@ -93,7 +96,7 @@ def run_demo(
     _make_room(out)
     task = real_task(seed) if real else simulated_task(seed)
     say(task.question)
-    write_atomically(out / MARK, task.data.write_h5ad)
+    write_atomically(out / DATA, task.data.write_h5ad)
 
     report = check(task.data, task.schema, normalize=task.preparation.normalize)
     report.raise_errors()
@@ -101,37 +104,43 @@ def run_demo(
     prepared = prepare(task.data, task.schema, task.preparation)
     assert prepared.test is not None  # both tasks hold cells out
     say("; ".join(prepared.report[1:]))
-    train, truth = out / "train.h5ad", out / "held_out.h5ad"
+    train, truth = out / TRAIN, out / TRUTH
     write_atomically(train, prepared.train.write_h5ad)
     write_atomically(truth, prepared.test.write_h5ad)
 
     config = Config(n_train_steps=N_TRAIN_STEPS, seed=seed)
     model = Squidiff(task.schema, config, device)
     with progress("training", N_TRAIN_STEPS) as advance:
-        model.fit(train, out=out / "run", on_record=lambda record: advance(record.step, record))
+        model.fit(train, out=out / RUN, on_record=lambda record: advance(record.step, record))
     say(f"trained {N_TRAIN_STEPS} steps on {model.device} in {model.provenance['seconds']:g} s")
     queries = prepared.test.obs[list(task.schema.columns)].value_counts().rename("n_cells").reset_index()
     queries["n_cells"] = queries["n_cells"].clip(lower=MIN_GENERATED)
-    write_atomically(out / "queries.csv", lambda temporary: queries.to_csv(temporary, index=False))
+    write_atomically(out / QUERIES, lambda temporary: queries.to_csv(temporary, index=False))
     with progress("predicting", len(queries)) as advance:
-        predicted = model.predict(out / "queries.csv", train, Sampling(seed=seed), on_query=lambda i, n: advance(i))
-    write_atomically(out / "predicted.h5ad", predicted.write_h5ad)
+        predicted = model.predict(out / QUERIES, train, Sampling(seed=seed), on_query=lambda i, n: advance(i))
+    write_atomically(out / PREDICTED, predicted.write_h5ad)
     say(f"predicted {predicted.n_obs:,} cells of {len(queries)} population{'s' if len(queries) > 1 else ''}")
 
-    save(training_loss(training_metrics(out / "run")), out / "training_loss.png")
-    scores = write_scores(out / "predicted.h5ad", truth, train, task.schema, out, seed=seed)
+    save(training_loss(training_metrics(out / RUN)), out / LOSS)
+    scores = write_scores(out / PREDICTED, truth, train, task.schema, out, seed=seed)
     page = _write_page(out, task, model, scores, seed)
-    names = ("run", "predicted.h5ad", METRICS_CSV, "training_loss.png", SAMPLE_QUALITY)
+    names = (RUN, PREDICTED, METRICS_CSV, LOSS, SAMPLE_QUALITY)
     return DemoResult(scores, (*(out / name for name in names), page))
 
 
 def _make_room(out: Path) -> None:
+    """Makes the folder; deletes an earlier demo in it, and never anything that a demo did not write."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file: choose another folder with --out")
-    if out.is_dir() and any(out.iterdir()):
-        if not (out / MARK).is_file():
-            raise InputError(f"{out} is not empty and holds no earlier demo: choose another folder with --out")
+    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if there and MARK not in there:
+        raise InputError(f"{out} is not empty and holds no earlier demo: choose another folder with --out")
+    foreign = sorted(there - OUTPUTS)
+    if foreign:
+        raise InputError(f"{out} holds an earlier demo and {foreign[0]!r}, which is none of its files: move that first")
+    if there:
         shutil.rmtree(out)
+    write_atomically(out / MARK, lambda temporary: temporary.touch())
 
 
 def _findings(n: int) -> str:
@@ -161,9 +170,9 @@ def _write_page(out: Path, task: DemoTask, model: Squidiff, scores: pd.DataFrame
     ]
     figures = [
         (out / SAMPLE_QUALITY, "Predicted beside true cells: the mean of each gene, and six genes in full"),
-        (out / "training_loss.png", "Loss during training, by noise level, and the learning rate"),
+        (out / LOSS, "Loss during training, by noise level, and the learning rate"),
     ]
-    files = ("data.h5ad", "train.h5ad", "held_out.h5ad", "queries.csv", "predicted.h5ad", METRICS_CSV, "run/")
+    files = (DATA, TRAIN, TRUTH, QUERIES, PREDICTED, METRICS_CSV, f"{RUN}/")
     return write_page(
         out,
         title="Squidiff demo: real cells" if task.schema.control is None else "Squidiff demo: simulated perturbation",

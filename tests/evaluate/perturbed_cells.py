@@ -14,7 +14,7 @@ CONDITIONS = ("ctrl", "A", "B", "A+B")
 
 
 def made_cells(n_cells: int = 30, n_genes: int = 12, seed: int = 0, sparse: bool = True) -> ad.AnnData:
-    """`n_cells` cells of each of 12 populations, and 3 more of each control; no gene is zero throughout a population."""
+    """`n_cells` cells of each of 12 populations, and 3 more of each control; no gene is 0 throughout a population."""
     rng = np.random.default_rng(seed)
     effect = {"ctrl": np.zeros(n_genes), "A": rng.normal(0.0, 0.6, n_genes), "B": rng.normal(0.0, 0.6, n_genes)}
     effect["A+B"] = effect["A"] + effect["B"]

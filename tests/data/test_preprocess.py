@@ -1,0 +1,310 @@
+"""Preparation: scanpy's normalisation, and nothing of the held-out cells in what is chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+import scipy.sparse as sp
+
+from squidiff.config import InputError, Preparation, Schema
+from squidiff.data.preprocess import (
+    Prepared,
+    follow_any,
+    held_out_cells,
+    most_variable_genes,
+    normalize,
+    parse_rule,
+    prepare,
+)
+from squidiff.data.table import CellTable
+
+SCHEMA = Schema(condition_key="condition", control="ctrl", context_keys=("type",))
+SIZES = {("T", "ctrl"): 40, ("T", "A"): 25, ("B", "ctrl"): 31, ("B", "A"): 24}
+HELD_OUT = "type=B,condition=A"
+
+
+def made_counts(sparse: bool = True, n_genes: int = 60, seed: int = 0) -> ad.AnnData:
+    """Raw counts of 120 cells in four populations; the total of obs is a third more than the cell's sum."""
+    rng = np.random.default_rng(seed)
+    labels = [key for key, n in SIZES.items() for _ in range(n)]
+    obs = pd.DataFrame([labels[i] for i in rng.permutation(len(labels))], columns=["type", "condition"])
+    obs.index = [f"cell {i}" for i in range(len(obs))]
+    mean = rng.gamma(0.8, 2.0, n_genes) * np.exp(rng.normal(0.0, 0.5, (len(obs), n_genes)))
+    counts = rng.poisson(mean).astype(np.float32)
+    counts[:, 0] += 1
+    obs["total"] = np.ceil(counts.sum(axis=1) * 4 / 3)
+    obs["batch"] = pd.Categorical(rng.choice([1, 2], len(obs)))
+    var = pd.DataFrame(index=[f"gene {i}" for i in range(n_genes)])
+    return ad.AnnData(sp.csr_matrix(counts) if sparse else counts, obs=obs, var=var)
+
+
+def dense(adata: ad.AnnData) -> np.ndarray:
+    return adata.X.toarray() if sp.issparse(adata.X) else np.asarray(adata.X)
+
+
+def rows(adata: ad.AnnData, **values: str) -> np.ndarray:
+    return np.logical_and.reduce([(adata.obs[c].astype(str) == v).to_numpy() for c, v in values.items()])
+
+
+def sizes(adata: ad.AnnData) -> dict[tuple[str, str], int]:
+    return adata.obs.groupby(["type", "condition"], observed=True).size().to_dict()
+
+
+def made(**settings: object) -> Prepared:
+    return prepare(made_counts(), SCHEMA, Preparation(**settings))
+
+
+# --- normalisation
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+@pytest.mark.parametrize("target_sum", [1e4, 50.0])
+def test_normalisation_is_scanpys(sparse: bool, target_sum: float) -> None:
+    adata = made_counts(sparse)
+    expected = adata.copy()
+    sc.pp.normalize_total(expected, target_sum=target_sum)
+    sc.pp.log1p(expected)
+    np.testing.assert_allclose(dense(normalize(adata, target_sum, None)), dense(expected), rtol=1e-6, atol=1e-6)
+
+
+def test_totals_of_a_column_take_the_place_of_the_sums() -> None:
+    adata = made_counts()
+    expected = np.log1p(dense(adata).astype(np.float64) * 1e4 / adata.obs["total"].to_numpy()[:, None])
+    np.testing.assert_allclose(dense(normalize(adata, 1e4, "total")), expected, rtol=1e-6)
+
+
+def test_the_sums_come_back() -> None:
+    adata = made_counts()
+    np.testing.assert_allclose(
+        np.expm1(dense(normalize(adata, 1e4, None)).astype(np.float64)).sum(axis=1), 1e4, rtol=1e-5
+    )
+
+
+def test_a_cell_without_counts_stays_zero() -> None:
+    adata = made_counts(sparse=False)
+    adata.X[3] = 0
+    found = dense(normalize(adata, 1e4, None))
+    assert (found[3] == 0).all()
+    assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, np.nan])
+def test_totals_that_are_not_positive_are_refused(bad: float) -> None:
+    adata = made_counts()
+    adata.obs.iloc[[2, 5], adata.obs.columns.get_loc("total")] = bad
+    with pytest.raises(InputError, match=r"^column 'total' has 2 values that are not positive numbers: correct them$"):
+        normalize(adata, 1e4, "total")
+    with pytest.raises(InputError, match=r"^column 'sum' is missing in obs: it has type, condition, total, batch$"):
+        normalize(adata, 1e4, "sum")
+
+
+def test_normalising_comes_before_the_choice_of_genes() -> None:
+    """So the sums are over all genes, not over those chosen."""
+    found = made(normalize=True, n_genes=10).train
+    expected = normalize(made_counts(), 1e4, None)[found.obs_names, found.var_names]
+    np.testing.assert_array_equal(dense(found), dense(expected))
+
+
+# --- genes
+
+
+def test_the_genes_are_scanpys() -> None:
+    adata = normalize(made_counts(), 1e4, None)
+    expected = sc.pp.highly_variable_genes(ad.AnnData(adata.X), n_top_genes=20, inplace=False)["highly_variable"]
+    np.testing.assert_array_equal(most_variable_genes(adata, 20), expected)
+
+
+@pytest.mark.parametrize("n_genes", [1, 17, 60])
+def test_as_many_genes_as_asked_for_in_the_order_they_had(n_genes: int) -> None:
+    chosen = list(made(normalize=True, n_genes=n_genes).train.var_names)
+    assert len(chosen) == n_genes
+    assert sorted(chosen, key=lambda name: int(name.split()[1])) == chosen
+
+
+def test_held_out_cells_do_not_touch_what_is_kept_of_the_others() -> None:
+    """Their values changed, and even without them: the training cells are the same, bit by bit."""
+    adata, settings = made_counts(), Preparation(normalize=True, n_genes=15, hold_out=(HELD_OUT,), test_fraction=0.2)
+    held_out = held_out_cells(adata.obs, SCHEMA, settings)
+    changed = adata.copy()
+    values = dense(adata)
+    values[held_out] = np.random.default_rng(1).poisson(5.0, (held_out.sum(), 60)) * np.arange(60)
+    changed.X = sp.csr_matrix(values)
+    one, other = prepare(adata, SCHEMA, settings), prepare(changed, SCHEMA, settings)
+    assert one.train.obs_names.tolist() == adata.obs_names[~held_out].tolist()
+    assert one.train.var_names.tolist() == other.train.var_names.tolist()
+    np.testing.assert_array_equal(dense(one.train), dense(other.train))
+    alone = prepare(adata[~held_out].copy(), SCHEMA, Preparation(normalize=True, n_genes=15))
+    np.testing.assert_array_equal(dense(alone.train), dense(one.train))
+    # and the choice does depend on the cells it is made on
+    everything = prepare(changed, SCHEMA, Preparation(normalize=True, n_genes=15))
+    assert everything.train.var_names.tolist() != one.train.var_names.tolist()
+
+
+def test_more_genes_than_there_are_cannot_be_kept() -> None:
+    with pytest.raises(InputError, match=r"^--n-genes is 61 but the data have 60 genes: ask for fewer$"):
+        made(normalize=True, n_genes=61)
+
+
+# --- rules
+
+
+def test_training_and_held_out_cells_are_all_the_cells() -> None:
+    prepared, adata = made(hold_out=(HELD_OUT, "type=T,condition=A")), made_counts()
+    assert sizes(prepared.train) == {k: n for k, n in SIZES.items() if k[1] == "ctrl"}
+    assert sizes(prepared.test) == {k: n for k, n in SIZES.items() if k[1] == "A"}
+    assert set(prepared.train.obs["split"]) == {"train"}
+    assert set(prepared.test.obs["split"]) == {"test"}
+    for part in (prepared.train, prepared.test):
+        np.testing.assert_array_equal(dense(part), dense(adata[part.obs_names]))
+    assert sorted([*prepared.train.obs_names, *prepared.test.obs_names]) == sorted(adata.obs_names)
+
+
+def test_clauses_of_a_rule_must_all_hold_and_any_rule_suffices() -> None:
+    obs = made_counts().obs
+    is_b, is_a, batch = obs["type"] == "B", obs["condition"] == "A", obs["batch"].astype(int)
+    np.testing.assert_array_equal(follow_any(obs, ["type=B,condition=A"]), is_b & is_a)
+    np.testing.assert_array_equal(follow_any(obs, ["type=B", "condition=A"]), is_b | is_a)
+    np.testing.assert_array_equal(follow_any(obs, [" type = B , batch=2"]), is_b & (batch == 2))
+    assert not follow_any(obs, []).any()
+
+
+def test_dropped_cells_are_in_neither_part() -> None:
+    prepared = made(drop=("type=T,condition=A",), hold_out=(HELD_OUT,))
+    assert sizes(prepared.train) == {("T", "ctrl"): 40, ("B", "ctrl"): 31}
+    assert sizes(prepared.test) == {("B", "A"): 24}
+    assert made(drop=("type=T",)).test is None
+
+
+def test_rules_are_parsed() -> None:
+    assert parse_rule("smiles=CC(=O)O") == {"smiles": "CC(=O)O"}  # only the first '=' separates
+    assert parse_rule("type=") == {"type": ""}
+    assert parse_rule("a=x, b = y z") == {"a": "x", "b": "y z"}
+
+
+@pytest.mark.parametrize("rule", ["", "type", "=B", "type=B,", "type=B,condition", " =B"])
+def test_a_rule_of_another_form_is_refused(rule: str) -> None:
+    message = f"^'{rule}' is not of the form COLUMN=VALUE or COLUMN=VALUE,COLUMN=VALUE$"
+    with pytest.raises(InputError, match=message):
+        made(hold_out=(rule,))
+    with pytest.raises(InputError, match=message):
+        made(drop=(rule,))
+
+
+def test_a_column_named_twice_is_not_read_as_its_last_value() -> None:
+    """No cell is both; what was meant may be either of two."""
+    with pytest.raises(InputError):
+        follow_any(made_counts().obs, ["type=B,type=T"])
+
+
+def test_rules_that_leave_nothing_are_refused() -> None:
+    with pytest.raises(InputError, match=r"^no cell follows 'type=NK': look at the columns' values"):
+        made(drop=("type=NK",))
+    with pytest.raises(InputError, match=r"^no cell follows 'type=T,condition=C'"):
+        made(hold_out=("type=T,condition=C",))
+    with pytest.raises(InputError, match=r"^column 'donor' is missing in obs: it has type, "):
+        made(hold_out=("donor=1",))
+    with pytest.raises(InputError, match=r"^no cell is left: drop fewer$"):
+        made(drop=("type=T", "type=B"))
+    with pytest.raises(InputError, match=r"^every cell is held out: hold out fewer$"):
+        made(hold_out=("type=T", "type=B"))
+
+
+# --- random choices
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.9])
+def test_a_share_of_every_population_is_held_out(fraction: float) -> None:
+    prepared = made(test_fraction=fraction)
+    assert sizes(prepared.test) == {key: round(fraction * n) for key, n in SIZES.items()}
+    assert sizes(prepared.train) == {key: n - round(fraction * n) for key, n in SIZES.items()}
+
+
+def test_a_share_is_of_the_cells_that_no_rule_holds_out() -> None:
+    prepared = made(test_fraction=0.5, hold_out=(HELD_OUT, "batch=1"))
+    batch_2 = sizes(made_counts()[rows(made_counts(), batch="2")])
+    batch_2.pop(("B", "A"))
+    assert sizes(prepared.train) == {key: n - round(n / 2) for key, n in batch_2.items()}
+
+
+def test_populations_are_capped() -> None:
+    prepared = made(max_cells=25, hold_out=(HELD_OUT,))
+    assert sizes(prepared.train) | sizes(prepared.test) == {key: min(n, 25) for key, n in SIZES.items()}
+    assert prepared.train.obs_names.tolist() == [
+        n for n in made_counts().obs_names if n in set(prepared.train.obs_names)
+    ]
+
+
+def test_cells_that_are_dropped_take_no_place_under_the_cap() -> None:
+    prepared = made(max_cells=10, drop=("batch=1",))
+    assert set(prepared.train.obs["batch"]) == {2}
+    there = sizes(made_counts()[rows(made_counts(), batch="2")])
+    assert min(there.values()) >= 10
+    assert sizes(prepared.train) == dict.fromkeys(SIZES, 10)
+
+
+@pytest.mark.parametrize("settings", [{"test_fraction": 0.3}, {"max_cells": 12}])
+def test_a_seed_draws_the_same_cells_and_another_seed_others(settings: dict[str, float]) -> None:
+    one, same, other = (made(seed=seed, **settings).train.obs_names.tolist() for seed in (1, 1, 2))
+    assert one == same
+    assert one != other
+
+
+def test_cells_without_a_label_may_be_dropped_under_a_cap() -> None:
+    adata = made_counts()
+    adata.obs.iloc[:4, adata.obs.columns.get_loc("condition")] = None
+    rule = "condition="
+    assert prepare(adata, SCHEMA, Preparation(drop=(rule,))).train.n_obs == 116
+    assert prepare(adata, SCHEMA, Preparation(drop=(rule,), max_cells=1000)).train.n_obs == 116
+
+
+# --- what is left, and what is said of it
+
+
+def test_the_data_passed_in_stay_as_they_are() -> None:
+    adata, other = made_counts(), made_counts()
+    settings = Preparation(
+        normalize=True, n_genes=9, hold_out=(HELD_OUT,), test_fraction=0.1, max_cells=20, drop=("batch=1",)
+    )
+    prepared = prepare(adata, SCHEMA, settings)
+    prepared.train.X.data[:] = 7.0
+    prepared.train.obs["type"] = "changed"
+    assert CellTable.from_anndata(adata, SCHEMA).fingerprint() == CellTable.from_anndata(other, SCHEMA).fingerprint()
+    pd.testing.assert_frame_equal(adata.obs, other.obs)
+    assert not adata.uns
+
+
+def test_the_report_counts_what_became_of_the_cells() -> None:
+    prepared = made(normalize=True, n_genes=9, drop=("type=T,condition=A",), hold_out=(HELD_OUT,), max_cells=30)
+    assert prepared.report == (
+        "read 120 cells and 60 genes",
+        "dropped 25 cells: type=T,condition=A",
+        "dropped 11 cells: at most 30 a population",
+        "scaled each cell to 10000 counts and took log1p",
+        "kept the 9 genes that vary most over the training cells",
+        "60 cells for training, 24 held out",
+    )
+    assert made().report == ("read 120 cells and 60 genes", "120 cells for training, 0 held out")
+
+
+def test_the_settings_go_with_the_file(tmp_path: Path) -> None:
+    prepared = made(normalize=True, n_genes=9, hold_out=(HELD_OUT,), seed=3)
+    prepared.train.write_h5ad(tmp_path / "train.h5ad")
+    read = ad.read_h5ad(tmp_path / "train.h5ad")
+    found = read.uns["squidiff_preparation"]
+    assert (found["normalize"], found["target_sum"], found["n_genes"], found["seed"]) == (True, 1e4, 9, 3)
+    assert list(found["hold_out"]) == [HELD_OUT]
+    assert "drop" not in found
+    assert "max_cells" not in found
+    np.testing.assert_array_equal(dense(read), dense(prepared.train))
+
+
+def test_genes_of_raw_counts_are_refused_not_overflown() -> None:
+    adata = made_counts()
+    adata.X = adata.X * 50
+    with pytest.raises(InputError, match="normalize"):
+        prepare(adata, SCHEMA, Preparation(n_genes=9))

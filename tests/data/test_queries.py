@@ -1,0 +1,119 @@
+"""A query is read as it is written."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from squidiff.config import InputError, Schema
+from squidiff.data.conditions import Part
+from squidiff.data.queries import Query, read_queries
+
+SCHEMA = Schema(condition_key="condition", control="ctrl", context_keys=("type",), dose_key="dose")
+TEXT = "type,condition,dose,n_cells,note\nNA,B+A,1,20,None\n007,A,0.50,3,\nT,ctrl,,1,nan\n"
+
+
+def read(tmp_path: Path, text: str, schema: Schema = SCHEMA) -> list[Query]:
+    path = tmp_path / "queries.csv"
+    path.write_text(text)
+    return read_queries(path, schema)
+
+
+# --- reading
+
+
+def test_text_stays_as_it_is_written(tmp_path: Path) -> None:
+    queries = read(tmp_path, TEXT)
+    assert [q.columns for q in queries] == [
+        {"type": "NA", "condition": "B+A", "dose": "1", "note": "None"},
+        {"type": "007", "condition": "A", "dose": "0.50", "note": ""},
+        {"type": "T", "condition": "ctrl", "dose": "", "note": "nan"},
+    ]
+    assert [q.n_cells for q in queries] == [20, 3, 1]
+
+
+def test_a_query_is_its_population(tmp_path: Path) -> None:
+    queries = read(tmp_path, TEXT)
+    assert [q.key for q in queries] == [("NA", "A @ 1 + B @ 1", None), ("007", "A @ 0.5", None), ("T", "", None)]
+    assert [q.parts for q in queries] == [(Part("A", 1.0), Part("B", 1.0)), (Part("A", 0.5),), ()]
+
+
+def test_a_frame_gives_what_its_file_gives(tmp_path: Path) -> None:
+    frame = pd.read_csv(StringIO(TEXT), dtype=str, keep_default_na=False)
+    assert read_queries(frame, SCHEMA) == read(tmp_path, TEXT) == read_queries(str(tmp_path / "queries.csv"), SCHEMA)
+
+
+def test_a_frame_may_hold_numbers_in_any_index() -> None:
+    frame = pd.DataFrame({"type": [1, 2], "condition": ["A", "B"], "dose": [1.0, 10], "n_cells": [5, 6]}, index=[7, 7])
+    before = frame.copy()
+    queries = read_queries(frame, SCHEMA)
+    assert [(q.key, q.n_cells) for q in queries] == [(("1", "A @ 1", None), 5), (("2", "B @ 10", None), 6)]
+    pd.testing.assert_frame_equal(frame, before)
+
+
+def test_equal_rows_are_queries_of_their_own_in_the_order_written(tmp_path: Path) -> None:
+    queries = read(tmp_path, "type,condition,dose\nT,A,1\nT,B,1\nT,A,1.0\n")
+    assert [q.key[1] for q in queries] == ["A @ 1", "B @ 1", "A @ 1"]
+    assert [q.columns["dose"] for q in queries] == ["1", "1", "1.0"]
+
+
+def test_the_number_of_cells_and_the_smiles_may_be_left_out(tmp_path: Path) -> None:
+    schema = Schema(condition_key="condition", control="ctrl", smiles_key="smiles")
+    (query,) = read(tmp_path, "condition\nA\n", schema)
+    assert (query.n_cells, query.columns, query.parts) == (None, {"condition": "A"}, (Part("A"),))
+
+
+def test_a_time_is_a_number(tmp_path: Path) -> None:
+    queries = read(tmp_path, "day,n_cells\n2,4\n2.50,4\n", Schema(time_key="day"))
+    assert [q.key for q in queries] == [("", "", 2.0), ("", "", 2.5)]
+
+
+# --- what cannot be read
+
+
+@pytest.mark.parametrize("bad", ["0", "-3", "2.5", "many", "", "nan"])
+def test_a_number_of_cells_must_be_whole_and_positive(tmp_path: Path, bad: str) -> None:
+    message = f"^n_cells of a query is '{bad}': it must be a whole number of 1 or more$"
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, f"type,condition,dose,n_cells\nT,A,1,20\nT,B,1,{bad}\n")
+
+
+def test_infinitely_many_cells_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"n_cells of a query is 'inf'"):
+        read(tmp_path, "type,condition,dose,n_cells\nT,A,1,inf\n")
+
+
+def test_rows_longer_than_the_header_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read as a CSV file"):
+        read(tmp_path, "type,condition,dose\nT,A,1,\nB,A,1,\n")
+
+
+def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^column 'dose' is missing in the queries: it has type, condition$"):
+        read(tmp_path, "type,condition\nT,A\n")
+
+
+@pytest.mark.parametrize("text", ["type,condition,dose\n", "type,condition,dose"])
+def test_a_table_without_a_row_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match=r"^there is no query: give a row for each population to predict$"):
+        read(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "content", [b'type,condition\n"T,A\n', b"type\xff,condition\nT,A\n", b"type,condition,dose\nT,A\nT,A,1,2,3\n"]
+)
+def test_a_file_that_is_no_csv_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "q.csv").write_bytes(content)
+    with pytest.raises(InputError, match=r"q\.csv cannot be read as a CSV file: "):
+        read_queries(tmp_path / "q.csv", SCHEMA)
+    for path in (tmp_path / "none.csv", tmp_path):
+        with pytest.raises(InputError, match=r"does not exist or is not a file: give a CSV file of queries$"):
+            read_queries(path, SCHEMA)
+
+
+def test_a_condition_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="dose '-1' of condition 'A' must be a number of 0 or more"):
+        read(tmp_path, "type,condition,dose\nT,A,-1\n")

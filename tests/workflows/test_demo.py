@@ -1,0 +1,132 @@
+"""The demo leaves every file that it names, beats the trivial guesses, and destroys nothing of anybody else's."""
+
+from __future__ import annotations
+
+import html
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+from made_cells import contents
+from squidiff.config import InputError
+from squidiff.evaluate.metrics import METRICS
+from squidiff.workflows.demo import MARK, DemoResult, run_demo
+
+FILES = {"data.h5ad", "train.h5ad", "held_out.h5ad", "queries.csv", "predicted.h5ad", "metrics.csv"}
+PICTURES = {"training_loss.png", "sample_quality.png"}
+
+
+class Told:
+    """Hears what the demo says, and the bars that it moves."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.done: dict[str, tuple[int, int]] = {}
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Callable[..., None]]:
+        self.done[label] = (0, total)
+
+        def advance(done: int, note: object = "") -> None:
+            assert done >= self.done[label][0]
+            self.done[label] = (done, total)
+
+        yield advance
+
+
+def demo(out: Path, **options: bool) -> tuple[DemoResult, Told]:
+    told = Told()
+    return run_demo(out, device="cpu", say=told.lines.append, progress=told.progress, **options), told
+
+
+def values(out: Path, method: str) -> pd.DataFrame:
+    """Populations x metrics."""
+    scores = pd.read_csv(out / "metrics.csv")
+    return scores[scores["method"] == method].pivot(index="condition", columns="metric", values="value")
+
+
+def assert_whole(out: Path, result: DemoResult, told: Told) -> None:
+    assert {p.name for p in out.iterdir()} == FILES | PICTURES | {MARK, "run", "index.html"}
+    for path in result.files:
+        assert path.exists()
+    for name in PICTURES:
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    assert (out / "run" / "model.safetensors").is_file()
+    assert all(done == total for done, total in told.done.values())
+    assert set(told.done) == {"training", "predicting"}
+    page = html.unescape((out / "index.html").read_text(encoding="utf-8"))
+    mine = result.scores[result.scores["method"] == "model"]
+    for verdict, n in mine["verdict"].value_counts().items():
+        assert f"{n} {verdict or 'without a baseline'}" in page
+    assert told.lines[0] in page  # the question
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DemoResult, Told]:
+    out = tmp_path_factory.mktemp("real") / "demo"
+    return out, *demo(out, real=True)
+
+
+@pytest.mark.slow
+def test_the_demo_on_real_cells(real: tuple[Path, DemoResult, Told]) -> None:
+    out = real[0]
+    assert_whole(*real)
+    model = values(out, "model")
+    asked = pd.read_csv(out / "queries.csv")
+    assert set(model.index) == set(asked["bulk_labels"])
+    without_control = {name for name, metric in METRICS.items() if not metric.needs_control}
+    assert set(model.columns) == without_control
+    anybody = values(out, "all cells")
+    assert (model["energy_distance"] < anybody["energy_distance"]).all()  # each type is told from the mixture
+
+
+@pytest.mark.slow
+def test_the_simulated_demo_in_the_place_of_an_earlier_one(real: tuple[Path, DemoResult, Told], tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    shutil.copytree(real[0], out)
+    (out / "run" / "note.txt").write_text("left by the earlier one", encoding="utf-8")
+    assert_whole(out, *demo(out))
+    assert {p.name for p in (out / "run").iterdir()} == {p.name for p in (real[0] / "run").iterdir()}
+    old, new = contents(real[0]), contents(out)
+    assert new.keys() == old.keys()
+    assert [name for name in new if new[name] == old[name]] == [MARK]
+    model = values(out, "model")
+    assert model.index.tolist() == ["type A, drug"]
+    assert set(model.columns) == set(METRICS)
+    assert np.isfinite(model.to_numpy()).all()
+    truth, train = (ad.read_h5ad(out / name) for name in ("held_out.h5ad", "train.h5ad"))
+    assert set(zip(truth.obs["cell_type"], truth.obs["condition"], strict=True)) == {("type A", "drug")}
+    assert not set(truth.obs_names) & set(train.obs_names)
+    assert model["delta_pearson"].item() > values(out, "mean treated")["delta_pearson"].item()
+    assert model["energy_distance"].item() < values(out, "no change")["energy_distance"].item()
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "run/model.safetensors", "data.h5ad"])
+def test_a_folder_of_other_things_is_refused_and_left_as_it_was(tmp_path: Path, name: str) -> None:
+    out = tmp_path / "mine"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text("years", encoding="utf-8")
+    with pytest.raises(InputError, match=r"mine is not empty and holds no earlier demo: choose another folder"):
+        demo(out)
+    assert contents(out) == {name: b"years"}
+
+
+def test_an_earlier_demo_with_something_else_in_it_is_left_as_it_was(tmp_path: Path) -> None:
+    for name in (MARK, "data.h5ad", "thesis.txt"):
+        (tmp_path / name).write_text("years", encoding="utf-8")
+    with pytest.raises(InputError, match=r"holds an earlier demo and 'thesis\.txt', which is none of its files"):
+        demo(tmp_path)
+    assert contents(tmp_path) == dict.fromkeys((MARK, "data.h5ad", "thesis.txt"), b"years")
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "demo").write_text("a file", encoding="utf-8")
+    with pytest.raises(InputError, match=r"demo is a file: choose another folder with --out$"):
+        demo(tmp_path / "demo")
+    assert (tmp_path / "demo").read_text(encoding="utf-8") == "a file"
