@@ -23,7 +23,7 @@ PARTS = {
     "files": ("config",),
     "diffusion": ("config",),
     "model": ("config",),
-    "data": ("config",),
+    "data": ("config", "files"),
     "response": ("config",),
     "train": ("config", "diffusion", "files", "model"),
     "evaluate": ("config", "data.conditions", "data.manifest", "data.table", "response"),

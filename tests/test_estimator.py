@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import torch
 
 from made_cells import HELD_OUT, SCHEMA, SMALL, contents, counts, dense, logged, mean_of, small, split
 from squidiff.config import InputError, Sampling, Schema
@@ -619,3 +621,31 @@ def test_weights_and_settings_of_two_runs_are_refused(run: Path, tmp_path: Path)
 def test_a_folder_that_is_not_there_is_not_loaded(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no trained model: there is no such folder$"):
         Squidiff.load(tmp_path / "none")
+
+
+def test_training_that_diverges_is_stopped_and_leaves_no_model(tmp_path: Path) -> None:
+    config = dataclasses.replace(SMALL, learning_rate=1e30, n_warmup_steps=0)
+    with pytest.raises(InputError, match=r"^training diverged at step \d+: lower --learning-rate, in another folder$"):
+        Squidiff(SCHEMA, config, "cpu").fit(logged(), out=tmp_path / "run")
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    with pytest.raises(InputError, match="training has not finished"):
+        Squidiff.load(tmp_path / "run", "cpu")
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    model = Squidiff(SCHEMA, SMALL, "cpu").fit(logged())
+    with torch.no_grad():
+        model.fitted.network.denoiser.lift.weight[0, 0] = float("nan")
+    model.save(tmp_path / "run")
+    with pytest.raises(InputError, match=r"denoiser\.lift\.weight holds values that are not finite$"):
+        Squidiff.load(tmp_path / "run", "cpu")
+
+
+def test_counts_of_more_genes_are_scaled_as_in_training() -> None:
+    """Training knew the total of its own genes: others in the source must not change the unit."""
+    more = counts()
+    few = more[:, :20].copy()
+    config = dataclasses.replace(SMALL, normalize=True)
+    model = Squidiff(SCHEMA, config, "cpu").fit(few)
+    one, other = (model.predict(QUERY, source).to_df() for source in (few, more))
+    pd.testing.assert_frame_equal(one, other, check_exact=True)

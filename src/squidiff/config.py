@@ -167,7 +167,9 @@ class Preparation(_Checked):
     )
     drop: tuple[str, ...] = _setting((), "leave out cells: COLUMN=VALUE (COLUMN= for an empty value); may be repeated")
     hold_out: tuple[str, ...] = _setting(
-        (), "cells to hold out: COLUMN=VALUE, or several that must all hold, separated by ','; may be repeated"
+        (),
+        "cells to hold out: COLUMN=VALUE, or several that must all hold, separated by ','; put a backslash "
+        "before a comma in a value; may be repeated",
     )
     test_fraction: float = _setting(0.0, "share of each population to hold out at random", low=0.0, high=0.9)
     max_cells: int | None = _setting(None, "keep at most this many cells a population, drawn at random", low=1)

@@ -16,6 +16,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
     Makes the folder. Raises InputError when the file cannot be written; the old one is then as it was.
     """
+    if not path.name or path.is_dir():
+        raise InputError(f"{path} is a folder: name a file")
     temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -117,7 +117,15 @@ WRONG = {
         ["predict", "--baseline", "oracle", *PREDICT[2:], *QUERY, *SCHEMA_FLAGS],
         "there is no baseline 'oracle'",
     ),
-    "out is the input": (["prepare", "raw.h5ad", "--out", "raw.h5ad"], "raw.h5ad is the input"),
+    "out is the input": (["prepare", "raw.h5ad", "--out", "raw.h5ad"], "raw.h5ad is named twice"),
+    "both outputs are one": (
+        ["prepare", "raw.h5ad", "--out", "new/t.h5ad", "--held-out", "new/t.h5ad", "--test-fraction", "0.2"],
+        "new/t.h5ad is named twice",
+    ),
+    "the prediction is the source": (
+        ["predict", "run", "--source", "train.h5ad", "--out", "train.h5ad", *QUERY],
+        "train.h5ad is named twice",
+    ),
     "held-out without a file": (
         ["prepare", "raw.h5ad", "--out", "new/t.h5ad", "--test-fraction", "0.2"],
         "--held-out) go together",

@@ -101,7 +101,7 @@ def plant_two_genes_of_one_name(adata: ad.AnnData) -> None:
 
 def plant_no_control(adata: ad.AnnData) -> None:
     adata.obs["condition"] = "aspirin"
-    label(adata, list(range(0, N_CELLS, 4)), dose=1.0, smiles="CCO")
+    label(adata, list(range(0, N_CELLS, 4)), dose=1.0, smiles="CC(=O)OC1=CC=CC=C1C(=O)O")
 
 
 def plant_smiles(adata: ad.AnnData) -> None:

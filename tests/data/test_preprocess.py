@@ -202,7 +202,7 @@ def test_a_column_named_twice_is_not_read_as_its_last_value() -> None:
 
 
 def test_rules_that_leave_nothing_are_refused() -> None:
-    with pytest.raises(InputError, match=r"^no cell follows 'type=NK': look at the columns' values"):
+    with pytest.raises(InputError, match=r"^no cell follows 'type=NK': column 'type' has values such as 'T', 'B'"):
         made(drop=("type=NK",))
     with pytest.raises(InputError, match=r"^no cell follows 'type=T,condition=C'"):
         made(hold_out=("type=T,condition=C",))
@@ -308,3 +308,26 @@ def test_genes_of_raw_counts_are_refused_not_overflown() -> None:
     adata.X = adata.X * 50
     with pytest.raises(InputError, match="normalize"):
         prepare(adata, SCHEMA, Preparation(n_genes=9))
+
+
+def test_a_condition_is_held_out_in_every_spelling() -> None:
+    """`B+A` is `A+B`, and what is held out must not be seen."""
+    adata = made_counts()
+    n = adata.n_obs
+    labels = np.array(["ctrl", "A", "A+B", "B+A", "A+ctrl"])[np.arange(n) % 5]
+    adata.obs["condition"] = labels
+    prepared = prepare(adata, SCHEMA, Preparation(normalize=True, hold_out=("condition=A+B",)))
+    assert prepared.test is not None
+    assert set(prepared.test.obs["condition"]) == {"A+B", "B+A"}
+    assert set(prepared.train.obs["condition"]) == {"ctrl", "A", "A+ctrl"}
+
+
+def test_a_comma_in_a_value_is_written_with_a_backslash() -> None:
+    assert parse_rule(r"drug=2\,5-x,type=T") == {"drug": "2,5-x", "type": "T"}
+
+
+def test_a_column_of_the_name_that_is_written_is_refused() -> None:
+    adata = made_counts()
+    adata.obs["split"] = adata.obs["type"]
+    with pytest.raises(InputError, match=r"^column 'split' is where the split is written: rename your column"):
+        prepare(adata, Schema(context_keys=("split",)), Preparation(normalize=True))

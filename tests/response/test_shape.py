@@ -181,11 +181,13 @@ def test_cells_whose_mean_does_not_change_keep_their_zeros(seed: int) -> None:
     rng = np.random.default_rng(seed)
     law = ZeroLaw().fit(rng.random((6, 5)), rng.random((6, 5)))
     cells = made_cells(rng, 20, 5)
-    np.testing.assert_allclose(law.follow(cells, cells.mean(axis=0)), zeros_of(cells), atol=1e-15)
+    np.testing.assert_allclose(
+        law.follow(cells.mean(axis=0), zeros_of(cells), cells.mean(axis=0)), zeros_of(cells), atol=1e-15
+    )
 
 
 def test_zeros_follow_the_change_of_the_law_and_stay_a_share() -> None:
     law = ZeroLaw().fit(np.array([[0.0] * 4, [10.0] * 4]), np.array([[1.0] * 4, [0.0] * 4]))  # 1 - mean / 10
     cells = np.array([[0.0, 0.0, 4.0, 3.0], [4.0, 1.0, 4.0, 3.0]])  # means 2, 0.5, 4, 3; zeros 0.5, 0.5, 0, 0
-    found = law.follow(cells, np.array([4.0, 9.0, 1.0, 0.0]))
+    found = law.follow(cells.mean(axis=0), zeros_of(cells), np.array([4.0, 9.0, 1.0, 0.0]))
     assert found == pytest.approx([0.5 - 0.2, 0.0, 0.3, 1.0])

@@ -8,6 +8,7 @@ from made_populations import NO_FEATURES, ask, populations
 
 from squidiff.config import InputError
 from squidiff.response.populations import Populations
+from squidiff.response.shift import CannotPredict
 from squidiff.response.stack import BASELINES, Anchor
 
 POSITION = {"a1": 0.0, "a2": 0.1, "b1": 50.0, "b2": 50.1}
@@ -67,7 +68,7 @@ def test_what_nothing_can_predict_is_refused_with_every_reason() -> None:
     anchor = Anchor().fit(two_pairs({"a1": 1.0}))
     reasons = (
         "^new, Z cannot be predicted: condition 'Z' was seen in no other context; 'Z' is not a combination; "
-        "nothing in training resembles condition 'Z'; new, Z has no time$"
+        "new, Z has no time; nothing in training resembles condition 'Z'$"
     )
     with pytest.raises(InputError, match=reasons):
         anchor.predict(ask("new", "Z"), NO_FEATURES)
@@ -103,7 +104,11 @@ def test_every_baseline_answers_to_its_name() -> None:
         "time interpolation": (111 + 222) / 2,
     }
     key, features = ask("a", "A + B", 2.0), np.array(FEATURES["A + B"])
-    found = {name: make().fit(made).predict(key, features).item() for name, make in BASELINES.items()}
+    makers = {name: make for name, make in BASELINES.items() if name != "training mean"}
+    found = {name: make().fit(made).predict(key, features).item() for name, make in makers.items()}
+    assert BASELINES["training mean"]().fit(made).predict(ask("b", "A + B", 2.0), features).item() == 501.0
+    with pytest.raises(CannotPredict, match=r"^a, A \+ B, time 2 was not seen in training$"):
+        BASELINES["training mean"]().fit(made).predict(key, features)
     ridge = found.pop("ridge")
     assert found == pytest.approx(expected)
     assert 44.0 < ridge < 500.0  # a compromise of the singles and of the combination in other contexts

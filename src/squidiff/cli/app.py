@@ -26,6 +26,7 @@ app = App(
     name="squidiff",
     help="Predict how single cells change under drugs, doses, gene perturbations, combinations and time.",
     version=_version,
+    suppress_keyboard_interrupt=False,
     default_parameter=Parameter(negative=(), name_transform=lambda name: flag(name).removeprefix("--")),
 )
 for command in (demo.demo, data.check, data.prepare, train.train, predict.predict, evaluate.evaluate):

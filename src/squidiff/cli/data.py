@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from squidiff.cli.options import PreparationOptions, SchemaOptions
-from squidiff.cli.show import say, show_table
+from squidiff.cli.show import refuse_overwriting, say, show_table
 from squidiff.config import InputError, Preparation, Schema
 
 
@@ -51,20 +51,18 @@ def prepare(
     """Normalise, hold cells out, and choose genes on the training cells only."""
     from squidiff.data.check import check as examine
     from squidiff.data.preprocess import prepare as prepare_cells
-    from squidiff.data.table import read_cells
-    from squidiff.files import write_atomically
+    from squidiff.data.table import read_cells, write_cells
 
-    if raw.resolve() in {p.resolve() for p in (out, held_out) if p is not None}:
-        raise InputError(f"{raw} is the input: write to another file")
+    refuse_overwriting(raw, out, held_out)
     holds_out = bool(preparation.hold_out) or preparation.test_fraction > 0
     if holds_out != (held_out is not None):
         raise InputError("cells to hold out (--hold-out, --test-fraction) and a file for them (--held-out) go together")
     adata = read_cells(raw)
     examine(adata, schema, normalize=preparation.normalize).raise_errors()
     prepared = prepare_cells(adata, schema, preparation)
-    write_atomically(out, prepared.train.write_h5ad)
+    write_cells(out, prepared.train)
     say("\n".join(prepared.report))
     say(f"training cells: {out}")
     if held_out is not None and prepared.test is not None:
-        write_atomically(held_out, prepared.test.write_h5ad)
+        write_cells(held_out, prepared.test)
         say(f"held-out cells: {held_out}")

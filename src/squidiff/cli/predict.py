@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from squidiff.cli.options import Device, SamplingOptions, SchemaOptions
-from squidiff.cli.show import progress, say
+from squidiff.cli.show import progress, refuse_overwriting, say
 from squidiff.config import InputError, Sampling, Schema
 
 
@@ -22,7 +22,12 @@ def predict(
     query: Annotated[
         tuple[str, ...], Parameter(help="a population, as COLUMN=VALUE,COLUMN=VALUE; may be repeated")
     ] = (),
-    baseline: Annotated[str | None, Parameter(help="predict by a simple baseline, which needs no run")] = None,
+    baseline: Annotated[
+        str | None,
+        Parameter(
+            help="predict by a simple baseline, such as 'mean shift' or 'weighted shift, zeros kept'; needs no run"
+        ),
+    ] = None,
     schema: SchemaOptions = Schema(),
     sampling: SamplingOptions = Sampling(),
     device: Device = "auto",
@@ -31,8 +36,9 @@ def predict(
     import pandas as pd
 
     from squidiff.data.preprocess import parse_rule
-    from squidiff.files import write_atomically
+    from squidiff.data.table import write_cells
 
+    refuse_overwriting(source, out, queries)
     if (run is None) == (baseline is None):
         raise InputError("give a run folder, or --baseline and a name: one of the two")
     if (queries is None) == (not query):
@@ -43,12 +49,16 @@ def predict(
 
         predicted = predict_baseline(baseline, asked, source, schema, seed=sampling.seed)
     else:
+        from squidiff.data.queries import read_queries
         from squidiff.estimator import Squidiff
 
         if schema != Schema():
             raise InputError("schema options go with --baseline only: the run knows its own")
         model = Squidiff.load(Path(str(run)), device)
-        with progress("predicting", 1) as advance:
-            predicted = model.predict(asked, source, sampling, on_query=lambda i, n: advance(i / n))
-    write_atomically(out, predicted.write_h5ad)
+        n_queries = len(read_queries(asked, model.schema))
+        with progress("predicting", n_queries) as advance:
+            predicted = model.predict(asked, source, sampling, on_query=lambda i, n: advance(i))
+    write_cells(out, predicted)
+    if "anchor" in predicted.obs:
+        say(f"the mean response is from: {', '.join(sorted(set(map(str, predicted.obs['anchor']))))}")
     say(f"{predicted.n_obs:,} predicted cells of {predicted.n_vars:,} genes: {out}")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from squidiff.config import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +25,17 @@ def say(text: str) -> None:
 def say_error(text: str) -> None:
     """One sentence on standard error."""
     _console(stderr=True).print(f"squidiff: {text}", markup=False)
+
+
+def refuse_overwriting(*files: Path | None) -> None:
+    """Raises InputError when two of the files that a command reads and writes are one."""
+    seen: set[Path] = set()
+    for file in files:
+        if file is None:
+            continue
+        if file.resolve() in seen:
+            raise InputError(f"{file} is named twice, as input or output: write to another file")
+        seen.add(file.resolve())
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> None:

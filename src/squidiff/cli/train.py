@@ -26,8 +26,11 @@ def train(
     from squidiff.estimator import Squidiff
     from squidiff.report.plots import save, training_loss
     from squidiff.report.tables import training_metrics
+    from squidiff.train.run import STATE
 
     model = Squidiff(schema, config, device)
+    if resume and not (out / STATE).exists():
+        say(f"{out} holds no saved state: training starts at its first step")
     with progress("training", config.n_train_steps) as advance:
         model.fit(data, out=out, resume=resume, on_record=lambda r: advance(r.step, r))
     save(training_loss(training_metrics(out)), out / "training_loss.png")

@@ -156,12 +156,12 @@ def _empty_labels(adata: ad.AnnData, schema: Schema) -> Iterator[Finding]:
 def _is_control(adata: ad.AnnData, schema: Schema) -> np.ndarray:
     if schema.condition_key is None:
         return np.zeros(adata.n_obs, dtype=bool)
-    return np.asarray(adata.obs[schema.condition_key].astype(str) == schema.control)
+    return np.asarray(as_text(adata.obs[schema.condition_key]) == schema.control)
 
 
 def _control(adata: ad.AnnData, schema: Schema) -> Iterator[Finding]:
     if schema.control is not None and not _is_control(adata, schema).any():
-        values = ", ".join(sorted(adata.obs[schema.condition_key].astype(str).unique())[:5])
+        values = ", ".join(sorted(as_text(adata.obs[schema.condition_key]).unique())[:5])
         remedy = f"name the control: column {schema.condition_key!r} has {values}"
         yield Finding("error", f"no control {schema.control!r}", f"obs column {schema.condition_key!r}", 1, remedy)
 
@@ -180,13 +180,27 @@ def _conditions(adata: ad.AnnData, schema: Schema) -> Iterator[Finding]:
             conditions[parts] = conditions.get(parts, 0) + int(n)
         except InputError as error:
             problems[str(error)] = problems.get(str(error), 0) + int(n)
-    for parts, n in conditions.items():
-        try:
-            ConditionEncoder.fit([parts], schema)
-        except InputError as error:
-            problems[str(error)] = problems.get(str(error), 0) + n
+    try:
+        ConditionEncoder.fit(conditions, schema)
+    except InputError as error:
+        problems |= _problems_of_parts(conditions, schema) or {str(error): 1}
     for message, n in problems.items():
         yield Finding("error", message, "obs", n, f"correct the column or the option {flag('condition_key')}")
+
+
+def _problems_of_parts(conditions: dict[tuple[Part, ...], int], schema: Schema) -> dict[str, int]:
+    """What is wrong with single conditions, and how many cells have it; empty when it lies in no single one."""
+    problems: dict[str, int] = {}
+    try:
+        known = None if schema.embeddings is None else ConditionEncoder.fit([], schema)
+    except InputError:
+        return problems
+    for parts, n in conditions.items():
+        try:
+            ConditionEncoder.fit([parts], schema) if known is None else known.encode(parts)
+        except InputError as error:
+            problems[str(error)] = problems.get(str(error), 0) + n
+    return problems
 
 
 def _populations(adata: ad.AnnData, schema: Schema) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,8 @@ def prepare(adata: ad.AnnData, schema: Schema, settings: Preparation) -> Prepare
 
     Raises InputError for a missing column, a rule that no cell follows, or more genes asked for than there are.
     """
+    if SPLIT in schema.columns:
+        raise InputError(f"column {SPLIT!r} is where the split is written: rename your column of that name")
     report = [f"read {adata.n_obs:,} cells and {adata.n_vars:,} genes"]
     dropped = follow_any(adata.obs, settings.drop)
     if settings.drop:
@@ -94,14 +97,17 @@ def follow_any(obs: pd.DataFrame, rules: Sequence[str]) -> np.ndarray:
             require_columns(obs, [column], "obs")
             follows &= (as_text(obs[column]) == value).to_numpy()
         if not follows.any():
-            raise InputError(f"no cell follows {rule!r}: look at the columns' values with `squidiff check`")
+            values = as_text(obs[column]).value_counts().index[:6]
+            raise InputError(
+                f"no cell follows {rule!r}: column {column!r} has values such as {', '.join(map(repr, values))}"
+            )
         total |= follows
     return total
 
 
 def parse_rule(rule: str) -> dict[str, str]:
-    """`a=x,b=y` -> {"a": "x", "b": "y"}. Raises InputError when it is not of that form."""
-    pairs = [clause.partition("=") for clause in rule.split(",")]
+    r"""`a=x,b=y` -> {"a": "x", "b": "y"}; a comma of a value is written `\,`. Raises InputError on another form."""
+    pairs = [clause.replace(r"\,", ",").partition("=") for clause in re.split(r"(?<!\\),", rule)]
     if not all(column.strip() and equals for column, equals, _ in pairs):
         raise InputError(f"{rule!r} is not of the form COLUMN=VALUE or COLUMN=VALUE,COLUMN=VALUE")
     rules = {column.strip(): value.strip() for column, _, value in pairs}
@@ -125,8 +131,15 @@ def cap_populations(obs: pd.DataFrame, kept: np.ndarray, schema: Schema, setting
 
 
 def held_out_cells(obs: pd.DataFrame, schema: Schema, settings: Preparation) -> np.ndarray:
-    """Which rows are held out, (N,): those that follow a rule, and the share of every population drawn at random."""
+    """Which rows are held out, (N,): those that follow a rule, and the share of every population drawn at random.
+
+    A rule on the schema's columns alone holds out whole populations: `B+A` with `A+B`, which are one condition.
+    """
     held_out = follow_any(obs, settings.hold_out)
+    for rule in settings.hold_out:
+        if set(parse_rule(rule)) <= set(schema.columns):
+            population = group_rows(obs, schema)[0]
+            held_out |= np.isin(population, population[follow_any(obs, [rule])])
     if settings.test_fraction > 0:
         rng = np.random.default_rng((settings.seed, 1))
         population = group_rows(obs, schema)[0]

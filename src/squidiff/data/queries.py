@@ -14,6 +14,8 @@ from squidiff.data.conditions import Part
 from squidiff.data.table import Key, group_rows
 
 N_CELLS = "n_cells"
+MAX_CELLS = 10_000_000
+"""Of one query: at 1,000 genes, 40 GB."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,17 @@ def read_queries(queries: pd.DataFrame | str | Path, schema: Schema) -> list[Que
     table = queries if isinstance(queries, pd.DataFrame) else _read_csv(Path(queries))
     if len(table) == 0:
         raise InputError("there is no query: give a row for each population to predict")
+    repeated = table.columns[table.columns.duplicated()]
+    if len(repeated):
+        raise InputError(f"column {repeated[0]!r} of the queries stands there twice: keep one")
+    if "_index" in table.columns:
+        raise InputError("column '_index' of the queries has a name that AnnData keeps for itself: rename it")
     counts = _n_cells(table)
     population, keys, parts = group_rows(table, schema, "the queries")
     columns = table.drop(columns=N_CELLS, errors="ignore")
+    for name in columns:
+        if not pd.api.types.is_numeric_dtype(columns[name]):  # texts, and what AnnData could not write
+            columns[name] = columns[name].astype(str)
     return [
         Query(keys[p], parts[p], {str(name): columns[name].iloc[i] for name in columns}, counts[i])
         for i, p in enumerate(population)
@@ -49,6 +59,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             header, *rows = [row for row in csv.reader(file, strict=True) if row] or [[]]
+        header, rows = [name.strip() for name in header], [[value.strip() for value in row] for row in rows]
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as a CSV file: {error}") from error
     for i, row in enumerate(rows):
@@ -63,6 +74,8 @@ def _n_cells(table: pd.DataFrame) -> list[int | None]:
         return [None] * len(table)
     counts = pd.to_numeric(table[N_CELLS], errors="coerce").to_numpy(dtype=float)
     is_count = np.isfinite(counts) & (counts >= 1) & (counts == np.rint(counts))
+    if (counts > MAX_CELLS).any():
+        raise InputError(f"{N_CELLS} of a query is more than {MAX_CELLS:,}: split it into several predictions")
     if not is_count.all():
         bad = table[N_CELLS].to_numpy()[~is_count][0]
         raise InputError(f"{N_CELLS} of a query is {str(bad)!r}: it must be a whole number of 1 or more")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
 from squidiff.config import InputError, Schema
 from squidiff.data.conditions import Part, canonical_label, parse_condition
+from squidiff.files import write_atomically
 
 Key = tuple[str, str, float | None]
 """Context, condition in its canonical spelling, time: the fields of response.Population."""
@@ -86,6 +89,18 @@ def read_cells(source: str | Path | ad.AnnData) -> ad.AnnData:
     except Exception as error:  # h5py and anndata raise many kinds, none of which means anything else to the user
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} cannot be read as an .h5ad file: {reason}") from error
+
+
+def write_cells(path: Path, adata: ad.AnnData) -> None:
+    """Writes an .h5ad file atomically. Raises InputError when it cannot be written.
+
+    The file is made in memory: HDF5 that runs out of disk while it writes takes the process with it.
+    """
+    adata.strings_to_categoricals()
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        ad.io.write_elem(file, "/", adata)
+    write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
 
 
 def as_matrix(adata: ad.AnnData) -> np.ndarray | sp.csr_matrix:

@@ -76,17 +76,18 @@ class Baselines:
         except InputError as error:
             raise CannotPredict(str(error)) from error
         mean = self._predictors[name.removesuffix(ZEROS_KEPT)].predict(key, features)
-        return self._moved(cells, self.table.dense(rows), mean, name.endswith(ZEROS_KEPT), rng)
+        return self._moved(cells, source, mean, name.endswith(ZEROS_KEPT), rng)
 
     def _moved(
-        self, cells: np.ndarray, source: np.ndarray, mean: np.ndarray, keep_zeros: bool, rng: np.random.Generator
+        self, cells: np.ndarray, source: int, mean: np.ndarray, keep_zeros: bool, rng: np.random.Generator
     ) -> np.ndarray:
         if not keep_zeros:
             return cells + (mean - cells.mean(axis=0))
         if not self.non_negative:
             raise CannotPredict("there are no zeros to keep in data with negative values")
         donors = self.table.dense(_draw(np.arange(len(self.table.names)), MAX_DONORS, rng))
-        return move_to_mean(cells, mean, self.law.follow(source, mean), donors, rng)
+        zeros = self.law.follow(self.populations.mean[source], self.populations.zero_fraction[source], mean)
+        return move_to_mean(cells, mean, zeros, donors, rng)
 
 
 def _draw(rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:

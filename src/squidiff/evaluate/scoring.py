@@ -21,6 +21,8 @@ MODEL = "model"
 N_BOOTSTRAPS = 200
 MAX_CELLS = 2000
 """Cells a population that are compared, drawn at random from more: distances grow with their square."""
+MIN_CELLS = 10
+"""True and predicted cells below which there is no verdict: a resample of few cells knows nothing of its own noise."""
 
 COLUMNS = ("condition", "metric", "method", "value", "low", "high", "floor", "ceiling", "verdict")
 
@@ -78,7 +80,7 @@ class _Scorer:
             parts = self.target.parts[self.target.keys.index(tuple(key))]
             for name in NAMES:
                 try:
-                    cells = self.baselines.cells(name, key, parts, len(pairs[MODEL].predicted), rng)
+                    cells = self.baselines.cells(name, key, parts, None, rng)[:MAX_CELLS]
                 except CannotPredict:
                     continue
                 pairs[name] = self._pair(cells, truth, control)
@@ -95,7 +97,8 @@ class _Scorer:
             best = max if metric.higher_is_better else min
             floor = best((e.value for e in others.values() if not np.isnan(e.value)), default=float("nan"))
             for method, estimate in estimates.items():
-                verdict = judge(estimate, others, metric.higher_is_better) if method == MODEL else ""
+                is_judged = method == MODEL and min(len(truth), len(pairs[MODEL].predicted)) >= MIN_CELLS
+                verdict = judge(estimate, others, metric.higher_is_better) if is_judged else ""
                 numbers = (estimate.value, *estimate.interval(), floor, ceiling[name])
                 rows.append(dict(zip(COLUMNS, (str(key), name, method, *numbers, verdict), strict=True)))
         return rows

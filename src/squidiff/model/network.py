@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -30,6 +30,12 @@ class Standardisation(NamedTuple):
     """(K,)"""
     rest_variance: torch.Tensor
     """() mean variance off the axes."""
+
+    @classmethod
+    def of_buffers(cls, buffers: Mapping[str, torch.Tensor]) -> Standardisation:
+        """From a network's buffers, or its whole state. Raises KeyError when one is missing."""
+        gaussian = (f"denoiser.gaussian.{name}" for name in ("axes", "axis_variance", "rest_variance"))
+        return cls(*(buffers[name] for name in ("center", "spread", "scale", *gaussian)))
 
 
 class Network(nn.Module):

@@ -7,6 +7,7 @@ about. Object-oriented matplotlib only, so that nothing global changes; text fro
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -257,4 +258,7 @@ def _short(value: float) -> str:
 
 def save(figure: Figure, path: Path) -> None:
     """Writes a PNG of 150 dots an inch: the whole file or, on any failure, none; an older one stays until then."""
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=DPI))
+    with warnings.catch_warnings():
+        # a label in a script that the font lacks is drawn as boxes, which needs no word on the terminal
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=DPI))

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+MIN_CELLS = 10
+"""Of a time point: one cell at the nearest time is worse than fifty a little further off."""
+
 
 class Population(NamedTuple):
     """Cells that share context, condition and time; also the question "what would these cells be?"."""
@@ -81,6 +84,10 @@ class Populations:
             self.has_control,
         )
 
+    def reliable(self, indices: list[int]) -> list[int]:
+        """Those of the populations that have enough cells for a mean, or all when none has."""
+        return [i for i in indices if self.n_cells[i] >= MIN_CELLS] or indices
+
     def source(self, key: Population) -> int | None:
         """The index of the population that a prediction of `key` starts from; None when there is none.
 
@@ -92,6 +99,7 @@ class Populations:
             return None
         if key.time is None:
             return same[0]
+        same = self.reliable(same)
         times = np.array([self.keys[i].time for i in same], dtype=float)
         earlier = times < key.time
         if self.has_control or not earlier.any():

@@ -26,12 +26,10 @@ class ZeroLaw:
         """The law at a mean a gene, (G,); constant beyond the populations seen."""
         return np.array([np.interp(m, x, y) for m, x, y in zip(mean, self.mean.T, self.zeros.T, strict=True)])
 
-    def follow(self, cells: np.ndarray, mean: np.ndarray) -> np.ndarray:
-        """The zero fraction (G,) of cells (N x G) after they are moved to `mean`: theirs, plus the law's change."""
-        here = cells.mean(axis=0)
+    def follow(self, here: np.ndarray, zeros_here: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        """The zero fraction (G,) after a move from the mean `here` to `mean`: `zeros_here` plus the law's change."""
         change = self.predict(mean) - self.predict(here)
-        moved = np.where(mean <= 0, 1.0, (cells == 0).mean(axis=0) + change)
-        return np.clip(moved, 0.0, 1.0)
+        return np.clip(np.where(mean <= 0, 1.0, zeros_here + change), 0.0, 1.0)
 
 
 def move_to_mean(

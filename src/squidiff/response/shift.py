@@ -49,6 +49,20 @@ class NoChange:
         return source_mean(self.populations, key)
 
 
+class TrainingMean:
+    """The mean of the very population, where training saw cells of it."""
+
+    def fit(self, populations: Populations) -> TrainingMean:
+        self.populations = populations
+        return self
+
+    def predict(self, key: Population, features: np.ndarray) -> np.ndarray:
+        found = self.populations.find(key)
+        if found is None:
+            raise CannotPredict(f"{key} was not seen in training")
+        return self.populations.mean[found]
+
+
 class MeanTreated:
     """The mean over the other contexts' cells under the same condition (each context counts once)."""
 

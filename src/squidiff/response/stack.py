@@ -10,11 +10,12 @@ from squidiff.config import InputError
 from squidiff.response.combination import Additive
 from squidiff.response.embedding import RidgeShift
 from squidiff.response.populations import Population, Populations
-from squidiff.response.shift import CannotPredict, MeanShift, MeanTreated, NoChange, Predictor
+from squidiff.response.shift import CannotPredict, MeanShift, MeanTreated, NoChange, Predictor, TrainingMean
 from squidiff.response.time import TimeInterpolation
 
 BASELINES: dict[str, Callable[[], Predictor]] = {
     "no change": NoChange,
+    "training mean": TrainingMean,
     "mean treated": MeanTreated,
     "mean shift": MeanShift,
     "weighted shift": lambda: MeanShift(bandwidth=1.0),
@@ -22,11 +23,11 @@ BASELINES: dict[str, Callable[[], Predictor]] = {
     "ridge": RidgeShift,
     "time interpolation": TimeInterpolation,
 }
-"""Every predictor by the name that `squidiff predict --baseline` takes, in the order in which they are shown."""
+"""Every predictor by its name, in the order in which they are shown."""
 
 SHIFTS = ("mean shift", "weighted shift")
 """The two that leaving one context out chooses between: here the nearest context knows best, there all do."""
-OTHERWISE = ("additive", "ridge", "time interpolation")
+OTHERWISE = ("additive", "time interpolation", "ridge")
 """Where no context has seen the condition, in this order."""
 
 

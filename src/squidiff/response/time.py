@@ -21,6 +21,7 @@ class TimeInterpolation:
         seen = [i for i, k in enumerate(self.populations.keys) if k[:2] == key[:2]]
         if not seen:
             raise CannotPredict(f"{key._replace(time=None)} was seen at no time")
+        seen = self.populations.reliable(seen)
         times = np.array([self.populations.keys[i].time for i in seen], dtype=float)
         order = np.argsort(times)
         times, means = times[order], self.populations.mean[seen][order]

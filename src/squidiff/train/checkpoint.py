@@ -41,6 +41,7 @@ def save_state(path: Path, state: TrainState, best: Mapping[str, torch.Tensor], 
     """Writes all that resuming needs: weights, their average, the best average so far, optimiser and random state."""
     tensors = {"generator": state.generator.get_state()}
     tensors |= {f"weights.{name}": p for name, p in state.network.named_parameters()}
+    tensors |= {f"buffers.{name}": b for name, b in state.network.named_buffers()}
     tensors |= {f"average.{name}": t for name, t in state.average.items()}
     tensors |= {f"best.{name}": t for name, t in best.items()}
     for name, p in state.network.named_parameters():
@@ -65,3 +66,9 @@ def load_state(path: Path, state: TrainState) -> tuple[dict[str, torch.Tensor], 
         raise InputError(f"{path} does not belong to this model: {error}") from error
     best = {name.removeprefix("best."): t for name, t in tensors.items() if name.startswith("best.")}
     return best, note
+
+
+def load_buffers(path: Path) -> dict[str, torch.Tensor]:
+    """The network's buffers in a saved state: the standardisation that the run was begun with."""
+    tensors, _ = read_tensors(path)
+    return {name.removeprefix("buffers."): t for name, t in tensors.items() if name.startswith("buffers.")}

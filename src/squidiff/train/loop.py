@@ -58,7 +58,7 @@ def find_device(name: str) -> torch.device:
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()  # the device 'meta' has no numbers to give
     except (RuntimeError, AssertionError, NotImplementedError):
         raise InputError(f"device {name!r} is not to be had on this machine: use auto or cpu") from None
     return device

@@ -13,8 +13,9 @@ from typing import IO
 
 import torch
 
-from squidiff.config import Batch, Config
+from squidiff.config import Batch, Config, InputError
 from squidiff.diffusion.loss import loss_by_quartile
+from squidiff.files import write_atomically
 from squidiff.model.network import Network
 from squidiff.train.checkpoint import load_state, save_state
 from squidiff.train.loop import Step, TrainState, training_steps, validation_loss
@@ -74,7 +75,8 @@ def train(
     if resume and out is not None and (out / STATE).exists():
         weights, note = load_state(out / STATE, state)
         best = Best({name: t.to(state.average[name]) for name, t in weights.items()}, note["validation_loss"])
-    records = _records_until(out, state.step) if out is not None else []
+    kept = read_records(out / METRICS) if out is not None and state.step > 0 else []
+    records = [record for record in kept if record.step <= state.step]
     log = _Log(out, records)
     window = _Window(config)
     saved = state.step
@@ -88,6 +90,8 @@ def train(
             if not (is_last or loss is not None or step.step % config.log_every_steps == 0):
                 continue
             record = window.record(loss)
+            if not all(math.isfinite(x) for x in (record.loss, record.loss if loss is None else loss)):
+                raise InputError(f"training diverged at step {record.step}: lower --learning-rate, in another folder")
             log.write(record)
             if on_record is not None:
                 on_record(record)
@@ -123,13 +127,14 @@ class _Window:
 
     def record(self, validation: float | None) -> Record:
         loss = torch.cat([s.loss for s in self.steps])
+        mean_loss = loss.mean().item()  # waits for the device, so it comes before the clock
         level = type(self.steps[0].level)(
             *(torch.cat(part) for part in zip(*(s.level for s in self.steps), strict=True))
         )
         now = time.perf_counter()
         record = Record(
             self.steps[-1].step,
-            loss.mean().item(),
+            mean_loss,
             validation,
             *(None if math.isnan(q) else q for q in loss_by_quartile(loss, level)),
             self.steps[-1].learning_rate,
@@ -149,9 +154,8 @@ class _Log:
 
     def __enter__(self) -> _Log:
         if self.out is not None:
-            self.file = (self.out / METRICS).open("w", encoding="utf-8")
-            for record in self.records:
-                self.file.write(json.dumps(asdict(record)) + "\n")
+            write_records(self.out / METRICS, self.records)
+            self.file = (self.out / METRICS).open("a", encoding="utf-8")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -161,16 +165,28 @@ class _Log:
     def write(self, record: Record) -> None:
         self.records.append(record)
         if self.file is not None:
-            self.file.write(json.dumps(asdict(record)) + "\n")
+            self.file.write(_line(record))
             self.file.flush()
 
 
-def _records_until(out: Path, step: int) -> list[Record]:
-    path = out / METRICS
-    if step == 0 or not path.exists():
+def _line(record: Record) -> str:
+    return json.dumps(asdict(record), allow_nan=False) + "\n"
+
+
+def write_records(path: Path, records: Sequence[Record]) -> None:
+    """Writes metrics.jsonl atomically."""
+    write_atomically(path, lambda temporary: temporary.write_text("".join(map(_line, records)), encoding="utf-8"))
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of metrics.jsonl; a last line that was cut is left out. Raises InputError when another is damaged."""
+    if not path.exists():
         return []
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    return [record for record in (Record(**json.loads(line)) for line in lines) if record.step <= step]
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    try:
+        return [Record(**json.loads(line)) for line in lines if line.endswith("\n")]
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
 
 
 def peak_memory_mb() -> float | None:

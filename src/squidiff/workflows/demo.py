@@ -17,6 +17,7 @@ from squidiff.data.check import check
 from squidiff.data.datasets import load_pbmc68k
 from squidiff.data.preprocess import prepare
 from squidiff.data.simulate import simulate_perturbation
+from squidiff.data.table import write_cells
 from squidiff.estimator import Squidiff
 from squidiff.evaluate.scoring import MODEL
 from squidiff.evaluate.verdict import severity
@@ -96,7 +97,7 @@ def run_demo(
     _make_room(out)
     task = real_task(seed) if real else simulated_task(seed)
     say(task.question)
-    write_atomically(out / DATA, task.data.write_h5ad)
+    write_cells(out / DATA, task.data)
 
     report = check(task.data, task.schema, normalize=task.preparation.normalize)
     report.raise_errors()
@@ -105,8 +106,8 @@ def run_demo(
     assert prepared.test is not None  # both tasks hold cells out
     say("; ".join(prepared.report[1:]))
     train, truth = out / TRAIN, out / TRUTH
-    write_atomically(train, prepared.train.write_h5ad)
-    write_atomically(truth, prepared.test.write_h5ad)
+    write_cells(train, prepared.train)
+    write_cells(truth, prepared.test)
 
     config = Config(n_train_steps=N_TRAIN_STEPS, seed=seed)
     model = Squidiff(task.schema, config, device)
@@ -118,7 +119,7 @@ def run_demo(
     write_atomically(out / QUERIES, lambda temporary: queries.to_csv(temporary, index=False))
     with progress("predicting", len(queries)) as advance:
         predicted = model.predict(out / QUERIES, train, Sampling(seed=seed), on_query=lambda i, n: advance(i))
-    write_atomically(out / PREDICTED, predicted.write_h5ad)
+    write_cells(out / PREDICTED, predicted)
     say(f"predicted {predicted.n_obs:,} cells of {len(queries)} population{'s' if len(queries) > 1 else ''}")
 
     save(training_loss(training_metrics(out / RUN)), out / LOSS)
@@ -163,10 +164,17 @@ def _write_page(out: Path, task: DemoTask, model: Squidiff, scores: pd.DataFrame
         ("Version", f"squidiff {model.provenance['packages']['squidiff-ng']}"),
     ]
     names = schema_flags(task.schema)
+    prepare_flags = " ".join(
+        [f"--hold-out {shlex.quote(rule)}" for rule in task.preparation.hold_out]
+        + ([f"--test-fraction {task.preparation.test_fraction!r}"] if task.preparation.test_fraction else [])
+        + (["--normalize"] if task.preparation.normalize else [])
+    )
     commands = [
-        f"squidiff train train.h5ad {names} --n-train-steps {N_TRAIN_STEPS} --seed {seed} --out run",
-        f"squidiff predict run --queries queries.csv --source train.h5ad --seed {seed} --out predicted.h5ad",
-        f"squidiff evaluate predicted.h5ad held_out.h5ad --train train.h5ad {names} --seed {seed} --out .",
+        f"squidiff prepare {DATA} {names} {prepare_flags} --seed {seed} --out again_train.h5ad "
+        "--held-out again_truth.h5ad",
+        f"squidiff train again_train.h5ad {names} --n-train-steps {N_TRAIN_STEPS} --seed {seed} --out again_run",
+        f"squidiff predict again_run --queries {QUERIES} --source again_train.h5ad --seed {seed} --out again.h5ad",
+        f"squidiff evaluate again.h5ad again_truth.h5ad --train again_train.h5ad {names} --seed {seed} --out again",
     ]
     figures = [
         (out / SAMPLE_QUALITY, "Predicted beside true cells: the mean of each gene, and six genes in full"),

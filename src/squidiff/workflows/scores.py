@@ -44,8 +44,8 @@ def write_scores(
 def _control_cells(train: CellTable, key: Population, schema: Schema) -> np.ndarray | None:
     """The cells that a prediction of `key` starts from; None in plain generation, or when there are none."""
     keys = tuple(Population(*k) for k in train.keys)
-    nothing = np.zeros((len(keys), 0))
-    populations = Populations(keys, nothing, nothing, nothing, nothing, schema.control is not None)
+    nothing, n_cells = np.zeros((len(keys), 0)), np.bincount(train.population, minlength=len(keys))
+    populations = Populations(keys, nothing, nothing, nothing, n_cells, schema.control is not None)
     source = populations.source(key)
     if source is None or keys[source] == key:
         return None

@@ -1,0 +1,152 @@
+"""What training leaves behind, and how it is fitted, described and rebuilt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from squidiff.config import Config, InputError, Schema
+from squidiff.data.conditions import N_TIME_FEATURES, ConditionEncoder, time_features
+from squidiff.data.table import CellTable
+from squidiff.model.network import Network, Standardisation
+from squidiff.response.populations import Population, Populations
+
+SMALLEST_SCALE = 0.01
+"""Of a gene, as a share of the largest: what hardly varies must not be blown up into noise."""
+MAX_CELLS_FOR_AXES = 20_000
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training leaves behind, and all that a prediction needs."""
+
+    genes: tuple[str, ...]
+    encoder: ConditionEncoder
+    populations: Populations
+    network: Network
+    non_negative: bool
+
+    @property
+    def time_span(self) -> tuple[float, float] | None:
+        """Earliest and latest time in training; None where there is no time."""
+        times = [k.time for k in self.populations.keys if k.time is not None]
+        return (min(times), max(times)) if times else None
+
+    def condition(self, key: Population, features: np.ndarray, start: np.ndarray, anchor: np.ndarray) -> np.ndarray:
+        """Condition features (C,): those of the parts, of the time, and where the source and the anchor mean lie."""
+        gaussian, span = self.network.denoiser.gaussian, self.time_span
+        center, scale, axes = (t.cpu().numpy() for t in (self.network.center, self.network.scale, gaussian.axes))
+        spread = np.sqrt(gaussian.axis_variance.cpu().numpy())
+        where = [((mean - center) / scale) @ axes / spread for mean in (start, anchor)]
+        times = [] if span is None or key.time is None else [time_features(key.time, span)]
+        return np.concatenate([features, *times, *where]).astype(np.float32)
+
+    def own_conditions(self, populations: Populations) -> np.ndarray:
+        """Condition features of populations that have cells, P x C; means are those of training where it saw them."""
+        rows = []
+        for key, features in zip(populations.keys, populations.features, strict=True):
+            known = self.populations if key in self.populations.keys else populations
+            own = known.keys.index(key)
+            source = known.source(key)
+            start = known.mean[own if source is None else source]
+            rows.append(self.condition(key, features, start, known.mean[own]))
+        return np.stack(rows)
+
+    @torch.no_grad()
+    def encode(self, source: np.ndarray, condition: np.ndarray) -> torch.Tensor:
+        """z_sem (B x Z) of source cells (B x G) and condition features (B x C), on the network's device."""
+        device = self.network.center.device
+        arrays = (np.ascontiguousarray(a, dtype=np.float32) for a in (source, condition))
+        return self.network.encode(*(torch.from_numpy(a).to(device) for a in arrays))
+
+
+def summarise(table: CellTable, features: np.ndarray, schema: Schema) -> Populations:
+    """The populations of a table, with the condition features (P x F) that are given."""
+    keys = tuple(Population(*k) for k in table.keys)
+    return Populations.summarise(table.cells, table.population, keys, features, schema.control is not None)
+
+
+def n_condition(populations: Populations, standardisation: Standardisation) -> int:
+    """C, the number of condition features: of the parts, of the time, and two places on the axes."""
+    has_time = any(k.time is not None for k in populations.keys)
+    return populations.features.shape[1] + N_TIME_FEATURES * has_time + 2 * standardisation.axes.shape[1]
+
+
+def fit_standardisation(table: CellTable, populations: Populations, config: Config) -> Standardisation:
+    """Scales and principal axes of the training cells; the axes from at most MAX_CELLS_FOR_AXES cells, drawn.
+
+    Raises InputError when no gene varies.
+    """
+    from sklearn.decomposition import PCA
+
+    rng = np.random.default_rng((config.seed, 4))
+    rows = np.sort(rng.permutation(len(table.names))[:MAX_CELLS_FOR_AXES])
+    cells = table.dense(rows)
+    if not np.ptp(cells, axis=0).any():
+        raise InputError("no gene varies over the training cells: X holds one and the same profile")
+    residual = cells - populations.mean[table.population[rows]].astype(np.float32)
+    scale, spread = (np.maximum(s, SMALLEST_SCALE * max(s.max(), 1e-6)) for s in (residual.std(0), cells.std(0)))
+    residual /= scale
+    n_axes = min(config.n_axes, *(n - 1 for n in residual.shape))
+    pca = PCA(n_axes, random_state=config.seed).fit(residual)
+    on_axes = pca.explained_variance_
+    rest = (residual.var(axis=0).sum() - on_axes.sum()) / (residual.shape[1] - n_axes)
+    arrays = (cells.mean(axis=0), spread, scale, pca.components_.T, on_axes, np.maximum(rest, 1e-4))
+    return Standardisation(*(torch.from_numpy(np.array(a, dtype=np.float32)) for a in arrays))
+
+
+def to_tensors(fitted: Fitted) -> dict[str, torch.Tensor]:
+    """All arrays of a fitted model by name, as model.safetensors holds them."""
+    arrays = {
+        "populations.mean": fitted.populations.mean,
+        "populations.zero_fraction": fitted.populations.zero_fraction,
+        "populations.features": fitted.populations.features,
+        "populations.n_cells": fitted.populations.n_cells,
+        "vocabulary.vectors": fitted.encoder.vectors,
+    }
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    return tensors | {f"network.{name}": t for name, t in fitted.network.state_dict().items()}
+
+
+def to_json(fitted: Fitted) -> dict[str, Any]:
+    """What config.json says of a fitted model."""
+    return {
+        "genes": list(fitted.genes),
+        "vocabulary": {"kind": fitted.encoder.kind, "names": list(fitted.encoder.names)},
+        "populations": [list(k) for k in fitted.populations.keys],
+        "non_negative": fitted.non_negative,
+    }
+
+
+def rebuild(saved: dict[str, Any], tensors: dict[str, torch.Tensor], config: Config, device: torch.device) -> Fitted:
+    """The inverse of `to_tensors` and `to_json`. Raises InputError when they do not belong together."""
+    try:
+        arrays = {name: t.numpy() for name, t in tensors.items() if not name.startswith("network.")}
+        weights = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
+        standardisation = Standardisation.of_buffers(weights)
+        populations = Populations(
+            tuple(Population(context, condition, time) for context, condition, time in saved["populations"]),
+            arrays["populations.features"],
+            arrays["populations.mean"],
+            arrays["populations.zero_fraction"],
+            arrays["populations.n_cells"],
+            saved["schema"]["control"] is not None,
+        )
+        network = Network.initialise(config, standardisation, n_condition(populations, standardisation))
+        network.load_state_dict(weights)
+        vocabulary = saved["vocabulary"]
+        encoder = ConditionEncoder(vocabulary["kind"], tuple(vocabulary["names"]), arrays["vocabulary.vectors"])
+        genes, non_negative = tuple(saved["genes"]), bool(saved["non_negative"])
+        if len(genes) != len(standardisation.center):
+            raise ValueError(f"{len(genes)} genes, weights for {len(standardisation.center)}")
+        if len(populations.keys) != len(populations.mean):
+            raise ValueError(f"{len(populations.keys)} populations, means of {len(populations.mean)}")
+        damaged = [name for name, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
+        if damaged:
+            raise ValueError(f"{damaged[0]} holds values that are not finite")
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"the run's model.safetensors and config.json do not belong together: {error}") from error
+    return Fitted(genes, encoder, populations, network.to(device), non_negative)

@@ -1,0 +1,282 @@
+"""Squidiff: fit, encode, predict, save and load on AnnData. The public class."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from squidiff.config import Config, InputError, Sampling, Schema, settings_from_json, settings_to_json
+from squidiff.data.check import check
+from squidiff.data.conditions import ConditionEncoder
+from squidiff.data.dataset import BatchStream, Pairs
+from squidiff.data.manifest import describe_table, provenance
+from squidiff.data.preprocess import normalize
+from squidiff.data.queries import read_queries
+from squidiff.data.table import CellTable, as_matrix, looks_like_counts, matched, read_cells, stored_values
+from squidiff.estimator.fitted import Fitted, fit_standardisation, n_condition, rebuild, summarise, to_json, to_tensors
+from squidiff.estimator.generate import Generator
+from squidiff.files import read_json, write_json
+from squidiff.model.network import Network, Standardisation
+from squidiff.train.checkpoint import load_buffers, read_tensors, write_tensors
+from squidiff.train.loop import find_device
+from squidiff.train.run import METRICS, STATE, Record, read_records, train, write_records
+
+WEIGHTS = "model.safetensors"
+FORMAT = 1
+"""Of the run folder; raised when an older version could not read it."""
+
+MIN_CELLS = 10
+"""Of training: fewer have no axes worth the name."""
+MAX_VALIDATION_CELLS = 1024
+
+
+class Squidiff:
+    """Predicts how single cells change: given cells before a perturbation, the cells after it.
+
+    >>> model = Squidiff(Schema(condition_key="condition", control="ctrl", context_keys=("cell_type",)))
+    >>> predicted = model.fit(train).predict(queries, source=train)
+
+    Input is log-normalised (or raw counts with `Config(normalize=True)`); output has the unit of the input after
+    normalisation, is matched by gene name, and is non-negative where the training data were.
+    """
+
+    def __init__(self, schema: Schema | None = None, config: Config | None = None, device: str = "auto") -> None:
+        self.schema = schema or Schema()
+        self.config = config or Config()
+        self.device = find_device(device)
+        self.manifest: dict[str, Any] = {}
+        self.check: dict[str, Any] = {}
+        self.provenance: dict[str, Any] = {}
+        self.history: list[Record] = []
+        self._fitted: Fitted | None = None
+
+    @property
+    def fitted(self) -> Fitted:
+        """Raises InputError before `fit` or `load`."""
+        if self._fitted is None:
+            raise InputError("this model is not trained: call fit, or load a run")
+        return self._fitted
+
+    def fit(
+        self,
+        data: ad.AnnData | str | Path,
+        *,
+        out: str | Path | None = None,
+        resume: bool = False,
+        on_record: Callable[[Record], None] | None = None,
+    ) -> Squidiff:
+        """Trains on AnnData, backed AnnData or a path; equal data, settings and machine give equal weights, bit by bit.
+
+        With `out`, the run folder is written as training goes; with `resume` it goes on where an earlier run stopped.
+        Raises InputError when the data have errors (see `check`), or when the folder holds another run.
+        """
+        started = time.perf_counter()
+        adata = read_cells(data)
+        report = check(adata, self.schema, normalize=self.config.normalize)
+        report.raise_errors()
+        table = CellTable.from_anndata(self._normalized(adata), self.schema)
+        encoder = ConditionEncoder.fit(table.parts, self.schema)
+        populations = summarise(table, np.stack([encoder.encode(parts) for parts in table.parts]), self.schema)
+        source = np.array([-1 if (s := populations.source(k)) is None else s for k in populations.keys])
+        n_cells = int((source[table.population] >= 0).sum())
+        if n_cells < MIN_CELLS:
+            raise InputError(f"{n_cells} cells can be trained on, those with control cells in their context: give more")
+        standardisation = fit_standardisation(table, populations, self.config)
+
+        folder = Path(out) if out is not None else None
+        self.check, self.manifest = report.to_json(), describe_table(table)
+        self.manifest["vocabulary_sha256"] = hashlib.sha256(encoder.vectors.tobytes()).hexdigest()
+        if folder is not None:
+            self._claim(folder, resume)
+            if resume and (folder / STATE).exists():  # another machine may compute other axes from the same cells
+                standardisation = Standardisation.of_buffers(load_buffers(folder / STATE))
+        network = Network.initialise(self.config, standardisation, n_condition(populations, standardisation))
+        non_negative = bool(stored_values(table.cells).min(initial=0.0) >= 0)
+        fitted = Fitted(table.genes, encoder, populations, network.to(self.device), non_negative)
+        pairs = Pairs(table, source, populations.mean, fitted.own_conditions(populations))
+        self.history = self._train(network, pairs, folder, resume, on_record)
+        self._fitted = fitted
+        self.provenance = provenance(
+            device=str(self.device), seed=self.config.seed, seconds=round(time.perf_counter() - started, 1)
+        )
+        if folder is not None:
+            self.save(folder)
+            shutil.rmtree((folder / STATE).parent, ignore_errors=True)
+        return self
+
+    def encode(self, data: ad.AnnData | str | Path) -> np.ndarray:
+        """z_sem of each cell under its own condition, N x Z. Genes are matched by name.
+
+        Training shows the encoder source cells (of a perturbation: control cells), so these are what it knows best.
+        """
+        table, fitted = self._table(data), self.fitted
+        features = np.stack([fitted.encoder.encode(parts) for parts in table.parts])
+        condition = fitted.own_conditions(summarise(table, features, self.schema))[table.population]
+        rows = np.arange(len(table.names))
+        chunks = np.array_split(rows, max(1, len(rows) // Sampling().cells_per_batch))
+        return np.concatenate([fitted.encode(table.dense(chunk), condition[chunk]).cpu().numpy() for chunk in chunks])
+
+    def predict(
+        self,
+        queries: pd.DataFrame | str | Path,
+        source: ad.AnnData | str | Path,
+        sampling: Sampling | None = None,
+        *,
+        on_query: Callable[[int, int], None] | None = None,
+    ) -> ad.AnnData:
+        """Generates the cells of each query: a row of obs columns (condition, contexts, ...) and, if given, n_cells.
+
+        `source` holds the cells that predictions start from (the control cells of each query's context). obs of the
+        result carries the query's columns, the query's row and the source cell; obsm["X_z_sem"] the latent;
+        uns["squidiff"] the provenance. `on_query(i, n)` is called after each query. Raises InputError when genes or
+        columns are missing or a query is of something unknown.
+        """
+        sampling = sampling or Sampling()
+        asked = read_queries(queries, self.schema)
+        generator = Generator(self.fitted, self._table(source), self.schema, sampling)
+        # all are understood before one is generated
+        plans = [generator.plan(i, query) for i, query in enumerate(asked)]
+        results = []
+        for i, plan in enumerate(plans):
+            results.append(generator.generate(plan))
+            if on_query is not None:
+                on_query(i + 1, len(plans))
+        predicted = ad.concat(results)
+        predicted.uns["squidiff"] = {
+            "sampling": settings_to_json(sampling),
+            "data_sha256": self.manifest.get("data_sha256", ""),
+            "unit": f"log1p of counts per {self.config.target_sum:g}"
+            if self.config.normalize
+            else "as the training data",
+            "version": version("squidiff-ng"),
+        }
+        return predicted
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the run folder, model.safetensors last and whole. Raises InputError when it cannot be written."""
+        folder, fitted = Path(folder), self.fitted
+        (folder / WEIGHTS).unlink(missing_ok=True)  # old weights must not stand beside new settings
+        write_json(folder / "check.json", self.check)
+        write_json(folder / "manifest.json", self.manifest)
+        write_json(folder / "provenance.json", self.provenance)
+        write_json(folder / "config.json", self._settings() | to_json(fitted))
+        write_records(folder / METRICS, self.history)
+        write_tensors(folder / WEIGHTS, to_tensors(fitted))
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "auto") -> Squidiff:
+        """A trained model from a run folder; nothing in it is executed. Raises InputError when it is not whole."""
+        folder = Path(folder)
+        if not (folder / WEIGHTS).is_file():
+            unfinished = "training has not finished (continue it with --resume)"
+            raise InputError(
+                f"{folder} holds no trained model: {unfinished if folder.is_dir() else 'there is no such folder'}"
+            )
+        saved = _object(folder / "config.json")
+        if saved.get("format") != FORMAT:
+            raise InputError(f"{folder} has format {saved.get('format')!r}, this version reads {FORMAT}: train again")
+        if not all(isinstance(saved.get(part), dict) for part in ("schema", "config")):
+            raise InputError(f"{folder}/config.json has no schema or no config: it was cut or changed by hand")
+        model = cls(settings_from_json(Schema, saved["schema"]), settings_from_json(Config, saved["config"]), device)
+        model.manifest, model.check = _object(folder / "manifest.json"), _object(folder / "check.json")
+        model.provenance = _object(folder / "provenance.json")
+        model.history = read_records(folder / METRICS)
+        tensors, _ = read_tensors(folder / WEIGHTS)
+        model._fitted = rebuild(saved, tensors, model.config, model.device)
+        return model
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "version": version("squidiff-ng"),
+            "schema": settings_to_json(self.schema),
+            "config": settings_to_json(self.config),
+        }
+
+    def _claim(self, folder: Path, resume: bool) -> None:
+        """Makes the run folder, or makes sure that an unfinished run in it is this one."""
+        if (folder / WEIGHTS).exists():
+            raise InputError(f"{folder} already holds a trained model: choose another folder")
+        if (folder / "config.json").exists():
+            if not resume:
+                raise InputError(f"{folder} holds an unfinished run: go on with --resume, or choose another folder")
+            earlier, manifest = _object(folder / "config.json"), _object(folder / "manifest.json")
+            for part, value in self._settings().items():
+                if earlier.get(part) != value:
+                    raise InputError(
+                        f"{folder} was begun with another {part} ({_difference(earlier.get(part), value)})"
+                    )
+            for part, what in (("data_sha256", "data"), ("vocabulary_sha256", "embeddings")):
+                if manifest.get(part) != self.manifest[part]:
+                    raise InputError(f"{folder} was begun with other {what}: give the same file, or another folder")
+            return
+        if folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"{folder} is not empty and holds no run: choose another folder")
+        write_json(folder / "check.json", self.check)
+        write_json(folder / "manifest.json", self.manifest)
+        write_json(folder / "config.json", self._settings())
+
+    def _train(
+        self,
+        network: Network,
+        pairs: Pairs,
+        folder: Path | None,
+        resume: bool,
+        on_record: Callable[[Record], None] | None,
+    ) -> list[Record]:
+        config = self.config
+        rows = np.random.default_rng((config.seed, 2)).permutation(pairs.target_rows())
+        n_validation = min(round(config.validation_fraction * len(rows)), MAX_VALIDATION_CELLS)
+        held, trained = rows[:n_validation], np.sort(rows[n_validation:])
+        chunks = np.array_split(held, -(-len(held) // config.batch_size)) if len(held) else []
+        rng = np.random.default_rng((config.seed, 3))
+        return train(
+            network,
+            lambda n: BatchStream(pairs, trained, config.batch_size, config.seed, n).draw,
+            [pairs.batch(chunk, rng) for chunk in chunks],
+            config,
+            out=folder,
+            resume=resume,
+            on_record=on_record,
+        )
+
+    def _table(self, data: ad.AnnData | str | Path) -> CellTable:
+        """Cells to start from or to encode, with the genes of training in its order, in its unit."""
+        adata = read_cells(data)
+        if self.config.total_counts_key is None:  # training scaled to the total of these genes alone
+            adata = matched(adata, self.fitted.genes)
+        return CellTable.from_anndata(self._normalized(adata), self.schema, self.fitted.genes)
+
+    def _normalized(self, adata: ad.AnnData) -> ad.AnnData:
+        is_counts = looks_like_counts(as_matrix(adata))
+        if self.config.normalize and not is_counts:
+            raise InputError("the model was trained with --normalize, but X does not hold raw counts: give raw counts")
+        if not self.config.normalize and is_counts:
+            raise InputError("X holds raw counts, but the model was trained on normalised values: normalise them alike")
+        return normalize(adata, self.config.target_sum, self.config.total_counts_key) if is_counts else adata
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises InputError when it holds anything else."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds no JSON object: it was changed by hand")
+    return value
+
+
+def _difference(before: Any, now: Any) -> str:
+    """The first setting that differs, in words."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in now:
+            if before.get(key) != now[key]:
+                return f"{key} was {before.get(key)!r}, is {now[key]!r}"
+    return f"was {before!r}, is {now!r}"
