@@ -14,7 +14,7 @@ from squidiff.config import InputError, Schema
 from squidiff.data.table import CellTable
 from squidiff.evaluate.baselines import NAMES
 from squidiff.evaluate.metrics import METRICS
-from squidiff.evaluate.scoring import COLUMNS, MODEL, N_BOOTSTRAPS, evaluate, principal_axes
+from squidiff.evaluate.scoring import COLUMNS, MODEL, N_BOOTSTRAPS, UNSCORED, evaluate, principal_axes
 from squidiff.evaluate.verdict import BEATS, TIES
 
 N_GENES = 60
@@ -276,3 +276,12 @@ def test_files_give_what_memory_gives(tmp_path: Path) -> None:
     read = evaluate(paths["prediction"], str(paths["truth"]), SCHEMA, train=paths["train"])
     expected = evaluate(data["prediction"], truth, SCHEMA, train=train)
     pd.testing.assert_frame_equal(read, expected, check_exact=True)
+
+
+def test_populations_in_one_file_alone_are_counted() -> None:
+    obs = pd.DataFrame({"type": ["T", "T", "B", "B", "NK", "NK"]}, index=[f"c{i}" for i in range(6)])
+    cells = ad.AnnData(np.random.default_rng(0).random((6, 4), dtype=np.float32), obs=obs)
+    schema = Schema(context_keys=("type",))
+    scores = evaluate(cells[:2].copy(), cells, schema)
+    assert scores.attrs[UNSCORED] == {"predicted": 0, "true": 2}
+    assert set(scores["condition"]) == {"T"}

@@ -23,8 +23,13 @@ def evaluate(
     seed: Annotated[int, Parameter(help="seed of resampling")] = 0,
 ) -> None:
     """Score predicted cells against true ones, beside the simple baselines, with intervals and a verdict."""
+    from squidiff.evaluate.scoring import UNSCORED
     from squidiff.workflows.scores import write_scores
 
     scores = write_scores(predicted, truth, train, schema, out, seed=seed)
     show_scores(scores)
+    unscored = scores.attrs[UNSCORED]
+    if any(unscored.values()):
+        n_predicted, n_true = unscored["predicted"], unscored["true"]
+        say(f"not scored: {n_predicted} predicted populations have no truth, {n_true} true ones no prediction")
     say(f"all methods and metrics: {out / 'metrics.csv'}")

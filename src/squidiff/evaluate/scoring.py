@@ -23,6 +23,8 @@ MAX_CELLS = 2000
 """Cells a population that are compared, drawn at random from more: distances grow with their square."""
 MIN_CELLS = 10
 """True and predicted cells below which there is no verdict: a resample of few cells knows nothing of its own noise."""
+UNSCORED = "unscored_populations"
+"""Key of the table's attrs: how many predicted populations have no truth, and true ones no prediction."""
 
 COLUMNS = ("condition", "metric", "method", "value", "low", "high", "floor", "ceiling", "verdict")
 
@@ -59,7 +61,12 @@ def evaluate(
             f"no population is in both files: predicted are {_names(prediction)}, true are {_names(target)}"
         )
     scorer = _Scorer(prediction, target, known, schema, seed)
-    return pd.DataFrame([row for key in common for row in scorer.rows(Population(*key))], columns=list(COLUMNS))
+    scores = pd.DataFrame([row for key in common for row in scorer.rows(Population(*key))], columns=list(COLUMNS))
+    scores.attrs[UNSCORED] = {
+        "predicted": len(prediction.keys) - len(common),
+        "true": len(target.keys) - len(common),
+    }
+    return scores
 
 
 class _Scorer:
