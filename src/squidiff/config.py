@@ -36,6 +36,16 @@ def flag(name: str) -> str:
     return "--" + ("context_key" if name == "context_keys" else name).replace("_", "-")
 
 
+MAX_SEED = 2**31 - 1
+
+
+def check_seed(seed: int) -> int:
+    """The seed, if it can be one. Raises InputError otherwise."""
+    if not 0 <= seed <= MAX_SEED:
+        raise InputError(f"--seed is {seed}: it must be from 0 to {MAX_SEED}")
+    return seed
+
+
 class _Checked:
     """Checks every field of a settings dataclass against the range and the choices that it declares."""
 
@@ -129,11 +139,11 @@ class Config(_Checked):
     log_every_steps: int = _setting(20, "steps between two lines of metrics.jsonl", low=1)
     save_every_steps: int = _setting(200, "steps between two saves of the resumable state", low=1)
     normalize: bool = _setting(False, "X holds raw counts: scale each cell to --target-sum and take log1p")
-    target_sum: float = _setting(1e4, "counts a cell after --normalize", low=1.0)
+    target_sum: float = _setting(1e4, "counts a cell after --normalize", low=1.0, high=1e9)
     total_counts_key: str | None = _setting(
         None, "obs column of each cell's total counts, where X holds only some of the genes (used by --normalize)"
     )
-    seed: int = _setting(0, "seed of weights, batches and noise", low=0, high=2**31 - 1)
+    seed: int = _setting(0, "seed of weights, batches and noise", low=0, high=MAX_SEED)
 
 
 @dataclass(frozen=True)
@@ -150,7 +160,7 @@ class Sampling(_Checked):
         high=1.0,
     )
     cells_per_batch: int = _setting(1024, "cells generated at once", low=1)
-    seed: int = _setting(0, "seed of the noise and of the choice of source cells", low=0, high=2**31 - 1)
+    seed: int = _setting(0, "seed of the noise and of the choice of source cells", low=0, high=MAX_SEED)
 
 
 @dataclass(frozen=True)
@@ -158,7 +168,7 @@ class Preparation(_Checked):
     """Settings of `squidiff prepare`."""
 
     normalize: bool = _setting(False, "X holds raw counts: scale each cell to --target-sum and take log1p")
-    target_sum: float = _setting(1e4, "counts a cell after --normalize", low=1.0)
+    target_sum: float = _setting(1e4, "counts a cell after --normalize", low=1.0, high=1e9)
     total_counts_key: str | None = _setting(
         None, "obs column of each cell's total counts, where X holds only some of the genes (used by --normalize)"
     )
@@ -173,7 +183,7 @@ class Preparation(_Checked):
     )
     test_fraction: float = _setting(0.0, "share of each population to hold out at random", low=0.0, high=0.9)
     max_cells: int | None = _setting(None, "keep at most this many cells a population, drawn at random", low=1)
-    seed: int = _setting(0, "seed of the random choices", low=0, high=2**31 - 1)
+    seed: int = _setting(0, "seed of the random choices", low=0, high=MAX_SEED)
 
 
 Settings = TypeVar("Settings", Schema, Config, Sampling, Preparation)

@@ -4,31 +4,57 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from squidiff.config import InputError
 
+Write = Callable[[Path], object]
+"""Writes a file of the given path."""
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+
+def write_atomically(path: Path, write: Write) -> None:
     """Calls `write` on a temporary file beside `path` and then renames it: a reader sees the old file or the new one.
 
     Makes the folder. Raises InputError when the file cannot be written; the old one is then as it was.
     """
-    if not path.name or path.is_dir():
-        raise InputError(f"{path} is a folder: name a file")
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    write_together({path: write})
+
+
+def write_together(writes: Mapping[Path, Write]) -> None:
+    """Writes several files as `write_atomically` does; none is renamed before all are whole on the disk."""
+    temporaries = {path: path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}") for path in writes if path.name}
+    for path in writes:
+        if path not in temporaries or path.is_dir():
+            raise InputError(f"{path} is a folder: name a file")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        for path, temporary in temporaries.items():
+            with saying_where(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                writes[path](temporary)
+                with temporary.open("r+b") as file:  # Windows syncs only what is open for writing
+                    os.fsync(file.fileno())
+        for path, temporary in temporaries.items():
+            with saying_where(path):
+                temporary.replace(path)
+    finally:
+        for temporary in temporaries.values():
+            _remove(temporary)
+
+
+@contextmanager
+def saying_where(path: Path) -> Iterator[None]:
+    """Turns an OSError of writing `path` into an InputError that names it."""
+    try:
+        yield
+    except FileExistsError as error:  # of making the folder
+        raise InputError(
+            f"{path} cannot be written: {error.filename} is a file, not a folder; choose another place"
+        ) from error
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}; choose another place") from error
-    finally:
-        _remove(temporary)
 
 
 def _remove(path: Path) -> None:

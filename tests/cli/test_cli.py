@@ -165,11 +165,14 @@ def test_a_run_that_is_not_whole_is_one_sentence(
 ) -> None:
     for name in ("config.json", "metrics.jsonl"):
         (tmp_path / name).write_bytes((here / "run" / name).read_bytes())
-    assert squidiff("predict", tmp_path, "--source", "train.h5ad", "--out", tmp_path / "p.h5ad", *QUERY) == 2
+    out = tmp_path.with_name("p.h5ad")
+    assert squidiff("predict", tmp_path, "--source", "train.h5ad", "--out", out, *QUERY) == 2
     shown = capsys.readouterr().err
     assert "training has not finished (continue it with --resume)" in shown
     assert shown.count("\n") == 1
-    assert not (tmp_path / "p.h5ad").exists()
+    assert squidiff("predict", here, "--source", "train.h5ad", "--out", out, *QUERY) == 2
+    assert "it is not a run folder, as `squidiff train --out` writes" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_an_output_that_cannot_be_written_is_one_sentence(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

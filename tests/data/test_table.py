@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 
 from squidiff.config import InputError, Schema
-from squidiff.data.table import CellTable, as_matrix, group_rows, matched, read_cells, require_columns
+from squidiff.data.table import CellTable, as_matrix, as_text, group_rows, matched, read_cells, require_columns
 
 SCHEMA = Schema(
     condition_key="condition", control="ctrl", context_keys=("type", "donor"), time_key="day", dose_key="dose"
@@ -89,12 +89,46 @@ def test_a_value_that_is_not_finite_is_refused(sparse: bool, bad: float) -> None
 
 
 def test_data_without_cells_genes_or_values_are_refused() -> None:
-    with pytest.raises(InputError, match=r"^the data have 0 cells and 8 genes in X: "):
+    with pytest.raises(InputError, match=r"^the data have 0 cells and 8 genes: "):
         as_matrix(made_cells()[:0])
-    with pytest.raises(InputError, match=r"^the data have 60 cells and 0 genes in X: "):
+    with pytest.raises(InputError, match=r"^the data have 60 cells and 0 genes: "):
         as_matrix(made_cells()[:, :0])
-    with pytest.raises(InputError, match=r"in X: both must be there$"):
-        as_matrix(ad.AnnData(obs=made_obs(), var=made_cells().var))
+    empty = ad.AnnData(obs=made_obs(), var=made_cells().var)
+    with pytest.raises(InputError, match=r"^X is missing: put the values to use into X$"):
+        as_matrix(empty)
+    empty.layers["counts"] = made_cells().X
+    with pytest.raises(InputError, match=r"^X is missing \(there are layers: counts\): put the values to use into X$"):
+        as_matrix(empty)
+
+
+@pytest.mark.parametrize("kind", [complex, object, "U5"])
+def test_values_that_are_no_real_numbers_are_refused(kind: object) -> None:
+    bad = ad.AnnData(dense(made_cells()).astype(kind), obs=made_obs())
+    with pytest.raises(InputError, match=r"^X holds values of type .*: it must hold real numbers$"):
+        as_matrix(bad)
+
+
+def test_what_float32_cannot_hold_is_found_as_infinite() -> None:
+    cells = dense(made_cells()).astype(np.float64)
+    cells[3, 2] = 1e300
+    assert np.isinf(as_matrix(ad.AnnData(cells))[3, 2])
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (pd.Series([0.1, 10.6, 3.0], dtype="float32"), ["0.1", "10.6", "3.0"]),
+        (pd.Series([0.1, np.nan], dtype="float64"), ["0.1", ""]),
+        (pd.Series([1.0, 2.0, np.nan]), ["1", "2", ""]),
+        (pd.Series([1.0, 2.0]).astype("category"), ["1", "2"]),
+        (pd.Series([0.5, None], dtype="float32").astype("category"), ["0.5", ""]),
+        (pd.Series(["1.0", None, "x"]).astype("category"), ["1.0", "", "x"]),
+        (pd.Series([True, False]), ["True", "False"]),
+        (pd.Series([3, None], dtype="Int64"), ["3", ""]),
+    ],
+)
+def test_a_column_is_read_as_a_person_would_type_it(column: pd.Series, expected: list[str]) -> None:
+    assert as_text(column).tolist() == expected
 
 
 @pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_matrix, np.asarray, lambda x: x.astype(int)])

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from squidiff.response.populations import Population, Populations
+from squidiff.response.populations import Population, Populations, Source
+from squidiff.response.shift import Predictor
 
 NO_FEATURES = np.zeros(1)
 
@@ -28,3 +29,15 @@ def populations(
 
 def ask(context: str, condition: str, time: float | None = None) -> Population:
     return Population(context, condition, time)
+
+
+def source(made: Populations, key: Population) -> Source:
+    """The cells that a prediction of `key` starts from, among the populations themselves."""
+    found = made.source(key)
+    assert found is not None
+    return Source(made.keys[found], made.mean[found])
+
+
+def answer(predictor: Predictor, made: Populations, key: Population, features: np.ndarray = NO_FEATURES) -> np.ndarray:
+    """The predictor, fitted on populations and asked for one more that starts from one of them."""
+    return predictor.fit(made).predict(key, features, source(made, key))

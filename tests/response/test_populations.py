@@ -95,26 +95,34 @@ def test_find_needs_the_whole_key() -> None:
     assert made.find(ask("a", "X", 2.0)) is None
 
 
-def test_one_more_population_is_added_or_takes_its_place() -> None:
-    made = populations({("a", "", None): [0, 0], ("a", "X", None): [1, 2]}, features={"X": [5.0, 6.0]})
-    for context, n in (("b", 3), ("a", 2)):
-        more = made.with_population(ask(context, ""), np.array([8.0, 9.0]), np.array([0.1, 0.2]), 77)
-        at = more.find(ask(context, ""))
-        assert (
-            len(more.keys) == len(more.mean) == len(more.features) == len(more.zero_fraction) == len(more.n_cells) == n
-        )
-        assert at is not None
-        assert (more.mean[at].tolist(), more.zero_fraction[at].tolist(), more.n_cells[at]) == (
-            [8.0, 9.0],
-            [0.1, 0.2],
-            77,
-        )
-        assert more.features[at].tolist() == [0.0, 0.0]
-        kept = more.find(ask("a", "X"))
-        assert kept is not None
-        assert more.mean[kept].tolist() == [1.0, 2.0]
-        assert more.features[kept].tolist() == [5.0, 6.0]
-        assert more.has_control
+def test_without_itself_a_time_starts_from_another() -> None:
+    made = populations({("a", "", t): [t] for t in (3.0, 6.0, 9.0)}, has_control=False)
+    for time, start in ((3.0, 6.0), (6.0, 3.0), (9.0, 6.0)):
+        found = made.source(ask("a", "", time), itself=False)
+        assert found is not None
+        assert made.keys[found].time == start
+    assert populations({("a", "", None): [0]}, has_control=False).source(ask("a", ""), itself=False) is None
+
+
+def test_the_sources_of_all_are_those_of_each() -> None:
+    means = {("a", "", 1.0): [0], ("a", "X", 2.0): [1], ("b", "X", 1.0): [2], ("c", "", 5.0): [3], ("c", "Y", 4.0): [4]}
+    made = populations(means)
+    assert [made.source(key) for key in made.keys] == [0, 0, None, 3, 3]
+    assert made.sources.tolist() == [0, 0, -1, 3, 3]
+    assert made.source_of(2) is None
+    source = made.source_of(4)
+    assert source is not None
+    assert (source.key, source.mean.tolist()) == (ask("c", "", 5.0), [3])
+
+
+def test_elsewhere_and_over_time() -> None:
+    means = {("a", "", 2.0): [0], ("a", "X", 2.0): [1], ("b", "X", 2.0): [2], ("c", "", 2.0): [3], ("c", "X", 2.0): [4]}
+    means |= {("d", "", 2.0): [5], ("d", "X", 1.0): [6], ("d", "X", 3.0): [7], ("d", "X", 2.0): [8]}
+    made = populations(means)
+    assert made.elsewhere(ask("a", "X", 2.0)) == [4, 8]  # b has no control cells
+    assert made.elsewhere(ask("a", "Y", 2.0)) == []
+    assert made.over_time("d", "X") == [6, 8, 7]
+    assert made.over_time("d", "Y") == []
 
 
 def test_a_population_names_what_it_has() -> None:

@@ -82,7 +82,7 @@ def test_cells_that_are_already_there_stay_as_they_are(seed: int) -> None:
     cells = made_cells(rng, 25, 6)
     moved = move_to_mean(cells, cells.mean(axis=0), zeros_of(cells), rng.random((3, 6)), rng)
     np.testing.assert_allclose(moved, cells, rtol=1e-12)
-    np.testing.assert_allclose(cut_to_mean(cells, cells.mean(axis=0), zeros_of(cells)), cells, rtol=1e-12)
+    np.testing.assert_allclose(cut_to_mean(cells, cells.mean(axis=0), zeros_of(cells), np.inf), cells, rtol=1e-12)
 
 
 def test_cells_switched_on_take_the_values_of_the_donors() -> None:
@@ -123,7 +123,7 @@ def test_cut_cells_keep_their_order_and_have_the_mean(seed: int, n_cells: int, l
     rng = np.random.default_rng(seed)
     cells = rng.gamma(2.0, 1.0, (n_cells, 5)) + low  # generated cells: a zero is a small number of either sign
     mean, zero_fraction = rng.gamma(1.0, 1.0, 5) + 0.01, rng.random(5)
-    cut = cut_to_mean(cells, mean, zero_fraction)
+    cut = cut_to_mean(cells, mean, zero_fraction, np.inf)
     assert cut.min() >= 0
     # as many zeros as asked for, to the nearest cell, unless more values than that are not above zero
     expected = np.maximum(np.rint(zero_fraction * n_cells), (cells <= 0).sum(axis=0))
@@ -136,9 +136,28 @@ def test_cut_cells_keep_their_order_and_have_the_mean(seed: int, n_cells: int, l
 
 def test_the_lowest_values_become_the_zeros() -> None:
     cells = np.array([[0.5, 3.0], [-0.1, 1.0], [2.5, 2.0], [0.4, 4.0]])
-    cut = cut_to_mean(cells, np.array([1.25, 2.0]), np.array([0.5, 0.25]))
+    cut = cut_to_mean(cells, np.array([1.25, 2.0]), np.array([0.5, 0.25]), np.inf)
     np.testing.assert_allclose(cut[:, 0], [1.5, 0.0, 3.5, 0.0])  # 0.5 and 2.5, each 1 more
     np.testing.assert_allclose(cut[:, 1], np.array([3.0, 0.0, 2.0, 4.0]) * 8 / 9)  # their sum 9 scaled down to 8
+
+
+@quick
+@given(seed=SEEDS)
+def test_no_value_is_above_the_highest_and_the_mean_stays(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    cells = rng.gamma(2.0, 1.0, (200, 6))
+    mean, zero_fraction = rng.uniform(1.0, 3.0, 6), rng.uniform(0.0, 0.2, 6)
+    free = cut_to_mean(cells, mean, zero_fraction, np.inf)
+    cut = cut_to_mean(cells, mean, zero_fraction, 5.0)
+    assert free.max() > 5.0
+    assert cut.max() <= 5.0
+    np.testing.assert_allclose(cut.mean(axis=0), mean, rtol=1e-6)
+    np.testing.assert_array_equal(cut == 0, free == 0)
+
+
+def test_a_mean_that_the_highest_value_does_not_allow_is_come_near_to() -> None:
+    cells = np.array([[1.0], [2.0], [0.0], [0.0]])
+    assert cut_to_mean(cells, np.array([9.0]), np.array([0.5]), 3.0).ravel().tolist() == [3.0, 3.0, 0.0, 0.0]
 
 
 # --- ZeroLaw

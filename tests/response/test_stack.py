@@ -1,77 +1,98 @@
-"""The anchor: a training population's own mean, else the shift that leaving contexts out recommends, else the rest."""
+"""The anchor: a training population's own mean, else what its context says, other contexts, or like conditions."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from made_populations import NO_FEATURES, ask, populations
+from made_populations import NO_FEATURES, answer, ask, populations, source
 
 from squidiff.config import InputError
-from squidiff.response.populations import Populations
-from squidiff.response.shift import CannotPredict
+from squidiff.response.populations import Population, Populations, Source
+from squidiff.response.shift import CannotPredict, WeightedShift
 from squidiff.response.stack import BASELINES, Anchor
 
-POSITION = {"a1": 0.0, "a2": 0.1, "b1": 50.0, "b2": 50.1}
+SHIFT = {"a": 1.0, "b": 3.0, "c": -2.0}
 
 
-def two_pairs(shifts: dict[str, float]) -> Populations:
-    """Four contexts in two near pairs that lie far apart, and a new one beside the first pair; two genes."""
-    means: dict[tuple[str, str, float | None], object] = {(c, "", None): [at, 1.0] for c, at in POSITION.items()}
-    means |= {(c, "X", None): [POSITION[c], 1.0 + shift] for c, shift in shifts.items()}
-    return populations({**means, ("new", "", None): [0.05, 1.0]})
+def shifted() -> Populations:
+    """Three contexts with control cells and cells under X, and a new one."""
+    means: dict[tuple[str, str, float | None], object] = {
+        (c, "", None): [float(i), 1.0] for i, c in enumerate([*SHIFT, "new"])
+    }
+    return populations(means | {(c, "X", None): [float(i), 1.0 + SHIFT[c]] for i, c in enumerate(SHIFT)})
 
 
-def test_near_contexts_that_respond_alike_choose_the_weighted_shift() -> None:
-    anchor = Anchor().fit(two_pairs({"a1": 1.0, "a2": 1.0, "b1": -1.0, "b2": -1.0}))
-    mean, name = anchor.predict(ask("new", "X"), NO_FEATURES)
+def ask_anchor(made: Populations, key: Population, features: np.ndarray = NO_FEATURES) -> tuple[np.ndarray, str]:
+    return Anchor().fit(made).predict(key, features, source(made, key))
+
+
+def test_a_condition_seen_in_other_contexts_is_answered_by_the_weighted_shift() -> None:
+    made = shifted()
+    mean, name = ask_anchor(made, ask("new", "X"))
     assert name == "weighted shift"
-    np.testing.assert_allclose(mean, [0.05, 2.0], atol=1e-12)  # the far pair weighs exp(-50)
-
-
-def test_near_contexts_that_respond_unlike_choose_the_plain_mean() -> None:
-    """Left out, each is guessed 8/3 off by the weighted shift, which asks its neighbour, and 4/3 off by the mean."""
-    anchor = Anchor().fit(two_pairs({"a1": 3.0, "a2": 1.0, "b1": 3.0, "b2": 1.0}))
-    mean, name = anchor.predict(ask("new", "X"), NO_FEATURES)
-    assert name == "mean shift"
-    np.testing.assert_allclose(mean, [0.05, 3.0], atol=1e-12)
+    np.testing.assert_array_equal(mean, answer(WeightedShift(), made, ask("new", "X")))
 
 
 def test_a_population_seen_in_training_has_its_own_mean() -> None:
-    made = two_pairs({"a1": 1.0, "a2": 1.0, "b1": -1.0, "b2": 7.0})
-    anchor = Anchor().fit(made)
+    made = shifted()
     for key, expected in zip(made.keys, made.mean, strict=True):
-        mean, name = anchor.predict(key, NO_FEATURES)
+        mean, name = ask_anchor(made, key)
         assert name == "seen in training"
         np.testing.assert_array_equal(mean, expected)
 
 
-FEATURES = {"A": [1.0, 0.0], "B": [0.0, 1.0], "A + B": [1.0, 1.0]}
+def test_control_cells_of_a_context_that_training_did_not_see_stay_as_they_are() -> None:
+    given = Source(ask("other", ""), np.array([7.0, 8.0]))
+    mean, name = Anchor().fit(shifted()).predict(given.key, NO_FEATURES, given)
+    assert (mean.tolist(), name) == ([7.0, 8.0], "no change")
+
+
+FEATURES = {"A": [1.0, 1.0, 0.0], "B": [1.0, 0.0, 1.0], "A + B": [2.0, 1.0, 1.0]}
 
 
 def test_where_no_other_context_helps_the_first_of_the_others_that_can_answers() -> None:
     effect = {"": 0.0, "A": 2.0, "B": 3.0}
-    means = {("x", c, t): [10.0 + effect[c] + t] for c in effect for t in (1.0, 3.0)}
-    anchor = Anchor().fit(populations(means, FEATURES))
-
-    mean, name = anchor.predict(ask("x", "A + B", 3.0), np.array(FEATURES["A + B"]))
+    made = populations({("x", c, t): [10.0 + effect[c] + t] for c in effect for t in (1.0, 3.0)}, FEATURES)
+    mean, name = ask_anchor(made, ask("x", "A + B", 3.0), np.array(FEATURES["A + B"]))
     assert (name, mean.tolist()) == ("additive", [18.0])
-    mean, name = anchor.predict(ask("x", "A", 2.0), np.zeros(2))  # features that ridge knows nothing of
+    mean, name = ask_anchor(made, ask("x", "A", 2.0), np.zeros(3))  # features that ridge knows nothing of
     assert (name, mean.tolist()) == ("time interpolation", [14.0])
-    mean, name = anchor.predict(ask("x", "", 2.0), np.zeros(2))
+    mean, name = ask_anchor(made, ask("x", "", 2.0), np.zeros(3))
     assert (name, mean.tolist()) == ("time interpolation", [12.0])
-    mean, name = anchor.predict(ask("x", "A @ 0.5", 1.0), np.array([0.5, 0.0]))
+    mean, name = ask_anchor(made, ask("x", "A @ 0.5", 1.0), np.array([0.5, 0.5, 0.0]))
     assert name == "ridge"
-    assert mean.item() == pytest.approx(12.0, abs=0.01)
+    assert mean.item() == pytest.approx(11 + 0.5 * 2.0, abs=0.2)
+
+
+def test_what_the_own_context_says_of_a_combination_comes_before_other_contexts() -> None:
+    means: dict[tuple[str, str, float | None], object] = {
+        (c, p, None): [v] for c in "ab" for p, v in (("", 0.0), ("A", 1.0), ("B", 2.0))
+    }
+    made = populations({**means, ("b", "A + B", None): [50.0]}, FEATURES)
+    mean, name = ask_anchor(made, ask("a", "A + B"), np.array(FEATURES["A + B"]))
+    assert (name, mean.tolist()) == ("additive", [3.0])
+
+
+def test_time_alone_is_interpolated_or_taken_from_the_other_contexts() -> None:
+    means = {("a", "", t): [t] for t in (0.0, 3.0)} | {("b", "", t): [5 * t] for t in (0.0, 3.0)}
+    made = populations({**means, ("new", "", 0.0): [100.0]}, has_control=False)
+    for key, expected in (
+        (ask("a", "", 1.0), (1.0, "time interpolation")),
+        (ask("new", "", 3.0), (109.0, "time shift")),
+    ):
+        mean, name = ask_anchor(made, key)
+        assert (mean.item(), name) == expected
+    with pytest.raises(InputError, match=r"^a, time 9 cannot be predicted: .*a was seen 0 to 3, which does not hold"):
+        ask_anchor(made, ask("a", "", 9.0))
 
 
 def test_what_nothing_can_predict_is_refused_with_every_reason() -> None:
-    anchor = Anchor().fit(two_pairs({"a1": 1.0}))
     reasons = (
-        "^new, Z cannot be predicted: condition 'Z' was seen in no other context; 'Z' is not a combination; "
-        "new, Z has no time; nothing in training resembles condition 'Z'$"
+        "^new, Z cannot be predicted: 'Z' is not a combination; new, Z has no time; condition 'Z' was seen in no other "
+        "context that has cells to start from; new, Z has no time; nothing in training resembles condition 'Z'$"
     )
     with pytest.raises(InputError, match=reasons):
-        anchor.predict(ask("new", "Z"), NO_FEATURES)
+        ask_anchor(shifted(), ask("new", "Z"))
 
 
 def test_every_baseline_answers_to_its_name() -> None:
@@ -94,21 +115,24 @@ def test_every_baseline_answers_to_its_name() -> None:
         ("a", "B", 2.0): [40.0],
     }
     made = populations(means, FEATURES)
-    weights = np.exp([-1.0, -3.0])
+    key, features = ask("a", "A + B", 2.0), np.array(FEATURES["A + B"])
     expected = {
         "no change": 0.0,
         "mean treated": (501 + 203) / 2,
         "mean shift": (500 + 200) / 2,
-        "weighted shift": weights @ [500, 200] / weights.sum(),
+        "weighted shift": answer(WeightedShift(), made, key).item(),
+        "mean of conditions": (4.0 + 40.0) / 2,
         "additive": 44.0,
         "time interpolation": (111 + 222) / 2,
     }
-    key, features = ask("a", "A + B", 2.0), np.array(FEATURES["A + B"])
-    makers = {name: make for name, make in BASELINES.items() if name != "training mean"}
-    found = {name: make().fit(made).predict(key, features).item() for name, make in makers.items()}
-    assert BASELINES["training mean"]().fit(made).predict(ask("b", "A + B", 2.0), features).item() == 501.0
+    assert 200 < expected["weighted shift"] < 500
+    makers = {name: make for name, make in BASELINES.items() if name not in ("training mean", "time shift")}
+    found = {name: answer(make(), made, key, features).item() for name, make in makers.items()}
+    assert answer(BASELINES["training mean"](), made, ask("b", "A + B", 2.0), features).item() == 501.0
     with pytest.raises(CannotPredict, match=r"^a, A \+ B, time 2 was not seen in training$"):
-        BASELINES["training mean"]().fit(made).predict(key, features)
+        answer(BASELINES["training mean"](), made, key, features)
+    # b and c were seen at time 2 alone, so that from there to there they do not change
+    assert answer(BASELINES["time shift"](), made, key, features).item() == (500 + 200) / 2
     ridge = found.pop("ridge")
     assert found == pytest.approx(expected)
     assert 44.0 < ridge < 500.0  # a compromise of the singles and of the combination in other contexts

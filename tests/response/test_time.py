@@ -1,48 +1,69 @@
-"""Interpolation in time: exact on straight lines, constant beyond what was seen."""
+"""Interpolation in time: exact on straight lines, and nothing is said of what lies beyond what was seen."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from made_populations import NO_FEATURES, ask, populations
+from made_populations import answer, ask, populations
 
 from squidiff.config import InputError
-from squidiff.response.time import TimeInterpolation
+from squidiff.response.populations import Populations
+from squidiff.response.time import TimeInterpolation, TimeShift
 
 START, SLOPE = np.array([1.0, 0.0, 5.0]), np.array([0.5, 2.0, -1.0])
 TIMES = (6.0, 0.0, 24.0, 12.0)  # in no order
 
 
 @pytest.fixture
-def line() -> TimeInterpolation:
+def line() -> Populations:
     means: dict[tuple[str, str, float | None], object] = {("a", "", t): START + t * SLOPE for t in TIMES}
     means |= {("b", "", t): [99.0, 99.0, 99.0] for t in (1.0, 7.0)} | {("a", "X", 3.0): [-5.0, -5.0, -5.0]}
-    return TimeInterpolation().fit(populations(means, has_control=False))
+    return populations(means, has_control=False)
 
 
 @pytest.mark.parametrize("time", [0.0, 0.1, 3.0, 6.0, 8.5, 12.0, 23.0, 24.0])
-def test_a_straight_line_is_exact(line: TimeInterpolation, time: float) -> None:
-    np.testing.assert_allclose(line.predict(ask("a", "", time), NO_FEATURES), START + time * SLOPE, atol=1e-13)
+def test_a_straight_line_is_exact(line: Populations, time: float) -> None:
+    np.testing.assert_allclose(answer(TimeInterpolation(), line, ask("a", "", time)), START + time * SLOPE, atol=1e-13)
 
 
-@pytest.mark.parametrize(("time", "end"), [(-3.0, 0.0), (24.1, 24.0), (1e6, 24.0)])
-def test_beyond_the_times_seen_it_stays_at_the_end(line: TimeInterpolation, time: float, end: float) -> None:
-    np.testing.assert_allclose(line.predict(ask("a", "", time), NO_FEATURES), START + end * SLOPE, atol=1e-13)
+@pytest.mark.parametrize("time", [-3.0, 24.1, 1e6])
+def test_beyond_the_times_seen_it_refuses(line: Populations, time: float) -> None:
+    message = rf"^a was seen 0 to 24, which does not hold time {time:g}$".replace("+", r"\+")
+    with pytest.raises(InputError, match=message):
+        answer(TimeInterpolation(), line, ask("a", "", time))
 
 
-@pytest.mark.parametrize("time", [0.0, 3.0, 9.0])
-def test_a_single_time_is_all_there_is(line: TimeInterpolation, time: float) -> None:
-    assert line.predict(ask("a", "X", time), NO_FEATURES).tolist() == [-5.0, -5.0, -5.0]
+def test_a_single_time_speaks_of_itself_alone(line: Populations) -> None:
+    assert answer(TimeInterpolation(), line, ask("a", "X", 3.0)).tolist() == [-5.0, -5.0, -5.0]
+    with pytest.raises(InputError, match="a, X was seen 3 to 3, which does not hold time 9"):
+        answer(TimeInterpolation(), line, ask("a", "X", 9.0))
 
 
 def test_only_the_neighbours_in_time_count() -> None:
     bent = populations({("", "", 0.0): [0.0], ("", "", 1.0): [10.0], ("", "", 2.0): [0.0], ("", "", 3.0): [-6.0]})
-    found = [TimeInterpolation().fit(bent).predict(ask("", "", t), NO_FEATURES).item() for t in (0.25, 1.5, 2.5)]
+    found = [answer(TimeInterpolation(), bent, ask("", "", t)).item() for t in (0.25, 1.5, 2.5)]
     assert found == pytest.approx([2.5, 5.0, -3.0])
 
 
-def test_without_a_time_or_without_cells_it_refuses(line: TimeInterpolation) -> None:
+@pytest.mark.parametrize("predictor", [TimeInterpolation(), TimeShift()])
+def test_without_a_time_it_refuses(line: Populations, predictor: TimeInterpolation | TimeShift) -> None:
     with pytest.raises(InputError, match=r"^a has no time$"):
-        line.predict(ask("a", ""), NO_FEATURES)
-    with pytest.raises(InputError, match=r"^b, X was seen at no time$"):
-        line.predict(ask("b", "X", 3.0), NO_FEATURES)
+        answer(predictor, line, ask("a", ""))
+
+
+def test_without_cells_it_refuses(line: Populations) -> None:
+    with pytest.raises(InputError, match=r"^b, X was seen at no time, which does not hold time 3$"):
+        answer(TimeInterpolation(), line, ask("b", "X", 3.0))
+
+
+def test_the_other_contexts_tell_how_a_context_of_one_time_goes_on() -> None:
+    """New is seen at time 1 alone; from 1 to 4 a changes by 30 and b by 3 * 4, and c says nothing of time 4."""
+    means = {("a", "", t): [10 * t, 7.0] for t in (0.0, 2.0, 5.0)} | {("b", "", t): [4 * t, 1.0] for t in (1.0, 4.0)}
+    made = populations(
+        {**means, ("c", "", 1.0): [0.0, 0.0], ("c", "", 3.0): [9.0, 9.0], ("new", "", 1.0): [100.0, 3.0]},
+        has_control=False,
+    )
+    found = answer(TimeShift(), made, ask("new", "", 4.0))
+    np.testing.assert_allclose(found, [100.0 + (30.0 + 12.0) / 2, 3.0], atol=1e-12)
+    with pytest.raises(InputError, match=r"^no other context was seen at or around time 6$"):
+        answer(TimeShift(), made, ask("new", "", 6.0))

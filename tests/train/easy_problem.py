@@ -36,8 +36,8 @@ def config(**changes: Any) -> Config:
 
 def network(settings: Config = CONFIG) -> Network:
     axes = torch.eye(N_GENES)[:, :2]
-    ones = torch.ones(N_GENES)
-    fitted = Standardisation(torch.zeros(N_GENES), ones, ones, axes, torch.ones(2), torch.tensor(1.0))
+    spread, scale = torch.ones(N_GENES), torch.ones(N_GENES)  # two tensors: a module lists one tensor under one name
+    fitted = Standardisation(torch.zeros(N_GENES), spread, scale, axes, torch.ones(2), torch.tensor(1.0))
     return Network.initialise(settings, fitted, N_CONDITION)
 
 

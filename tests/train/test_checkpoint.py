@@ -10,7 +10,7 @@ import torch
 from easy_problem import config, network, run, same, stream, weights, whole
 
 from squidiff.config import InputError
-from squidiff.train.checkpoint import load_state, read_tensors, save_state, write_tensors
+from squidiff.train.checkpoint import load_standardisation, load_state, read_tensors, save_state, write_tensors
 from squidiff.train.loop import TrainState, training_steps
 
 
@@ -33,7 +33,7 @@ def saved(tmp_path: Path) -> Path:
     """The state after ten steps."""
     state, _ = run(config(), 10)
     path = tmp_path / "state.safetensors"
-    save_state(path, state, clones(state.average), {"validation_loss": 0.5})
+    save_state(path, state, clones(state.average), 0.5)
     return path
 
 
@@ -42,7 +42,7 @@ def test_twenty_steps_equal_ten_a_save_a_load_and_ten_more(saved: Path) -> None:
     settings = config(seed=99)  # the fresh state differs in all that must come from the file
     state = TrainState.start(network(settings), settings)
     assert not any(torch.equal(t, weights(expected)[name]) for name, t in weights(state).items())
-    load_state(saved, state)
+    load_state(saved, state, 20)
     assert state.step == 10
     rest = list(training_steps(state, stream(10), config()))
     assert same(whole(state), whole(expected))
@@ -54,20 +54,20 @@ def test_twenty_steps_equal_ten_a_save_a_load_and_ten_more(saved: Path) -> None:
 def test_loading_gives_all_that_was_saved(tmp_path: Path) -> None:
     state, _ = run(config(), 10)
     best = {name: t + 1 for name, t in state.average.items()}
-    save_state(tmp_path / "s.safetensors", state, best, {"validation_loss": 0.5, "more": ["a", None]})
+    save_state(tmp_path / "s.safetensors", state, best, 0.5)
     fresh = TrainState.start(network(), config())
-    weights_of_best, note = load_state(tmp_path / "s.safetensors", fresh)
+    weights_of_best, loss = load_state(tmp_path / "s.safetensors", fresh, 20)
     assert same(whole(fresh), whole(state))
     assert same(weights_of_best, best)
-    assert note == {"validation_loss": 0.5, "more": ["a", None], "step": 10}
+    assert loss == 0.5
 
 
 def test_no_validation_yet_survives(tmp_path: Path) -> None:
     """Before the first validation the lowest loss is infinite."""
     state, _ = run(config(), 1)
-    save_state(tmp_path / "s.safetensors", state, clones(state.average), {"validation_loss": float("inf")})
-    _, note = load_state(tmp_path / "s.safetensors", TrainState.start(network(), config()))
-    assert note["validation_loss"] == float("inf")
+    save_state(tmp_path / "s.safetensors", state, clones(state.average), float("inf"))
+    _, loss = load_state(tmp_path / "s.safetensors", TrainState.start(network(), config()), 20)
+    assert loss == float("inf")
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, 0.5, -1])
@@ -77,7 +77,7 @@ def test_a_truncated_file_is_refused(saved: Path, kept: float) -> None:
     state = TrainState.start(network(), config())
     before = weights(state)
     with pytest.raises(InputError, match=r"state\.safetensors cannot be read as a safetensors file"):
-        load_state(saved, state)
+        load_state(saved, state, 20)
     assert same(weights(state), before)
 
 
@@ -97,7 +97,7 @@ def test_a_pickle_is_refused_and_not_executed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"model\.safetensors cannot be read"):
         read_tensors(path)
     with pytest.raises(InputError, match=r"model\.safetensors cannot be read"):
-        load_state(path, TrainState.start(network(), config()))
+        load_state(path, TrainState.start(network(), config()), 20)
     torch.save({"weights": Bomb(trace)}, path)
     with pytest.raises(InputError, match=r"model\.safetensors cannot be read"):
         read_tensors(path)
@@ -108,13 +108,54 @@ def test_a_pickle_is_refused_and_not_executed(tmp_path: Path) -> None:
 def test_the_state_of_another_model_is_refused(saved: Path, change: dict[str, int]) -> None:
     other = config(**change)
     with pytest.raises(InputError, match=r"state\.safetensors does not belong to this model"):
-        load_state(saved, TrainState.start(network(other), other))
+        load_state(saved, TrainState.start(network(other), other), 20)
 
 
 def test_tensors_that_are_no_state_are_refused(tmp_path: Path) -> None:
     write_tensors(tmp_path / "t.safetensors", {"a": torch.ones(2)})
     with pytest.raises(InputError, match=r"t\.safetensors does not belong to this model"):
-        load_state(tmp_path / "t.safetensors", TrainState.start(network(), config()))
+        load_state(tmp_path / "t.safetensors", TrainState.start(network(), config()), 20)
+
+
+def rewritten(saved: Path, without: str = " ", note: object = None) -> Path:
+    """The state without the tensors whose names begin so, or with another note."""
+    tensors, said = read_tensors(saved)
+    kept = {name: t for name, t in tensors.items() if not name.startswith(without)}
+    write_tensors(saved, kept, said if note is None else note)  # type: ignore[arg-type]
+    return saved
+
+
+@pytest.mark.parametrize("part", ["weights.", "average.", "best.", "optimizer.", "generator"])
+def test_a_state_with_a_part_missing_is_refused_with_what_to_do(saved: Path, part: str) -> None:
+    with pytest.raises(InputError, match=r"does not belong to this model .*: delete its folder to start anew, or name"):
+        load_state(rewritten(saved, part), TrainState.start(network(), config()), 20)
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        {"step": 10},
+        {"validation_loss": 0.5},
+        {"step": 21, "validation_loss": 0.5},
+        {"step": None, "validation_loss": 1},
+    ],
+)
+def test_a_state_with_another_note_is_refused(saved: Path, note: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="does not belong to this model"):
+        load_state(rewritten(saved, note=note), TrainState.start(network(), config()), 20)
+
+
+def test_a_note_that_is_no_object_is_refused(saved: Path) -> None:
+    with pytest.raises(InputError, match="its note is no JSON object"):
+        read_tensors(rewritten(saved, note=[1]))
+
+
+def test_the_standardisation_of_a_state_comes_back_or_is_missed(saved: Path) -> None:
+    found = load_standardisation(saved)
+    assert torch.equal(found.axes, network().denoiser.gaussian.axes)
+    assert torch.equal(found.scale, network().scale)
+    with pytest.raises(InputError, match=r"is no saved state \('\w+' is missing\): delete its folder"):
+        load_standardisation(rewritten(saved, "buffers."))
 
 
 def test_tensors_and_note_come_back_as_they_were(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, Parameter
 
 from squidiff.cli import data, demo, evaluate, predict, train
-from squidiff.cli.show import say_error
+from squidiff.cli.show import heard_or_not, say_error
 from squidiff.config import InputError, flag
 
 EXIT_BAD_INPUT = 2
@@ -38,16 +38,15 @@ def main(tokens: Sequence[str] | None = None) -> None:
     # OpenMP's threads spin while they wait for each other; where another process holds one of the cores, a training
     # step then takes ten times as long. Read when torch is loaded, so it is set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        app(tokens, exit_on_error=False, print_error=False)
-    except (InputError, CycloptsError) as error:
-        say_error(_sentence(error))
-        sys.exit(EXIT_BAD_INPUT)
-    except KeyboardInterrupt:
-        say_error("interrupted; a run that was training goes on with --resume")
-        sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:  # whoever read our output has had enough
-        sys.exit(0)
+    with heard_or_not():
+        try:
+            app(tokens, exit_on_error=False, print_error=False)
+        except (InputError, CycloptsError) as error:
+            say_error(_sentence(error))
+            sys.exit(EXIT_BAD_INPUT)
+        except KeyboardInterrupt:
+            say_error("interrupted; a run that was training goes on with --resume")
+            sys.exit(EXIT_INTERRUPTED)
 
 
 def _sentence(error: Exception) -> str:

@@ -27,7 +27,7 @@ def check(
 
     report = examine(data, schema, normalize=normalize)
     if as_json:
-        sys.stdout.write(json.dumps(report.to_json(), ensure_ascii=False) + "\n")
+        say(json.dumps(report.to_json(), ensure_ascii=False))
     else:
         say(f"{data}: {report.n_cells:,} cells, {report.n_genes:,} genes")
         if report.findings:
@@ -51,7 +51,7 @@ def prepare(
     """Normalise, hold cells out, and choose genes on the training cells only."""
     from squidiff.data.check import check as examine
     from squidiff.data.preprocess import prepare as prepare_cells
-    from squidiff.data.table import read_cells, write_cells
+    from squidiff.data.table import read_cells, write_all_cells
 
     refuse_overwriting(raw, out, held_out)
     holds_out = bool(preparation.hold_out) or preparation.test_fraction > 0
@@ -60,9 +60,10 @@ def prepare(
     adata = read_cells(raw)
     examine(adata, schema, normalize=preparation.normalize).raise_errors()
     prepared = prepare_cells(adata, schema, preparation)
-    write_cells(out, prepared.train)
-    say("\n".join(prepared.report))
-    say(f"training cells: {out}")
+    files = {out: prepared.train}
     if held_out is not None and prepared.test is not None:
-        write_cells(held_out, prepared.test)
-        say(f"held-out cells: {held_out}")
+        files[held_out] = prepared.test
+    write_all_cells(files)
+    say("\n".join(prepared.report))
+    for what, file in zip(("training", "held-out"), files, strict=False):
+        say(f"{what} cells: {file}")

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from squidiff.cli.options import SchemaOptions
-from squidiff.cli.show import say, show_scores
+from squidiff.cli.show import progress, say, show_scores
 from squidiff.config import Schema
 
 
@@ -26,7 +26,9 @@ def evaluate(
     from squidiff.evaluate.scoring import UNSCORED
     from squidiff.workflows.scores import write_scores
 
-    scores = write_scores(predicted, truth, train, schema, out, seed=seed)
+    with progress("evaluating") as advance:
+        on_population = lambda i, n: advance(i, total=n)  # noqa: E731
+        scores = write_scores(predicted, truth, train, schema, out, seed=seed, on_population=on_population)
     show_scores(scores)
     unscored = scores.attrs[UNSCORED]
     if any(unscored.values()):

@@ -39,6 +39,8 @@ def predict(
     from squidiff.data.table import write_cells
 
     refuse_overwriting(source, out, queries)
+    if run is not None and run.resolve() in out.resolve().parents:
+        raise InputError(f"{out} lies in the run folder {run}: write to another place")
     if (run is None) == (baseline is None):
         raise InputError("give a run folder, or --baseline and a name: one of the two")
     if (queries is None) == (not query):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from squidiff.config import InputError
 
@@ -15,6 +17,43 @@ if TYPE_CHECKING:
 
 
 MISSING = "\N{EN DASH}"
+
+
+class _Heard:
+    """A standard stream that lets the work go on when nobody hears it: a closed pipe, a full disk, no stream at all."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self.stream = open(os.devnull, "w", encoding="utf-8") if stream is None else stream  # noqa: SIM115
+        if hasattr(self.stream, "reconfigure"):
+            self.stream.reconfigure(errors="replace")  # a terminal that cannot show a dash shows '?'
+
+    def write(self, text: str) -> int:
+        try:
+            return self.stream.write(text)
+        except OSError:
+            return self._give_up(len(text))
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except OSError:
+            self._give_up()
+
+    def _give_up(self, n: int = 0) -> int:
+        """What is still in the buffer, and what comes, goes nowhere (as Python's documentation of SIGPIPE advises)."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+        return n
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def heard_or_not() -> Iterator[None]:
+    """Inside, what is said never stops the work."""
+    out, error = (cast("TextIO", _Heard(stream)) for stream in (sys.stdout, sys.stderr))
+    with redirect_stdout(out), redirect_stderr(error):
+        yield
 
 
 def say(text: str) -> None:
@@ -59,8 +98,11 @@ def _cell(value: object) -> str:
 
 
 @contextmanager
-def progress(label: str, total: int) -> Iterator[Callable[..., None]]:
-    """A progress bar on standard error; yields `advance(done, note="")`. Without a terminal only its end is shown."""
+def progress(label: str, total: int | None = None) -> Iterator[Callable[..., None]]:
+    """A progress bar on standard error; yields `advance(done, note="", total=None)`.
+
+    The total may be given later. Without a terminal only the bar's end is shown.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -73,8 +115,8 @@ def progress(label: str, total: int) -> Iterator[Callable[..., None]]:
     bar = Progress(*columns, console=_console(stderr=True))
     task = bar.add_task(label, total=total, note="")
 
-    def advance(done: int, note: object = "") -> None:
-        bar.update(task, completed=done, note=str(note))
+    def advance(done: int, note: object = "", total: int | None = None) -> None:
+        bar.update(task, completed=done, note=str(note), total=total)
 
     if bar.console.is_terminal:
         with bar:

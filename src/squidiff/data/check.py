@@ -12,14 +12,20 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from squidiff.config import InputError, Schema, flag
+from squidiff.config import InputError, Schema
 from squidiff.data.conditions import ConditionEncoder, Part, parse_condition
-from squidiff.data.table import as_matrix, as_text, group_rows, looks_like_counts, read_cells, stored_values
+from squidiff.data.table import (
+    LARGEST_LOG_VALUE,
+    as_matrix,
+    as_text,
+    group_rows,
+    looks_like_counts,
+    read_cells,
+    stored_values,
+)
 
 FEW_CELLS = 10
 """A population of fewer cells says little of its mean."""
-LARGEST_LOG_VALUE = 20.0
-"""log1p of half a billion: what is larger was not logged."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +191,9 @@ def _conditions(adata: ad.AnnData, schema: Schema) -> Iterator[Finding]:
     except InputError as error:
         problems |= _problems_of_parts(conditions, schema) or {str(error): 1}
     for message, n in problems.items():
-        yield Finding("error", message, "obs", n, f"correct the column or the option {flag('condition_key')}")
+        about_file = schema.embeddings is not None and message.startswith("embeddings file")
+        where, remedy = ("--embeddings", "correct the file") if about_file else ("obs", "correct the column")
+        yield Finding("error", message, where, n, remedy)
 
 
 def _problems_of_parts(conditions: dict[tuple[Part, ...], int], schema: Schema) -> dict[str, int]:
@@ -216,6 +224,11 @@ def _populations(adata: ad.AnnData, schema: Schema) -> Iterator[Finding]:
         remedy = f"their means are uncertain; the first is {example!r}"
         yield Finding("warning", f"populations of fewer than {FEW_CELLS} cells", "obs", len(small), remedy)
     if schema.control is not None:
+        if all(condition == "" for _, condition, _ in keys):
+            remedy = (
+                f"nothing can be learned of a condition: column {schema.condition_key!r} holds {schema.control!r} alone"
+            )
+            yield Finding("warning", "control cells only", "obs", int(n_cells.sum()), remedy)
         with_control = {context for context, condition, _ in keys if condition == ""}
         orphans = [k for k in keys if k[0] not in with_control]
         if orphans:

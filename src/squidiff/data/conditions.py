@@ -184,12 +184,16 @@ class ConditionEncoder:
 
     @property
     def n_features(self) -> int:
-        """F"""
-        return int(self.vectors.shape[1])
+        """1 + F, of `describe`."""
+        return 1 + int(self.vectors.shape[1])
+
+    def describe(self, parts: tuple[Part, ...]) -> np.ndarray:
+        """What predictors and the network are told of a condition, (1 + F,): its total strength, then `encode`."""
+        return np.concatenate([[np.float32(sum(part.strength for part in parts))], self.encode(parts)])
 
     def encode(self, parts: tuple[Part, ...]) -> np.ndarray:
         """Features (F,) of a condition. Raises InputError on a part that training gives no way to describe."""
-        total = np.zeros(self.n_features, dtype=np.float32)
+        total = np.zeros(self.vectors.shape[1], dtype=np.float32)
         for part in parts:
             total += np.float32(part.strength) * self._vector(part)
         return total

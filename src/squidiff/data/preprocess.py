@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import anndata as ad
 import numpy as np
@@ -12,10 +15,26 @@ import pandas as pd
 import scipy.sparse as sp
 
 from squidiff.config import InputError, Preparation, Schema, settings_to_json
-from squidiff.data.table import as_matrix, as_text, group_rows, looks_like_counts, require_columns
+from squidiff.data.table import (
+    LARGEST_LOG_VALUE,
+    as_matrix,
+    as_text,
+    group_rows,
+    looks_like_counts,
+    quiet_about_names,
+    read_cells,
+    require_columns,
+    stored_values,
+)
 
 SPLIT = "split"
 """obs column that `prepare` writes: train or test."""
+DONE = "squidiff_preparation"
+"""Key of uns where `prepare` writes its settings."""
+SAME_TOTAL = 0.02
+"""Cells whose totals differ by less than this share of the median were scaled to one total."""
+OTHER_UNIT = 10.0
+"""Totals that differ by this factor are not those of other cells but of another unit."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +47,17 @@ class Prepared:
     """What was dropped and held out, a sentence each."""
 
 
-def prepare(adata: ad.AnnData, schema: Schema, settings: Preparation) -> Prepared:
+def prepare(source: ad.AnnData | str | Path, schema: Schema, settings: Preparation) -> Prepared:
     """Drops, normalises, holds out and chooses genes, in this order. The data set passed in stays as it is.
 
-    Raises InputError for a missing column, a rule that no cell follows, or more genes asked for than there are.
+    Raises InputError for a missing column, a rule that no cell follows, values that are not finite, more genes asked
+    for than there are, or a share so small that it holds no cell out.
     """
+    with quiet_about_names():
+        return _prepare(read_cells(source), schema, settings)
+
+
+def _prepare(adata: ad.AnnData, schema: Schema, settings: Preparation) -> Prepared:
     if SPLIT in schema.columns:
         raise InputError(f"column {SPLIT!r} is where the split is written: rename your column of that name")
     report = [f"read {adata.n_obs:,} cells and {adata.n_vars:,} genes"]
@@ -45,6 +70,8 @@ def prepare(adata: ad.AnnData, schema: Schema, settings: Preparation) -> Prepare
         report.append(f"dropped {n_over:,} cells: at most {settings.max_cells:,} a population")
     if not kept.any():
         raise InputError("no cell is left: drop fewer")
+    if not np.isfinite(stored_values(as_matrix(adata))).all():
+        raise InputError("X holds NaN or infinite values: run `squidiff check` on the file")
     prepared = adata[kept].copy()
     if settings.normalize:
         prepared = normalize(prepared, settings.target_sum, settings.total_counts_key)
@@ -52,12 +79,14 @@ def prepare(adata: ad.AnnData, schema: Schema, settings: Preparation) -> Prepare
     held_out = held_out_cells(prepared.obs, schema, settings)
     if held_out.all():
         raise InputError("every cell is held out: hold out fewer")
+    if settings.test_fraction > 0 and not held_out.any():
+        raise InputError(f"--test-fraction {settings.test_fraction:g} of every population is no cell: hold out more")
     if settings.n_genes is not None:
         chosen = most_variable_genes(prepared[~held_out], settings.n_genes)
         report.append(f"kept the {chosen.sum():,} genes that vary most over the training cells")
         prepared = prepared[:, chosen].copy()
     prepared.obs[SPLIT] = pd.Categorical(np.where(held_out, "test", "train"), categories=["train", "test"])
-    prepared.uns["squidiff_preparation"] = {
+    prepared.uns[DONE] = {
         key: list(value) if isinstance(value, list) else value
         for key, value in settings_to_json(settings).items()
         if value not in (None, [])
@@ -65,6 +94,49 @@ def prepare(adata: ad.AnnData, schema: Schema, settings: Preparation) -> Prepare
     train, test = prepared[~held_out].copy(), prepared[held_out].copy()
     report.append(f"{train.n_obs:,} cells for training, {test.n_obs:,} held out")
     return Prepared(train, test if test.n_obs else None, tuple(report))
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """The unit of X, as far as it is known; kept with a model, so that other data can be told to be in another."""
+
+    unit: str
+    """`log1p of counts per N`, or `as given`."""
+    known_from: Literal["train", "prepare", "the values", "nothing"]
+    """Who scaled and logged the counts, or else what the unit was inferred from."""
+    typical_total: float | None
+    """Median over cells of sum(expm1(X)) over the genes; None where X has negative values."""
+
+    @classmethod
+    def of(cls, cells: np.ndarray | sp.csr_matrix, done: Mapping[str, Any], by: Literal["train", "prepare"]) -> Self:
+        """Of normalised cells; `done` holds the settings `normalize` and `target_sum` of whoever prepared them."""
+        total = total_counts(cells)
+        median = None if total is None else float(np.median(total))
+        if bool(done.get("normalize", False)):
+            return cls(f"log1p of counts per {float(done.get('target_sum', 0)):g}", by, median)
+        if total is not None and median and np.ptp(total) < SAME_TOTAL * median:
+            return cls(f"log1p of counts per {float(f'{median:.3g}'):g}", "the values", median)
+        return cls("as given", "nothing", median)
+
+    def require(self, cells: np.ndarray | sp.csr_matrix, where: str) -> None:
+        """Raises InputError when cells of the same genes are plainly in another unit."""
+        total = total_counts(cells)
+        if total is None or not self.typical_total:
+            return
+        median = float(np.median(total))
+        if not self.typical_total / OTHER_UNIT < median < self.typical_total * OTHER_UNIT:
+            raise InputError(
+                f"X of {where} is in another unit than the training data: exp(X) - 1 sums to {median:.3g} a cell, in "
+                f"training to {self.typical_total:.3g}; normalise both alike ({self.unit})"
+            )
+
+
+def total_counts(cells: np.ndarray | sp.csr_matrix) -> np.ndarray | None:
+    """sum(expm1(X)) of each cell, (N,): its counts, if X is their log1p. None where X has negative values."""
+    if stored_values(cells).min(initial=0.0) < 0:
+        return None
+    with np.errstate(over="ignore"):  # of values that were not logged; infinity says as much
+        return np.asarray(np.expm1(cells).sum(axis=1, dtype=np.float64)).ravel()
 
 
 def normalize(adata: ad.AnnData, target_sum: float, total_counts_key: str | None) -> ad.AnnData:
@@ -160,7 +232,14 @@ def most_variable_genes(adata: ad.AnnData, n_genes: int) -> np.ndarray:
     bare = ad.AnnData(X=as_matrix(adata))
     if looks_like_counts(bare.X):
         raise InputError("variable genes are chosen on log values, but X holds raw counts: pass --normalize")
-    table = sc.pp.highly_variable_genes(bare, n_top_genes=n_genes, inplace=False)
+    highest = float(bare.X.max())
+    if highest > LARGEST_LOG_VALUE:
+        raise InputError(f"variable genes are chosen on log values, but X holds {highest:.3g}: take log1p first")
+    if not (bare.X.max(axis=0) != bare.X.min(axis=0)).sum():
+        raise InputError("variable genes cannot be chosen: no gene varies over the training cells")
+    with warnings.catch_warnings():  # of logarithms of the means of genes with negative or no values
+        warnings.simplefilter("ignore", RuntimeWarning)
+        table = sc.pp.highly_variable_genes(bare, n_top_genes=n_genes, inplace=False)
     dispersion = table["dispersions_norm"].fillna(-np.inf).to_numpy()
     chosen = np.zeros(adata.n_vars, dtype=bool)
     chosen[np.argsort(-dispersion, kind="stable")[:n_genes]] = True

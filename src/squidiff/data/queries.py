@@ -11,11 +11,13 @@ import pandas as pd
 
 from squidiff.config import InputError, Schema
 from squidiff.data.conditions import Part
-from squidiff.data.table import Key, group_rows
+from squidiff.data.table import Key, as_text, group_rows
 
 N_CELLS = "n_cells"
 MAX_CELLS = 10_000_000
-"""Of one query: at 1,000 genes, 40 GB."""
+"""Of one query: as sparse cells of 1,000 genes, tens of GB."""
+OWN_COLUMNS = ("anchor", "source_cell")
+"""What a prediction adds to obs: where the mean is from, and the name of the cell that it started from."""
 
 
 @dataclass(frozen=True)
@@ -35,21 +37,39 @@ def read_queries(queries: pd.DataFrame | str | Path, schema: Schema) -> list[Que
     table = queries if isinstance(queries, pd.DataFrame) else _read_csv(Path(queries))
     if len(table) == 0:
         raise InputError("there is no query: give a row for each population to predict")
-    repeated = table.columns[table.columns.duplicated()]
-    if len(repeated):
-        raise InputError(f"column {repeated[0]!r} of the queries stands there twice: keep one")
-    if "_index" in table.columns:
-        raise InputError("column '_index' of the queries has a name that AnnData keeps for itself: rename it")
+    table = _named(table, schema)
     counts = _n_cells(table)
-    population, keys, parts = group_rows(table, schema, "the queries")
     columns = table.drop(columns=N_CELLS, errors="ignore")
+    population, keys, parts = group_rows(columns, schema, "the queries")
     for name in columns:
-        if not pd.api.types.is_numeric_dtype(columns[name]):  # texts, and what AnnData could not write
-            columns[name] = columns[name].astype(str)
+        if not (isinstance(columns[name].dtype, np.dtype) and columns[name].dtype.kind in "biuf"):
+            columns[name] = as_text(columns[name])  # texts, and what AnnData could not write
+            if columns[name].str.contains("\0", regex=False).any():
+                raise InputError(f"column {name!r} of the queries holds the character NUL: remove it")
     return [
         Query(keys[p], parts[p], {str(name): columns[name].iloc[i] for name in columns}, counts[i])
         for i, p in enumerate(population)
     ]
+
+
+def _named(table: pd.DataFrame, schema: Schema) -> pd.DataFrame:
+    """A copy without the columns that have neither a name nor a value, as spreadsheets leave them.
+
+    Raises InputError for a name that stands there twice or that an .h5ad file or a prediction cannot have.
+    """
+    is_left_over = [not str(name).strip() and (as_text(table.iloc[:, i]) == "").all() for i, name in enumerate(table)]
+    table = table.loc[:, ~np.array(is_left_over, dtype=bool)].copy()
+    repeated = table.columns[table.columns.duplicated()]
+    if len(repeated):
+        raise InputError(f"column {repeated[0]!r} of the queries stands there twice: keep one")
+    for name in map(str, table.columns):
+        if name in ("_index", *OWN_COLUMNS):
+            raise InputError(
+                f"column {name!r} of the queries has a name that predictions keep for themselves: rename it"
+            )
+        if not name.strip() or "\0" in name or ("/" in name and name not in schema.columns):
+            raise InputError(f"column {name!r} of the queries cannot name a column of an .h5ad file: rename it")
+    return table
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -62,6 +82,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
         header, rows = [name.strip() for name in header], [[value.strip() for value in row] for row in rows]
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as a CSV file: {error}") from error
+    rows = [row for row in rows if any(row)]
     for i, row in enumerate(rows):
         if len(row) != len(header):
             fields = f"query {i + 1} has {len(row)} fields, the header {len(header)}"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +19,14 @@ import scipy.sparse as sp
 
 from squidiff.config import InputError, Schema
 from squidiff.data.conditions import Part, canonical_label, parse_condition
-from squidiff.files import write_atomically
+from squidiff.files import write_together
 
 Key = tuple[str, str, float | None]
 """Context, condition in its canonical spelling, time: the fields of response.Population."""
+
+
+LARGEST_LOG_VALUE = 20.0
+"""log1p of half a billion: what is larger was not logged."""
 
 
 @dataclass(frozen=True)
@@ -85,36 +92,70 @@ def read_cells(source: str | Path | ad.AnnData) -> ad.AnnData:
     if not path.is_file():
         raise InputError(f"{path} does not exist or is not a file: give the path of an .h5ad file")
     try:
-        return ad.read_h5ad(path)
+        with quiet_about_names():
+            return ad.read_h5ad(path)
     except Exception as error:  # h5py and anndata raise many kinds, none of which means anything else to the user
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} cannot be read as an .h5ad file: {reason}") from error
 
 
-def write_cells(path: Path, adata: ad.AnnData) -> None:
-    """Writes an .h5ad file atomically. Raises InputError when it cannot be written.
+@contextmanager
+def quiet_about_names() -> Iterator[None]:
+    """Without anndata's warnings of repeated names, of which the doctor speaks, and of files of its first format."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="(Observation|Variable) names are not unique")
+        warnings.simplefilter("ignore", ad.OldFormatWarning)
+        yield
 
-    The file is made in memory: HDF5 that runs out of disk while it writes takes the process with it.
+
+def write_cells(path: Path, adata: ad.AnnData) -> None:
+    """Writes an .h5ad file atomically. Raises InputError when it cannot be written."""
+    write_all_cells({path: adata})
+
+
+def write_all_cells(files: Mapping[Path, ad.AnnData]) -> None:
+    """Writes several .h5ad files: all, or none where one cannot be written. Texts become categories, as in AnnData's.
+
+    A file is made in memory: HDF5 that runs out of disk while it writes takes the process with it.
     """
-    adata.strings_to_categoricals()
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
-        ad.io.write_elem(file, "/", adata)
-    write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
+    writes = {}
+    for path, adata in files.items():
+        buffer = io.BytesIO()
+        with h5py.File(buffer, "w") as file, quiet_about_names():
+            adata.strings_to_categoricals()
+            ad.io.write_elem(file, "/", adata)
+        writes[path] = functools.partial(_write_buffer, buffer=buffer)
+    write_together(writes)
+
+
+def _write_buffer(path: Path, buffer: io.BytesIO) -> None:
+    path.write_bytes(buffer.getbuffer())
 
 
 def as_matrix(adata: ad.AnnData) -> np.ndarray | sp.csr_matrix:
-    """X as float32, dense or CSR. Raises InputError when there is none."""
-    if adata.X is None or 0 in adata.shape:
-        raise InputError(f"the data have {adata.n_obs} cells and {adata.n_vars} genes in X: both must be there")
-    if sp.issparse(adata.X):
-        return sp.csr_matrix(adata.X, dtype=np.float32)
-    return np.asarray(adata.X, dtype=np.float32)
+    """X as float32, dense or CSR. Raises InputError when there is none or it does not hold real numbers."""
+    if adata.X is None:
+        layers = f" (there are layers: {', '.join(map(str, adata.layers))})" if len(adata.layers) else ""
+        raise InputError(f"X is missing{layers}: put the values to use into X")
+    if 0 in adata.shape:
+        raise InputError(f"the data have {adata.n_obs} cells and {adata.n_vars} genes: both must be there")
+    if adata.X.dtype.kind not in "biuf":
+        raise InputError(f"X holds values of type {adata.X.dtype}: it must hold real numbers")
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is found as that
+        if sp.issparse(adata.X):
+            return sp.csr_matrix(adata.X, dtype=np.float32)
+        return np.asarray(adata.X, dtype=np.float32)
 
 
 def stored_values(cells: np.ndarray | sp.csr_matrix) -> np.ndarray:
     """The values of a dense matrix, or those that a sparse one stores."""
     return cells.data if sp.issparse(cells) else cells
+
+
+def non_negative_genes(cells: np.ndarray | sp.csr_matrix) -> np.ndarray:
+    """Which genes have no negative value, (G,)."""
+    lowest = cells.min(axis=0)
+    return np.asarray(lowest.toarray() if sp.issparse(lowest) else lowest).ravel() >= 0
 
 
 def looks_like_counts(cells: np.ndarray | sp.csr_matrix) -> bool:
@@ -176,10 +217,14 @@ def group_rows(
 
 
 def as_text(column: pd.Series) -> pd.Series:
-    """A column as text: 1 and 1.0 are the same label, and what is empty is ''."""
-    if pd.api.types.is_float_dtype(column) and (column.dropna() % 1 == 0).all():
-        column = column.astype("Int64")
-    return column.astype(object).where(column.notna(), "").astype(str)
+    """A column as text: 1 and 1.0 are the same label, 0.1 is '0.1' at any precision, and what is empty is ''."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(column.cat.categories.dtype)
+    is_missing = column.isna()
+    if pd.api.types.is_float_dtype(column):
+        whole = (column.dropna() % 1 == 0).all()
+        column = column.astype("Int64") if whole else column.astype(str)  # numpy writes a float32 as short as it is
+    return column.astype(object).where(~is_missing, "").astype(str)
 
 
 def _time(values: dict[str, str], schema: Schema) -> float | None:

@@ -1,7 +1,8 @@
 """Samplers under one contract: a generator over noise levels that calls `predict(x, level) -> Prediction`.
 
 Each yields x at the second level, the third, and so on to the last. Conditioning is bound before the call; noise is
-passed in as x; nothing here is random. Levels may run down (sampling) or up (inversion).
+passed in as x; nothing here is random. Levels may run down (sampling) or up (inversion). Their numbers are combined in
+the levels' own precision, on the CPU, and reach x's device as single numbers of its precision.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def sample_ddim(predict: Denoise, x: torch.Tensor, levels: Sequence[NoiseLevel])
     """DDIM with eta 0 (Song et al. 2021, eq. 12): x' = alpha' x0 + sigma' eps. Order 1; x is B x G at levels[0]."""
     for here, there in itertools.pairwise(levels):
         x0, eps = predict(x, here)
-        x = there.alpha * x0 + there.sigma * eps
+        x = there.alpha.to(x) * x0 + there.sigma.to(x) * eps
         yield x
 
 
@@ -38,8 +39,8 @@ def sample_dpmpp_2m(predict: Denoise, x: torch.Tensor, levels: Sequence[NoiseLev
         estimate = x0
         if previous is not None:
             previous_x0, previous_h = previous
-            estimate = x0 + (h / (2 * previous_h)) * (x0 - previous_x0)
-        x = (there.sigma / here.sigma) * x - there.alpha * torch.expm1(-h) * estimate
+            estimate = x0 + (h / (2 * previous_h)).to(x) * (x0 - previous_x0)
+        x = (there.sigma / here.sigma).to(x) * x - (there.alpha * torch.expm1(-h)).to(x) * estimate
         previous = (x0, h)
         yield x
 

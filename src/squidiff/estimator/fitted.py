@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,7 @@ import torch
 
 from squidiff.config import Config, InputError, Schema
 from squidiff.data.conditions import N_TIME_FEATURES, ConditionEncoder, time_features
+from squidiff.data.preprocess import Normalisation
 from squidiff.data.table import CellTable
 from squidiff.model.network import Network, Standardisation
 from squidiff.response.populations import Population, Populations
@@ -27,7 +31,11 @@ class Fitted:
     encoder: ConditionEncoder
     populations: Populations
     network: Network
-    non_negative: bool
+    non_negative: np.ndarray
+    """(G,) which genes had no negative value."""
+    highest: float
+    """The largest value of all."""
+    normalisation: Normalisation
 
     @property
     def time_span(self) -> tuple[float, float] | None:
@@ -37,21 +45,30 @@ class Fitted:
 
     def condition(self, key: Population, features: np.ndarray, start: np.ndarray, anchor: np.ndarray) -> np.ndarray:
         """Condition features (C,): those of the parts, of the time, and where the source and the anchor mean lie."""
-        gaussian, span = self.network.denoiser.gaussian, self.time_span
-        center, scale, axes = (t.cpu().numpy() for t in (self.network.center, self.network.scale, gaussian.axes))
-        spread = np.sqrt(gaussian.axis_variance.cpu().numpy())
-        where = [((mean - center) / scale) @ axes / spread for mean in (start, anchor)]
+        span = self.time_span
+        where = [self._place(mean) for mean in (start, anchor)]
         times = [] if span is None or key.time is None else [time_features(key.time, span)]
         return np.concatenate([features, *times, *where]).astype(np.float32)
+
+    def _place(self, mean: np.ndarray) -> np.ndarray:
+        """Where a mean (G,) lies on the cells' axes, in standard deviations (K,)."""
+        center, scale, axes, spread = self._axes
+        return np.asarray(((mean - center) / scale) @ axes / spread)
+
+    @cached_property
+    def _axes(self) -> tuple[np.ndarray, ...]:
+        network, gaussian = self.network, self.network.denoiser.gaussian
+        tensors = (network.center, network.scale, gaussian.axes, gaussian.axis_variance.sqrt())
+        return tuple(t.cpu().numpy() for t in tensors)
 
     def own_conditions(self, populations: Populations) -> np.ndarray:
         """Condition features of populations that have cells, P x C; means are those of training where it saw them."""
         rows = []
-        for key, features in zip(populations.keys, populations.features, strict=True):
-            known = self.populations if key in self.populations.keys else populations
-            own = known.keys.index(key)
-            source = known.source(key)
-            start = known.mean[own if source is None else source]
+        for i, (key, features) in enumerate(zip(populations.keys, populations.features, strict=True)):
+            seen = self.populations.find(key)
+            known, own = (populations, i) if seen is None else (self.populations, seen)
+            source = known.source_of(own)
+            start = known.mean[own] if source is None else source.mean
             rows.append(self.condition(key, features, start, known.mean[own]))
         return np.stack(rows)
 
@@ -106,6 +123,7 @@ def to_tensors(fitted: Fitted) -> dict[str, torch.Tensor]:
         "populations.features": fitted.populations.features,
         "populations.n_cells": fitted.populations.n_cells,
         "vocabulary.vectors": fitted.encoder.vectors,
+        "non_negative": fitted.non_negative,
     }
     tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
     return tensors | {f"network.{name}": t for name, t in fitted.network.state_dict().items()}
@@ -117,8 +135,14 @@ def to_json(fitted: Fitted) -> dict[str, Any]:
         "genes": list(fitted.genes),
         "vocabulary": {"kind": fitted.encoder.kind, "names": list(fitted.encoder.names)},
         "populations": [list(k) for k in fitted.populations.keys],
-        "non_negative": fitted.non_negative,
+        "highest": fitted.highest,
+        "normalisation": asdict(fitted.normalisation),
     }
+
+
+def digest(settings: dict[str, Any]) -> str:
+    """SHA-256 of what config.json says; the weights carry it, so that those of another run are noticed."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def rebuild(saved: dict[str, Any], tensors: dict[str, torch.Tensor], config: Config, device: torch.device) -> Fitted:
@@ -139,14 +163,29 @@ def rebuild(saved: dict[str, Any], tensors: dict[str, torch.Tensor], config: Con
         network.load_state_dict(weights)
         vocabulary = saved["vocabulary"]
         encoder = ConditionEncoder(vocabulary["kind"], tuple(vocabulary["names"]), arrays["vocabulary.vectors"])
-        genes, non_negative = tuple(saved["genes"]), bool(saved["non_negative"])
-        if len(genes) != len(standardisation.center):
-            raise ValueError(f"{len(genes)} genes, weights for {len(standardisation.center)}")
-        if len(populations.keys) != len(populations.mean):
-            raise ValueError(f"{len(populations.keys)} populations, means of {len(populations.mean)}")
+        genes = tuple(saved["genes"])
+        expected = {
+            "populations.features": (len(populations.keys), encoder.n_features),
+            "populations.mean": (len(populations.keys), len(genes)),
+            "populations.zero_fraction": (len(populations.keys), len(genes)),
+            "populations.n_cells": (len(populations.keys),),
+            "non_negative": (len(genes),),
+            "network.center": (len(genes),),
+        }
+        for name, shape in expected.items():
+            if tuple(tensors[name].shape) != shape:
+                raise ValueError(f"{name} is of shape {tuple(tensors[name].shape)}, not {shape}")
         damaged = [name for name, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
         if damaged:
             raise ValueError(f"{damaged[0]} holds values that are not finite")
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        return Fitted(
+            genes,
+            encoder,
+            populations,
+            network.to(device),
+            arrays["non_negative"].astype(bool),
+            float(saved["highest"]),
+            Normalisation(**saved["normalisation"]),
+        )
+    except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"the run's model.safetensors and config.json do not belong together: {error}") from error
-    return Fitted(genes, encoder, populations, network.to(device), non_negative)

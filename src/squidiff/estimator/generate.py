@@ -12,17 +12,19 @@ import scipy.sparse as sp
 import torch
 
 from squidiff.config import InputError, Sampling, Schema
-from squidiff.data.queries import Query
+from squidiff.data.queries import OWN_COLUMNS, Query
 from squidiff.data.table import CellTable
 from squidiff.diffusion.samplers import SAMPLERS, last
 from squidiff.diffusion.schedule import sampling_levels
 from squidiff.estimator.fitted import Fitted, summarise
-from squidiff.response.populations import Population
+from squidiff.response.populations import Population, Source
 from squidiff.response.shape import ZeroLaw, cut_to_mean, move_to_mean
 from squidiff.response.stack import Anchor
 
 N_REFERENCE = 256
 """Cells generated at least for a query, so that one cell does not depend on how few are asked for."""
+N_BLOCK = 4096
+"""Cells generated at once, about: memory does not grow with the number that is asked for."""
 MAX_DONORS = 2000
 """Cells whose values may switch on a gene in a source cell."""
 
@@ -51,7 +53,11 @@ class Generator:
     def __init__(self, fitted: Fitted, table: CellTable, schema: Schema, sampling: Sampling) -> None:
         self.fitted, self.table, self.sampling = fitted, table, sampling
         self.starts = summarise(table, np.zeros((len(table.keys), fitted.encoder.n_features)), schema)
-        self._anchors: dict[int, Anchor] = {}
+
+    @cached_property
+    def anchor(self) -> Anchor:
+        """Answers with the mean of any population."""
+        return Anchor().fit(self.fitted.populations)
 
     @cached_property
     def law(self) -> ZeroLaw:
@@ -61,49 +67,57 @@ class Generator:
     def plan(self, index: int, query: Query) -> Plan:
         """What will be generated for a query, from which cells. Raises InputError when it cannot be predicted."""
         key, starts = Population(*query.key), self.starts
-        start = starts.source(key)
+        # cells of a population that training did not see are the answer, should the source hold them; only control
+        # cells are always given
+        known = self.fitted.populations.find(key) is not None or (starts.has_control and key.condition == "")
+        start = starts.source(key, itself=known)
         if start is None:
-            there = ", ".join(sorted({repr(k.context) for k in starts.keys if k.condition == ""})) or "none"
-            raise InputError(f"the source has no cells to start from in context {key.context!r}: it has {there}")
-        features = self.fitted.encoder.encode(query.parts)
-        mean, predictor = self._anchor(start).predict(key, features)
-        condition = self.fitted.condition(key, features, starts.mean[start], mean)
-        return Plan(index, query, start, mean, predictor, condition, from_noise=starts.keys[start] == key)
+            raise InputError(f"the source has no cells to start from in context {key.context!r}: it has {self._there}")
+        source = Source(starts.keys[start], starts.mean[start])
+        features = self.fitted.encoder.describe(query.parts)
+        mean, predictor = self.anchor.predict(key, features, source)
+        condition = self.fitted.condition(key, features, source.mean, mean)
+        return Plan(index, query, start, mean, predictor, condition, from_noise=source.key == key)
 
-    def _anchor(self, start: int) -> Anchor:
-        if start not in self._anchors:
-            starts = self.starts
-            known = self.fitted.populations.with_population(
-                starts.keys[start], starts.mean[start], starts.zero_fraction[start], int(starts.n_cells[start])
-            )
-            self._anchors[start] = Anchor().fit(known)
-        return self._anchors[start]
+    @property
+    def _there(self) -> str:
+        names = sorted({repr(key.context) for key in self.starts.keys if key.condition == ""})
+        return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "none"
 
     def generate(self, plan: Plan) -> ad.AnnData:
         """The cells of a plan; the same seed and query number give the same cells."""
         rng = np.random.default_rng((self.sampling.seed, plan.index))
         available = np.flatnonzero(self.table.population == plan.start)
-        n_cells = plan.query.n_cells or len(available)
+        n_cells = plan.query.n_cells or max(len(available), N_REFERENCE)
         rows = draw_rows(available, max(n_cells, N_REFERENCE), rng)
-        source = self.table.dense(rows)
         zero_fraction = self.law.follow(self.starts.mean[plan.start], self.starts.zero_fraction[plan.start], plan.mean)
+        blocks = np.array_split(rows, -(-len(rows) // N_BLOCK))
+        parts = [self._block(self.table.dense(block), plan, zero_fraction, rng) for block in blocks]
+        cells, z_sem = sp.vstack([cells for cells, _ in parts], format="csr"), np.concatenate([z for _, z in parts])
+        if not self.fitted.non_negative.all():
+            cells = cells.toarray()
+        return self._annotated(cells[:n_cells], z_sem[:n_cells], self.table.names[rows[:n_cells]], plan)
+
+    def _block(
+        self, source: np.ndarray, plan: Plan, zero_fraction: np.ndarray, rng: np.random.Generator
+    ) -> tuple[sp.csr_matrix, np.ndarray]:
+        """Cells from source cells (N x G), their mean the anchor, and their latents (N x Z)."""
         start = None if plan.from_noise else self._moved(source, plan, zero_fraction, rng)
         cells, z_sem = self._denoised(source, start, plan, rng)
-        if self.fitted.non_negative:
-            cells = cut_to_mean(cells, plan.mean, zero_fraction)
-        else:
-            cells = cells + (plan.mean - cells.mean(axis=0))
-        return self._annotated(cells[:n_cells].astype(np.float32), z_sem[:n_cells], self.table.names[rows], plan)
+        shifted = cells + (plan.mean - cells.mean(axis=0))
+        cut = cut_to_mean(cells, plan.mean, zero_fraction, self.fitted.highest)
+        cells = np.where(self.fitted.non_negative, cut, shifted)
+        return sp.csr_matrix(cells, dtype=np.float32), z_sem
 
     def _moved(self, source: np.ndarray, plan: Plan, zero_fraction: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Source cells moved to the anchor mean: where the diffusion starts, and what strength 0 would leave."""
-        if not self.fitted.non_negative:
-            return np.asarray(source + (plan.mean - source.mean(axis=0)), dtype=np.float32)
         # cells of the very population that is asked for are the answer, should the source hold them
         asked = [i for i, key in enumerate(self.table.keys) if key == plan.query.key]
         others = np.flatnonzero(~np.isin(self.table.population, asked))
         donors = self.table.dense(draw_rows(others, min(len(others), MAX_DONORS), rng))
-        return move_to_mean(source, plan.mean, zero_fraction, donors, rng).astype(np.float32)
+        moved = move_to_mean(source, plan.mean, zero_fraction, donors, rng)
+        shifted = source + (plan.mean - source.mean(axis=0))
+        return np.where(self.fitted.non_negative, moved, shifted).astype(np.float32)
 
     @torch.no_grad()
     def _denoised(
@@ -127,14 +141,12 @@ class Generator:
             latents.append(z_sem.cpu().numpy())
         return np.concatenate(cells), np.concatenate(latents)
 
-    def _annotated(self, cells: np.ndarray, z_sem: np.ndarray, source_names: np.ndarray, plan: Plan) -> ad.AnnData:
-        ours = {"anchor": plan.predictor, "source_cell": source_names[: len(cells)]}
-        obs = pd.DataFrame(ours | plan.query.columns, index=pd.Index([f"{plan.index}-{i}" for i in range(len(cells))]))
-        predicted = ad.AnnData(
-            X=sp.csr_matrix(cells) if (cells == 0).mean() > 0.5 else cells,
-            obs=obs,
-            var=pd.DataFrame(index=pd.Index(self.fitted.genes)),
-        )
+    def _annotated(
+        self, cells: sp.csr_matrix | np.ndarray, z_sem: np.ndarray, source_names: np.ndarray, plan: Plan
+    ) -> ad.AnnData:
+        columns = dict(zip(OWN_COLUMNS, (plan.predictor, source_names), strict=True)) | plan.query.columns
+        obs = pd.DataFrame(columns, index=pd.Index([f"{plan.index}-{i}" for i in range(len(z_sem))]))
+        predicted = ad.AnnData(X=cells, obs=obs, var=pd.DataFrame(index=pd.Index(self.fitted.genes)))
         predicted.obsm["X_z_sem"] = z_sem
         return predicted
 

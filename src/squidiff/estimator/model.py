@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,33 @@ from squidiff.data.check import check
 from squidiff.data.conditions import ConditionEncoder
 from squidiff.data.dataset import BatchStream, Pairs
 from squidiff.data.manifest import describe_table, provenance
-from squidiff.data.preprocess import normalize
+from squidiff.data.preprocess import DONE, Normalisation, normalize
 from squidiff.data.queries import read_queries
-from squidiff.data.table import CellTable, as_matrix, looks_like_counts, matched, read_cells, stored_values
-from squidiff.estimator.fitted import Fitted, fit_standardisation, n_condition, rebuild, summarise, to_json, to_tensors
+from squidiff.data.table import CellTable, as_matrix, looks_like_counts, matched, non_negative_genes, read_cells
+from squidiff.estimator.fitted import (
+    Fitted,
+    digest,
+    fit_standardisation,
+    n_condition,
+    rebuild,
+    summarise,
+    to_json,
+    to_tensors,
+)
 from squidiff.estimator.generate import Generator
 from squidiff.files import read_json, write_json
-from squidiff.model.network import Network, Standardisation
-from squidiff.train.checkpoint import load_buffers, read_tensors, write_tensors
+from squidiff.model.network import Network
+from squidiff.train.checkpoint import load_standardisation, read_tensors, write_tensors
 from squidiff.train.loop import find_device
 from squidiff.train.run import METRICS, STATE, Record, read_records, train, write_records
 
 WEIGHTS = "model.safetensors"
-FORMAT = 1
+RUN_FILES = (
+    *("check.json", "config.json", "manifest.json", "provenance.json"),
+    *(METRICS, STATE.as_posix(), WEIGHTS),
+)
+"""What a run folder holds, from its root."""
+FORMAT = 2
 """Of the run folder; raised when an older version could not read it."""
 
 MIN_CELLS = 10
@@ -85,9 +99,8 @@ class Squidiff:
         report.raise_errors()
         table = CellTable.from_anndata(self._normalized(adata), self.schema)
         encoder = ConditionEncoder.fit(table.parts, self.schema)
-        populations = summarise(table, np.stack([encoder.encode(parts) for parts in table.parts]), self.schema)
-        source = np.array([-1 if (s := populations.source(k)) is None else s for k in populations.keys])
-        n_cells = int((source[table.population] >= 0).sum())
+        populations = summarise(table, np.stack([encoder.describe(parts) for parts in table.parts]), self.schema)
+        n_cells = int((populations.sources[table.population] >= 0).sum())
         if n_cells < MIN_CELLS:
             raise InputError(f"{n_cells} cells can be trained on, those with control cells in their context: give more")
         standardisation = fit_standardisation(table, populations, self.config)
@@ -98,18 +111,25 @@ class Squidiff:
         if folder is not None:
             self._claim(folder, resume)
             if resume and (folder / STATE).exists():  # another machine may compute other axes from the same cells
-                standardisation = Standardisation.of_buffers(load_buffers(folder / STATE))
+                standardisation = load_standardisation(folder / STATE)
         network = Network.initialise(self.config, standardisation, n_condition(populations, standardisation))
-        non_negative = bool(stored_values(table.cells).min(initial=0.0) >= 0)
-        fitted = Fitted(table.genes, encoder, populations, network.to(self.device), non_negative)
-        pairs = Pairs(table, source, populations.mean, fitted.own_conditions(populations))
+        fitted = Fitted(
+            table.genes,
+            encoder,
+            populations,
+            network.to(self.device),
+            non_negative_genes(table.cells),
+            float(table.cells.max()),
+            self._normalisation(adata, table),
+        )
+        pairs = Pairs(table, populations.sources, populations.mean, fitted.own_conditions(populations))
         self.history = self._train(network, pairs, folder, resume, on_record)
         self._fitted = fitted
         self.provenance = provenance(
             device=str(self.device), seed=self.config.seed, seconds=round(time.perf_counter() - started, 1)
         )
         if folder is not None:
-            self.save(folder)
+            self._write(folder)
             shutil.rmtree((folder / STATE).parent, ignore_errors=True)
         return self
 
@@ -119,7 +139,7 @@ class Squidiff:
         Training shows the encoder source cells (of a perturbation: control cells), so these are what it knows best.
         """
         table, fitted = self._table(data), self.fitted
-        features = np.stack([fitted.encoder.encode(parts) for parts in table.parts])
+        features = np.stack([fitted.encoder.describe(parts) for parts in table.parts])
         condition = fitted.own_conditions(summarise(table, features, self.schema))[table.population]
         rows = np.arange(len(table.names))
         chunks = np.array_split(rows, max(1, len(rows) // Sampling().cells_per_batch))
@@ -154,33 +174,39 @@ class Squidiff:
         predicted.uns["squidiff"] = {
             "sampling": settings_to_json(sampling),
             "data_sha256": self.manifest.get("data_sha256", ""),
-            "unit": f"log1p of counts per {self.config.target_sum:g}"
-            if self.config.normalize
-            else "as the training data",
+            "unit": self.fitted.normalisation.unit,
             "version": version("squidiff-ng"),
         }
         return predicted
 
     def save(self, folder: str | Path) -> None:
-        """Writes the run folder, model.safetensors last and whole. Raises InputError when it cannot be written."""
-        folder, fitted = Path(folder), self.fitted
-        (folder / WEIGHTS).unlink(missing_ok=True)  # old weights must not stand beside new settings
+        """Writes a run folder, new or empty until then. Raises InputError when it is neither or cannot be written."""
+        folder, _ = Path(folder), self.fitted
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise InputError(f"{folder} is there already and not an empty folder: choose another")
+        self._write(folder)
+
+    def _write(self, folder: Path) -> None:
+        """All files of a run, model.safetensors last and whole."""
+        settings = self._settings() | to_json(self.fitted)
         write_json(folder / "check.json", self.check)
         write_json(folder / "manifest.json", self.manifest)
         write_json(folder / "provenance.json", self.provenance)
-        write_json(folder / "config.json", self._settings() | to_json(fitted))
+        write_json(folder / "config.json", settings)
         write_records(folder / METRICS, self.history)
-        write_tensors(folder / WEIGHTS, to_tensors(fitted))
+        write_tensors(folder / WEIGHTS, to_tensors(self.fitted), {"config_sha256": digest(settings)})
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "auto") -> Squidiff:
         """A trained model from a run folder; nothing in it is executed. Raises InputError when it is not whole."""
         folder = Path(folder)
         if not (folder / WEIGHTS).is_file():
-            unfinished = "training has not finished (continue it with --resume)"
-            raise InputError(
-                f"{folder} holds no trained model: {unfinished if folder.is_dir() else 'there is no such folder'}"
-            )
+            reason = "there is no such folder"
+            if (folder / "config.json").is_file():
+                reason = "training has not finished (continue it with --resume)"
+            elif folder.exists():
+                reason = "it is not a run folder, as `squidiff train --out` writes"
+            raise InputError(f"{folder} holds no trained model: {reason}")
         saved = _object(folder / "config.json")
         if saved.get("format") != FORMAT:
             raise InputError(f"{folder} has format {saved.get('format')!r}, this version reads {FORMAT}: train again")
@@ -190,7 +216,12 @@ class Squidiff:
         model.manifest, model.check = _object(folder / "manifest.json"), _object(folder / "check.json")
         model.provenance = _object(folder / "provenance.json")
         model.history = read_records(folder / METRICS)
-        tensors, _ = read_tensors(folder / WEIGHTS)
+        tensors, note = read_tensors(folder / WEIGHTS)
+        if note.get("config_sha256") != digest(saved):
+            raise InputError(
+                f"{folder}/model.safetensors and config.json do not belong together: one is another run's, or "
+                "config.json was changed by hand"
+            )
         model._fitted = rebuild(saved, tensors, model.config, model.device)
         return model
 
@@ -219,7 +250,8 @@ class Squidiff:
                 if manifest.get(part) != self.manifest[part]:
                     raise InputError(f"{folder} was begun with other {what}: give the same file, or another folder")
             return
-        if folder.is_dir() and any(folder.iterdir()):
+        begun = {"check.json", "manifest.json"}  # a run that was killed before config.json, which comes last
+        if folder.is_dir() and not {path.name for path in folder.iterdir()} <= begun:
             raise InputError(f"{folder} is not empty and holds no run: choose another folder")
         write_json(folder / "check.json", self.check)
         write_json(folder / "manifest.json", self.manifest)
@@ -254,7 +286,15 @@ class Squidiff:
         adata = read_cells(data)
         if self.config.total_counts_key is None:  # training scaled to the total of these genes alone
             adata = matched(adata, self.fitted.genes)
-        return CellTable.from_anndata(self._normalized(adata), self.schema, self.fitted.genes)
+        table = CellTable.from_anndata(self._normalized(adata), self.schema, self.fitted.genes)
+        self.fitted.normalisation.require(table.cells, "the source")
+        return table
+
+    def _normalisation(self, adata: ad.AnnData, table: CellTable) -> Normalisation:
+        if self.config.normalize:
+            return Normalisation.of(table.cells, settings_to_json(self.config), "train")
+        done = adata.uns.get(DONE)
+        return Normalisation.of(table.cells, done if isinstance(done, Mapping) else {}, "prepare")
 
     def _normalized(self, adata: ad.AnnData) -> ad.AnnData:
         is_counts = looks_like_counts(as_matrix(adata))

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import anndata as ad
@@ -29,11 +30,12 @@ class _Unit(ModuleType):
         *,
         train: ad.AnnData | str | Path | None = None,
         seed: int = 0,
+        on_population: Callable[[int, int], None] | None = None,
     ) -> pd.DataFrame:
         """See `squidiff.evaluate.scoring.evaluate`."""
         from squidiff.evaluate.scoring import evaluate
 
-        return evaluate(predicted, truth, schema, train=train, seed=seed)
+        return evaluate(predicted, truth, schema, train=train, seed=seed, on_population=on_population)
 
 
 sys.modules[__name__].__class__ = _Unit

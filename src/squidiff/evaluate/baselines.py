@@ -6,8 +6,8 @@ import numpy as np
 
 from squidiff.config import InputError, Schema
 from squidiff.data.conditions import ConditionEncoder, Part
-from squidiff.data.table import CellTable, stored_values
-from squidiff.response.populations import Population, Populations
+from squidiff.data.table import CellTable, non_negative_genes
+from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shape import ZeroLaw, move_to_mean
 from squidiff.response.shift import CannotPredict
 from squidiff.response.stack import BASELINES
@@ -32,11 +32,11 @@ class Baselines:
     def __init__(self, train: CellTable, schema: Schema) -> None:
         self.table = train
         self.encoder = ConditionEncoder.fit(train.parts, schema)
-        features = np.stack([self.encoder.encode(parts) for parts in train.parts])
+        features = np.stack([self.encoder.describe(parts) for parts in train.parts])
         keys = tuple(Population(*key) for key in train.keys)
         has_control = schema.control is not None
         self.populations = Populations.summarise(train.cells, train.population, keys, features, has_control)
-        self.non_negative = bool(stored_values(train.cells).min(initial=0.0) >= 0)
+        self.non_negative = non_negative_genes(train.cells)
         self.law = ZeroLaw().fit(self.populations.mean, self.populations.zero_fraction)
         self._predictors = {name: make().fit(self.populations) for name, make in BASELINES.items()}
 
@@ -72,10 +72,11 @@ class Baselines:
         if name == "no change":
             return cells
         try:
-            features = self.encoder.encode(parts)
+            features = self.encoder.describe(parts)
         except InputError as error:
             raise CannotPredict(str(error)) from error
-        mean = self._predictors[name.removesuffix(ZEROS_KEPT)].predict(key, features)
+        start = Source(self.populations.keys[source], self.populations.mean[source])
+        mean = self._predictors[name.removesuffix(ZEROS_KEPT)].predict(key, features, start)
         return self._moved(cells, source, mean, name.endswith(ZEROS_KEPT), rng)
 
     def _moved(
@@ -83,7 +84,7 @@ class Baselines:
     ) -> np.ndarray:
         if not keep_zeros:
             return cells + (mean - cells.mean(axis=0))
-        if not self.non_negative:
+        if not self.non_negative.all():
             raise CannotPredict("there are no zeros to keep in data with negative values")
         donors = self.table.dense(_draw(np.arange(len(self.table.names)), MAX_DONORS, rng))
         zeros = self.law.follow(self.populations.mean[source], self.populations.zero_fraction[source], mean)

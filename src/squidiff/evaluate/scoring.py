@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 
-from squidiff.config import InputError, Schema
+from squidiff.config import InputError, Schema, check_seed
 from squidiff.data.table import CellTable, looks_like_counts, read_cells
 from squidiff.evaluate.baselines import NAMES, Baselines
 from squidiff.evaluate.ceiling import split_half_ceiling
@@ -36,14 +37,17 @@ def evaluate(
     *,
     train: ad.AnnData | str | Path | None = None,
     seed: int = 0,
+    on_population: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
     """One row a population, metric and method ('model' and the baselines), in the columns COLUMNS.
 
     Populations are matched by the schema's obs columns, genes by the names of the prediction. low and high are a 95 %
     bootstrap interval over true and predicted cells; floor is the best baseline's value, ceiling that of the truth's
     own halves; the verdict stands in the model's rows. Without `train` there are no baselines and no change from
-    control, and the principal components are the truth's. Raises InputError when no population is in both.
+    control, and the principal components are the truth's. `on_population(i, n)` is called after each population.
+    Raises InputError when no population is in both.
     """
+    check_seed(seed)
     schema = schema or Schema()
     prediction = CellTable.from_anndata(read_cells(predicted), schema)
     target = CellTable.from_anndata(read_cells(truth), schema, prediction.genes, "the truth")
@@ -61,7 +65,12 @@ def evaluate(
             f"no population is in both files: predicted are {_names(prediction)}, true are {_names(target)}"
         )
     scorer = _Scorer(prediction, target, known, schema, seed)
-    scores = pd.DataFrame([row for key in common for row in scorer.rows(Population(*key))], columns=list(COLUMNS))
+    rows: list[dict[str, object]] = []
+    for i, key in enumerate(common):
+        rows += scorer.rows(Population(*key))
+        if on_population is not None:
+            on_population(i + 1, len(common))
+    scores = pd.DataFrame(rows, columns=list(COLUMNS))
     scores.attrs[UNSCORED] = {
         "predicted": len(prediction.keys) - len(common),
         "true": len(target.keys) - len(common),
@@ -131,7 +140,7 @@ def principal_axes(table: CellTable, seed: int, max_cells: int = 20_000) -> tupl
     rng = np.random.default_rng(seed)
     cells = table.dense(np.sort(rng.permutation(len(table.names))[:max_cells]))
     n_components = min(N_COMPONENTS, cells.shape[0] - 1, cells.shape[1])
-    if n_components == 0:  # one cell has no axes
+    if n_components == 0 or not np.ptp(cells, axis=0).any():  # cells that are all alike have no axes
         return cells.mean(axis=0), np.zeros((cells.shape[1], 0))
     pca = PCA(n_components, random_state=seed).fit(cells)
     return pca.mean_, pca.components_.T

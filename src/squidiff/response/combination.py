@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from squidiff.config import PART_SEPARATOR
-from squidiff.response.populations import Population, Populations
-from squidiff.response.shift import CannotPredict, source_mean
+from squidiff.response.populations import Population, Populations, Source
+from squidiff.response.shift import CannotPredict
 
 
 class Additive:
@@ -16,15 +16,15 @@ class Additive:
         self.populations = populations
         return self
 
-    def predict(self, key: Population, features: np.ndarray) -> np.ndarray:
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
         parts = key.condition.split(PART_SEPARATOR)
         if len(parts) < 2:
             raise CannotPredict(f"{key.condition!r} is not a combination")
-        own = source_mean(self.populations, key)
-        return own + sum((self._single(key._replace(condition=part)) - own for part in parts), np.zeros_like(own))
+        return np.sum([source.mean, *(self._shift(key._replace(condition=part)) for part in parts)], axis=0)
 
-    def _single(self, key: Population) -> np.ndarray:
-        found = self.populations.find(key)
-        if found is None:
-            raise CannotPredict(f"{key.condition!r} was not seen alone in context {key.context!r}")
-        return self.populations.mean[found]
+    def _shift(self, single: Population) -> np.ndarray:
+        found = self.populations.find(single)
+        source = None if found is None else self.populations.source_of(found)
+        if found is None or source is None:
+            raise CannotPredict(f"{single.condition!r} was not seen alone in context {single.context!r}")
+        return np.asarray(self.populations.mean[found] - source.mean)

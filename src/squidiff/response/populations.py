@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
 MIN_CELLS = 10
-"""Of a time point: one cell at the nearest time is worse than fifty a little further off."""
+"""Of a population that others are predicted from: the mean of fewer is mostly noise."""
 
 
 class Population(NamedTuple):
@@ -27,13 +30,21 @@ class Population(NamedTuple):
         return ", ".join(p for p in parts if p) or "all cells"
 
 
+class Source(NamedTuple):
+    """The cells that a prediction starts from."""
+
+    key: Population
+    mean: np.ndarray
+    """(G,)"""
+
+
 @dataclass(frozen=True)
 class Populations:
     """P populations of G genes, described by C condition features each."""
 
     keys: tuple[Population, ...]
     features: np.ndarray
-    """P x C, the sum over a condition's parts of strength times part vector; 0 for control cells."""
+    """P x C, see `data.conditions.ConditionEncoder.encode`; 0 for control cells."""
     mean: np.ndarray
     """P x G"""
     zero_fraction: np.ndarray
@@ -68,33 +79,16 @@ class Populations:
 
     def find(self, key: Population) -> int | None:
         """The index of a population, None if there is none of that key."""
-        return self.keys.index(key) if key in self.keys else None
+        return self._index.get(key)
 
-    def with_population(
-        self, key: Population, mean: np.ndarray, zero_fraction: np.ndarray, n_cells: int
-    ) -> Populations:
-        """These populations and one more without a condition, which takes the place of the one of the same key."""
-        keep = np.array([k != key for k in self.keys], dtype=bool)
-        return Populations(
-            (*(k for k in self.keys if k != key), key),
-            np.vstack([self.features[keep], np.zeros((1, self.features.shape[1]))]),
-            np.vstack([self.mean[keep], mean]),
-            np.vstack([self.zero_fraction[keep], zero_fraction]),
-            np.append(self.n_cells[keep], n_cells),
-            self.has_control,
-        )
-
-    def reliable(self, indices: list[int]) -> list[int]:
-        """Those of the populations that have enough cells for a mean, or all when none has."""
-        return [i for i in indices if self.n_cells[i] >= MIN_CELLS] or indices
-
-    def source(self, key: Population) -> int | None:
+    def source(self, key: Population, *, itself: bool = True) -> int | None:
         """The index of the population that a prediction of `key` starts from; None when there is none.
 
         With a control, the control cells of the same context (at the same time, or else the nearest); with time alone,
         the cells of the nearest earlier time, or of the earliest; in plain generation, the cells of the same context.
+        Without `itself`, the population of that very key does not count.
         """
-        same = [i for i, k in enumerate(self.keys) if k.context == key.context and k.condition == ""]
+        same = [i for i in self._without_condition.get(key.context, []) if itself or self.keys[i] != key]
         if not same:
             return None
         if key.time is None:
@@ -105,6 +99,70 @@ class Populations:
         if self.has_control or not earlier.any():
             return same[int(np.argmin(np.abs(times - key.time)))]
         return same[int(np.argmax(np.where(earlier, times, -np.inf)))]
+
+    @cached_property
+    def sources(self) -> np.ndarray:
+        """(P,) the index of each population's own source; -1 where it has none."""
+        found = (self.source(key) for key in self.keys)
+        return np.array([-1 if i is None else i for i in found])
+
+    def source_of(self, index: int) -> Source | None:
+        """The source of one of these populations."""
+        i = int(self.sources[index])
+        return None if i < 0 else Source(self.keys[i], self.mean[i])
+
+    @cached_property
+    def treated(self) -> list[int]:
+        """The populations under a condition that have a source, those of enough cells if there are such."""
+        return self.reliable([i for i, key in enumerate(self.keys) if key.condition and self.sources[i] >= 0])
+
+    def elsewhere(self, key: Population) -> list[int]:
+        """The populations of other contexts under the same condition at the same time that have a source.
+
+        Only those of enough cells, and with a source of enough cells, unless there is none such.
+        """
+        same = self._by_condition.get((key.condition, key.time), [])
+        others = [i for i in same if self.keys[i].context != key.context and self.sources[i] >= 0]
+        enough = [i for i in others if min(self.n_cells[i], self.n_cells[self.sources[i]]) >= MIN_CELLS]
+        return enough or others
+
+    def over_time(self, context: str, condition: str) -> list[int]:
+        """The populations of a context under a condition, by time."""
+        of_condition = self._by_context.get((context, condition), [])
+        return sorted(of_condition, key=lambda i: self.keys[i].time or 0.0)
+
+    def reliable(self, indices: Sequence[int]) -> list[int]:
+        """Those of the populations that have enough cells for a mean, or all when none has."""
+        return [i for i in indices if self.n_cells[i] >= MIN_CELLS] or list(indices)
+
+    @cached_property
+    def contexts(self) -> tuple[str, ...]:
+        """Every context once."""
+        return tuple(dict.fromkeys(key.context for key in self.keys))
+
+    @cached_property
+    def _index(self) -> dict[Population, int]:
+        return {key: i for i, key in enumerate(self.keys)}
+
+    @cached_property
+    def _without_condition(self) -> dict[str, list[int]]:
+        return self._grouped(lambda key: key.context if key.condition == "" else None)
+
+    @cached_property
+    def _by_condition(self) -> dict[tuple[str, float | None], list[int]]:
+        return self._grouped(lambda key: (key.condition, key.time))
+
+    @cached_property
+    def _by_context(self) -> dict[tuple[str, str], list[int]]:
+        return self._grouped(lambda key: (key.context, key.condition))
+
+    def _grouped(self, of: Any) -> dict[Any, list[int]]:
+        groups: dict[Any, list[int]] = defaultdict(list)
+        for i, key in enumerate(self.keys):
+            group = of(key)
+            if group is not None:
+                groups[group].append(i)
+        return dict(groups)
 
 
 def _dense(matrix: Any) -> np.ndarray:

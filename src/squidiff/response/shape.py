@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+MAX_ROUNDS = 20
+"""Of cutting down what is too high and moving the rest up; what is missing shrinks with each."""
+
 
 class ZeroLaw:
     """How the zero fraction of each gene falls with its mean, over populations."""
@@ -55,14 +58,21 @@ def move_to_mean(
     return set_mean(moved, mean)
 
 
-def cut_to_mean(cells: np.ndarray, mean: np.ndarray, zero_fraction: np.ndarray) -> np.ndarray:
+def cut_to_mean(cells: np.ndarray, mean: np.ndarray, zero_fraction: np.ndarray, highest: float) -> np.ndarray:
     """Cells (N x G) whose lowest values a gene become 0, to the zero fraction (G,), with the mean (G,).
 
     For generated cells, where a zero comes out as a small number of either sign: a negative value always becomes 0.
+    No value is left above `highest`; where it is cut down to that, the others make up for it.
     """
     n_zero = np.rint(zero_fraction * len(cells)).astype(int)
     rank = np.argsort(np.argsort(cells, axis=0, kind="stable"), axis=0, kind="stable")
-    return set_mean(np.where(rank < n_zero, 0.0, np.maximum(cells, 0.0)), mean)
+    cut = set_mean(np.where(rank < n_zero, 0.0, np.maximum(cells, 0.0)), mean)
+    for _ in range(MAX_ROUNDS):
+        too_high = np.flatnonzero((cut > highest).any(axis=0))
+        if not len(too_high):
+            break
+        cut[:, too_high] = set_mean(np.minimum(cut[:, too_high], highest), mean[too_high])
+    return np.minimum(cut, highest)
 
 
 def set_mean(cells: np.ndarray, mean: np.ndarray) -> np.ndarray:

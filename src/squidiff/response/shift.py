@@ -11,7 +11,12 @@ from typing import Protocol
 import numpy as np
 
 from squidiff.config import InputError
-from squidiff.response.populations import Population, Populations
+from squidiff.response.populations import Population, Populations, Source
+
+BANDWIDTHS = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0, float("inf"))
+"""Of the weighted shift, in median distances between contexts: from the nearest context alone to all alike."""
+MAX_LEFT_OUT = 200
+"""Populations that are left out in turn to choose a bandwidth."""
 
 
 class CannotPredict(InputError):
@@ -25,28 +30,19 @@ class Predictor(Protocol):
         """Learns from populations."""
         ...
 
-    def predict(self, key: Population, features: np.ndarray) -> np.ndarray:
-        """The mean (G,) of one population; `features` (C,) describe its condition."""
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        """The mean (G,) of one population that starts from `source`; `features` (C,) describe its condition."""
         ...
-
-
-def source_mean(populations: Populations, key: Population) -> np.ndarray:
-    """The mean (G,) of the cells that a prediction of `key` starts from."""
-    source = populations.source(key)
-    if source is None:
-        raise CannotPredict(f"there are no cells to start from for {key}: context {key.context!r} has none of them")
-    return populations.mean[source]
 
 
 class NoChange:
     """The cells that the prediction starts from, as they are."""
 
     def fit(self, populations: Populations) -> NoChange:
-        self.populations = populations
         return self
 
-    def predict(self, key: Population, features: np.ndarray) -> np.ndarray:
-        return source_mean(self.populations, key)
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        return source.mean
 
 
 class TrainingMean:
@@ -56,7 +52,7 @@ class TrainingMean:
         self.populations = populations
         return self
 
-    def predict(self, key: Population, features: np.ndarray) -> np.ndarray:
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
         found = self.populations.find(key)
         if found is None:
             raise CannotPredict(f"{key} was not seen in training")
@@ -70,47 +66,71 @@ class MeanTreated:
         self.populations = populations
         return self
 
-    def predict(self, key: Population, features: np.ndarray) -> np.ndarray:
-        return self.populations.mean[_same_condition(self.populations, key)].mean(axis=0)
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        return self.populations.mean[_elsewhere(self.populations, key)].mean(axis=0)
 
 
 class MeanShift:
-    """The source mean plus the other contexts' shifts under the same condition, averaged with weights.
-
-    The weights are all equal, or with a bandwidth h (in the unit of the data) exp(-d / h), where d is the Euclidean
-    distance between the source means of the two contexts.
-    """
-
-    def __init__(self, bandwidth: float | None = None) -> None:
-        self.bandwidth = bandwidth
+    """The source mean plus the other contexts' shifts under the same condition, each context alike."""
 
     def fit(self, populations: Populations) -> MeanShift:
         self.populations = populations
         return self
 
-    def predict(self, key: Population, features: np.ndarray) -> np.ndarray:
-        own = source_mean(self.populations, key)
-        keys = self.populations.keys
-        others = [i for i in _same_condition(self.populations, key) if self.populations.source(keys[i]) is not None]
-        if not others:
-            raise CannotPredict(f"condition {key.condition!r} was seen in no other context that has control cells")
-        sources = np.stack([source_mean(self.populations, keys[i]) for i in others])
-        shifts = self.populations.mean[others] - sources
-        return own + self._weights(np.linalg.norm(sources - own, axis=1)) @ shifts
-
-    def _weights(self, distance: np.ndarray) -> np.ndarray:
-        if self.bandwidth is None:
-            return np.full(len(distance), 1 / len(distance))
-        weights = np.exp(-(distance - distance.min()) / self.bandwidth)
-        return np.asarray(weights / weights.sum())
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        return source.mean + _shifts(self.populations, _elsewhere(self.populations, key))[1].mean(axis=0)
 
 
-def _same_condition(populations: Populations, key: Population) -> list[int]:
-    same = [
-        i
-        for i, k in enumerate(populations.keys)
-        if k.condition == key.condition and k.context != key.context and k.time == key.time
-    ]
-    if not same or key.condition == "":
-        raise CannotPredict(f"condition {key.condition!r} was seen in no other context")
-    return same
+class WeightedShift:
+    """The source mean plus the other contexts' shifts, the more a context counts the more alike its source cells are.
+
+    The weight of a context is exp(-d / (h m)): d is the Euclidean distance between the source means, m the median
+    distance of two contexts, and the bandwidth h the one of BANDWIDTHS that predicts the training populations best
+    when each one's context is left out in turn. Where no condition was seen in three contexts, so that nothing speaks
+    for one bandwidth, the predictions of all are averaged.
+    """
+
+    def fit(self, populations: Populations) -> WeightedShift:
+        self.populations = populations
+        self.bandwidths: tuple[float, ...] = BANDWIDTHS
+        seen = [i for i in populations.treated if len(populations.elsewhere(populations.keys[i])) > 1]
+        errors = np.zeros(len(BANDWIDTHS))
+        for i in seen[:: -(-len(seen) // MAX_LEFT_OUT) or 1]:
+            source = populations.source_of(i)
+            assert source is not None  # `seen` has those alone
+            guesses = self._predict_all(populations.keys[i], source)
+            errors += np.square(guesses - populations.mean[i]).mean(axis=1)
+        if seen:
+            self.bandwidths = (BANDWIDTHS[int(np.argmin(errors))],)
+        return self
+
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        return np.asarray(self._predict_all(key, source).mean(axis=0))
+
+    def _predict_all(self, key: Population, source: Source) -> np.ndarray:
+        """The prediction by each bandwidth, bandwidths x G."""
+        means, shifts = _shifts(self.populations, _elsewhere(self.populations, key))
+        distance = np.linalg.norm(means - source.mean, axis=1)
+        unit = _median_distance(np.vstack([means, source.mean]))
+        weights = np.exp([-(distance - distance.min()) / (h * unit) for h in self.bandwidths])
+        return np.asarray(source.mean + weights / weights.sum(axis=1, keepdims=True) @ shifts)
+
+
+def _elsewhere(populations: Populations, key: Population) -> list[int]:
+    others = populations.elsewhere(key)
+    if not others or key.condition == "":
+        raise CannotPredict(f"condition {key.condition!r} was seen in no other context that has cells to start from")
+    return others
+
+
+def _shifts(populations: Populations, indices: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The source means and the shifts of populations that have a source, both populations x G."""
+    means = populations.mean[populations.sources[indices]]
+    return means, populations.mean[indices] - means
+
+
+def _median_distance(means: np.ndarray) -> float:
+    """The median Euclidean distance of two different rows; 1 where all are alike."""
+    from scipy.spatial.distance import pdist
+
+    return float(np.median(pdist(means))) or 1.0

@@ -1,32 +1,58 @@
-"""The mean at a time that was never seen, from the times around it."""
+"""The mean at a time that was never seen, from the times around it and from other contexts."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from squidiff.response.populations import Population, Populations
+from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict
 
 
 class TimeInterpolation:
-    """The means of the same context and condition, linear between the times seen and constant beyond them."""
+    """The means of the same context and condition, linear between the times seen."""
 
     def fit(self, populations: Populations) -> TimeInterpolation:
         self.populations = populations
         return self
 
-    def predict(self, key: Population, features: np.ndarray) -> np.ndarray:
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
         if key.time is None:
             raise CannotPredict(f"{key} has no time")
-        seen = [i for i, k in enumerate(self.populations.keys) if k[:2] == key[:2]]
-        if not seen:
-            raise CannotPredict(f"{key._replace(time=None)} was seen at no time")
-        seen = self.populations.reliable(seen)
-        times = np.array([self.populations.keys[i].time for i in seen], dtype=float)
-        order = np.argsort(times)
-        times, means = times[order], self.populations.mean[seen][order]
-        right = int(np.clip(np.searchsorted(times, key.time), 1, len(times) - 1)) if len(times) > 1 else 0
-        left = max(right - 1, 0)
-        span = times[right] - times[left]
-        share = float(np.clip((key.time - times[left]) / span, 0.0, 1.0)) if span > 0 else 0.0
-        return (1 - share) * means[left] + share * means[right]
+        return _mean_at(self.populations, key)
+
+
+class TimeShift:
+    """The source mean plus how the other contexts change from the source's time to the one asked for."""
+
+    def fit(self, populations: Populations) -> TimeShift:
+        self.populations = populations
+        return self
+
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        if key.time is None:
+            raise CannotPredict(f"{key} has no time")
+        shifts = []
+        for context in self.populations.contexts:
+            if context == key.context:
+                continue
+            try:
+                start, end = (_mean_at(self.populations, k._replace(context=context)) for k in (source.key, key))
+            except CannotPredict:
+                continue
+            shifts.append(end - start)
+        if not shifts:
+            raise CannotPredict(f"no other context was seen at or around time {key.time:g}")
+        return np.asarray(source.mean + np.mean(shifts, axis=0))
+
+
+def _mean_at(populations: Populations, key: Population) -> np.ndarray:
+    """The mean of a context under a condition, linear between the times seen; CannotPredict outside of them."""
+    seen = populations.reliable(populations.over_time(key.context, key.condition))
+    times = np.array([populations.keys[i].time for i in seen], dtype=float)
+    span = f"{times[0]:g} to {times[-1]:g}" if len(times) else "at no time"
+    if key.time is None or not len(times) or not times[0] <= key.time <= times[-1]:
+        raise CannotPredict(f"{key._replace(time=None)} was seen {span}, which does not hold time {key.time:g}")
+    right = max(int(np.searchsorted(times, key.time)), 1) if len(times) > 1 else 0
+    left = max(right - 1, 0)
+    share = (key.time - times[left]) / (times[right] - times[left]) if right > left else 0.0
+    return np.asarray((1 - share) * populations.mean[seen[left]] + share * populations.mean[seen[right]])

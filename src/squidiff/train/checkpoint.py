@@ -13,6 +13,7 @@ from safetensors.torch import save
 
 from squidiff.config import InputError
 from squidiff.files import write_atomically
+from squidiff.model.network import Standardisation
 from squidiff.train.loop import TrainState
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -32,13 +33,15 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             note = json.loads((file.metadata() or {}).get("note", "{}"))
+            if not isinstance(note, dict):
+                raise ValueError("its note is no JSON object")
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as a safetensors file: {error}") from error
     return tensors, note
 
 
-def save_state(path: Path, state: TrainState, best: Mapping[str, torch.Tensor], note: Mapping[str, Any]) -> None:
-    """Writes all that resuming needs: weights, their average, the best average so far, optimiser and random state."""
+def save_state(path: Path, state: TrainState, best: Mapping[str, torch.Tensor], best_loss: float) -> None:
+    """Writes all that resuming needs: weights, their average, the best one so far, optimiser and random state."""
     tensors = {"generator": state.generator.get_state()}
     tensors |= {f"weights.{name}": p for name, p in state.network.named_parameters()}
     tensors |= {f"buffers.{name}": b for name, b in state.network.named_buffers()}
@@ -46,12 +49,16 @@ def save_state(path: Path, state: TrainState, best: Mapping[str, torch.Tensor], 
     tensors |= {f"best.{name}": t for name, t in best.items()}
     for name, p in state.network.named_parameters():
         tensors |= {f"optimizer.{name}.{moment}": state.optimizer.state[p][moment] for moment in MOMENTS}
-    write_tensors(path, tensors, {**note, "step": state.step})
+    write_tensors(path, tensors, {"step": state.step, "validation_loss": best_loss})
 
 
-def load_state(path: Path, state: TrainState) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Fills a fresh state from a file; returns the best average and the note. Raises InputError if it does not fit."""
+def load_state(path: Path, state: TrainState, n_train_steps: int) -> tuple[dict[str, torch.Tensor], float]:
+    """Fills a fresh state from a file; returns the best average and its validation loss.
+
+    Raises InputError when the file is damaged or is not of this model and this number of steps.
+    """
     tensors, note = read_tensors(path)
+    best: dict[str, torch.Tensor] = {}
     device = state.network.center.device
     try:
         with torch.no_grad():
@@ -60,15 +67,22 @@ def load_state(path: Path, state: TrainState) -> tuple[dict[str, torch.Tensor], 
                 state.average[name].copy_(tensors[f"average.{name}"])
                 moments = {moment: tensors[f"optimizer.{name}.{moment}"] for moment in MOMENTS}
                 state.optimizer.state[p] = {moment: value.to(device) for moment, value in moments.items()}
+                best[name] = tensors[f"best.{name}"].to(state.average[name])
         state.generator.set_state(tensors["generator"])
-        state.step = int(note["step"])
-    except (KeyError, RuntimeError) as error:
-        raise InputError(f"{path} does not belong to this model: {error}") from error
-    best = {name.removeprefix("best."): t for name, t in tensors.items() if name.startswith("best.")}
-    return best, note
+        state.step, best_loss = int(note["step"]), float(note["validation_loss"])
+        if state.step > n_train_steps:
+            raise ValueError(f"step {state.step} of {n_train_steps}")
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} does not belong to this model ({error}): delete its folder to start anew, or name another --out"
+        ) from error
+    return best, best_loss
 
 
-def load_buffers(path: Path) -> dict[str, torch.Tensor]:
-    """The network's buffers in a saved state: the standardisation that the run was begun with."""
+def load_standardisation(path: Path) -> Standardisation:
+    """The standardisation that the run of a saved state was begun with. Raises InputError when it is not there."""
     tensors, _ = read_tensors(path)
-    return {name.removeprefix("buffers."): t for name, t in tensors.items() if name.startswith("buffers.")}
+    try:
+        return Standardisation.of_buffers({name.removeprefix("buffers."): t for name, t in tensors.items()})
+    except KeyError as error:
+        raise InputError(f"{path} is no saved state ({error} is missing): delete its folder to start anew") from error

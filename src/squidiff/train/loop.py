@@ -59,7 +59,7 @@ def find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # the device 'meta' has no numbers to give
-    except (RuntimeError, AssertionError, NotImplementedError):
+    except (AssertionError, ImportError, NotImplementedError, RuntimeError):
         raise InputError(f"device {name!r} is not to be had on this machine: use auto or cpu") from None
     return device
 

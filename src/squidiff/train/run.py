@@ -15,7 +15,7 @@ import torch
 
 from squidiff.config import Batch, Config, InputError
 from squidiff.diffusion.loss import loss_by_quartile
-from squidiff.files import write_atomically
+from squidiff.files import saying_where, write_atomically
 from squidiff.model.network import Network
 from squidiff.train.checkpoint import load_state, save_state
 from squidiff.train.loop import Step, TrainState, training_steps, validation_loss
@@ -40,6 +40,8 @@ class Record:
     cells_per_s: float
     memory_mb: float | None
     """Peak memory of the process so far; None where the system does not tell."""
+    device_memory_mb: float | None
+    """Peak memory of tensors on the accelerator so far; None on a CPU, and where the device does not tell."""
 
     def __str__(self) -> str:
         validation = "" if self.validation_loss is None else f", validation {self.validation_loss:.3f}"
@@ -73,8 +75,7 @@ def train(
     state = TrainState.start(network, config)
     best = Best({name: t.clone() for name, t in state.average.items()})
     if resume and out is not None and (out / STATE).exists():
-        weights, note = load_state(out / STATE, state)
-        best = Best({name: t.to(state.average[name]) for name, t in weights.items()}, note["validation_loss"])
+        best = Best(*load_state(out / STATE, state, config.n_train_steps))
     kept = read_records(out / METRICS) if out is not None and state.step > 0 else []
     records = [record for record in kept if record.step <= state.step]
     log = _Log(out, records)
@@ -97,7 +98,7 @@ def train(
                 on_record(record)
             # only where a record ends, so that the records of a resumed run are those of an uninterrupted one
             if out is not None and not is_last and step.step - saved >= config.save_every_steps:
-                save_state(out / STATE, state, best.weights, {"validation_loss": best.validation_loss})
+                save_state(out / STATE, state, best.weights, best.validation_loss)
                 saved = step.step
     with torch.no_grad():
         for name, p in network.named_parameters():
@@ -140,6 +141,7 @@ class _Window:
             self.steps[-1].learning_rate,
             len(loss) / (now - self.started),
             peak_memory_mb(),
+            peak_device_memory_mb(loss.device),
         )
         self.steps, self.started = [], now
         return record
@@ -165,8 +167,9 @@ class _Log:
     def write(self, record: Record) -> None:
         self.records.append(record)
         if self.file is not None:
-            self.file.write(_line(record))
-            self.file.flush()
+            with saying_where(Path(self.file.name)):
+                self.file.write(_line(record))
+                self.file.flush()
 
 
 def _line(record: Record) -> str:
@@ -182,11 +185,14 @@ def read_records(path: Path) -> list[Record]:
     """The records of metrics.jsonl; a last line that was cut is left out. Raises InputError when another is damaged."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     try:
-        return [Record(**json.loads(line)) for line in lines if line.endswith("\n")]
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        records = [Record(**json.loads(line)) for line in lines if line.endswith("\n")]
+        if not all(isinstance(record.step, int) for record in records):
+            raise ValueError("a step is not a whole number")
+    except (OSError, TypeError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}; it was damaged, or changed by hand") from error
+    return records
 
 
 def peak_memory_mb() -> float | None:
@@ -197,3 +203,11 @@ def peak_memory_mb() -> float | None:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def peak_device_memory_mb(device: torch.device) -> float | None:
+    """Peak memory of the tensors on an accelerator, in MB (10^6 bytes); None on a CPU and where torch does not tell."""
+    if device.type == "cpu":
+        return None
+    tell = getattr(torch.get_device_module(device), "max_memory_allocated", None)
+    return None if tell is None else tell(device) / 1e6

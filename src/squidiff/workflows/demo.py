@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ from pathlib import Path
 import anndata as ad
 import pandas as pd
 
-from squidiff.config import Config, InputError, Preparation, Sampling, Schema
+from squidiff.config import Config, InputError, Preparation, Sampling, Schema, check_seed
 from squidiff.data.check import check
 from squidiff.data.datasets import load_pbmc68k
 from squidiff.data.preprocess import prepare
 from squidiff.data.simulate import simulate_perturbation
 from squidiff.data.table import write_cells
-from squidiff.estimator import Squidiff
+from squidiff.estimator import RUN_FILES, Squidiff
 from squidiff.evaluate.scoring import MODEL
 from squidiff.evaluate.verdict import severity
 from squidiff.files import write_atomically
@@ -32,9 +31,9 @@ MARK = ".squidiff-demo"
 """A folder that holds this file is an earlier demo, and may be replaced."""
 DATA, TRAIN, TRUTH, QUERIES = "data.h5ad", "train.h5ad", "held_out.h5ad", "queries.csv"
 RUN, PREDICTED, LOSS, PAGE = "run", "predicted.h5ad", "training_loss.png", "index.html"
-OUTPUTS = {MARK, DATA, TRAIN, TRUTH, QUERIES, RUN, PREDICTED, LOSS, PAGE, METRICS_CSV, SAMPLE_QUALITY}
-MIN_GENERATED = 200
-"""Cells a population: the mean of a few is mostly noise."""
+OUTPUTS = {MARK, DATA, TRAIN, TRUTH, QUERIES, PREDICTED, LOSS, PAGE, METRICS_CSV, SAMPLE_QUALITY} | {
+    f"{RUN}/{name}" for name in RUN_FILES
+}
 MIN_CELLS = 30
 """Of a real cell type that is generated."""
 
@@ -94,6 +93,7 @@ def run_demo(
 
     Raises InputError when `out` holds something else.
     """
+    check_seed(seed)
     _make_room(out)
     task = real_task(seed) if real else simulated_task(seed)
     say(task.question)
@@ -114,8 +114,7 @@ def run_demo(
     with progress("training", N_TRAIN_STEPS) as advance:
         model.fit(train, out=out / RUN, on_record=lambda record: advance(record.step, record))
     say(f"trained {N_TRAIN_STEPS} steps on {model.device} in {model.provenance['seconds']:g} s")
-    queries = prepared.test.obs[list(task.schema.columns)].value_counts().rename("n_cells").reset_index()
-    queries["n_cells"] = queries["n_cells"].clip(lower=MIN_GENERATED)
+    queries = prepared.test.obs[list(task.schema.columns)].value_counts().index.to_frame(index=False)
     write_atomically(out / QUERIES, lambda temporary: queries.to_csv(temporary, index=False))
     with progress("predicting", len(queries)) as advance:
         predicted = model.predict(out / QUERIES, train, Sampling(seed=seed), on_query=lambda i, n: advance(i))
@@ -123,7 +122,10 @@ def run_demo(
     say(f"predicted {predicted.n_obs:,} cells of {len(queries)} population{'s' if len(queries) > 1 else ''}")
 
     save(training_loss(training_metrics(out / RUN)), out / LOSS)
-    scores = write_scores(out / PREDICTED, truth, train, task.schema, out, seed=seed)
+    with progress("evaluating", len(queries)) as advance:
+        scores = write_scores(
+            out / PREDICTED, truth, train, task.schema, out, seed=seed, on_population=lambda i, n: advance(i)
+        )
     page = _write_page(out, task, model, scores, seed)
     names = (RUN, PREDICTED, METRICS_CSV, LOSS, SAMPLE_QUALITY)
     return DemoResult(scores, (*(out / name for name in names), page))
@@ -133,14 +135,17 @@ def _make_room(out: Path) -> None:
     """Makes the folder; deletes an earlier demo in it, and never anything that a demo did not write."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file: choose another folder with --out")
-    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if there and MARK not in there:
+    there = sorted(path for path in out.rglob("*") if not path.is_dir() or path.is_symlink()) if out.is_dir() else []
+    if there and not (out / MARK).is_file():
         raise InputError(f"{out} is not empty and holds no earlier demo: choose another folder with --out")
-    foreign = sorted(there - OUTPUTS)
+    foreign = [path for path in there if path.relative_to(out).as_posix() not in OUTPUTS]
     if foreign:
-        raise InputError(f"{out} holds an earlier demo and {foreign[0]!r}, which is none of its files: move that first")
-    if there:
-        shutil.rmtree(out)
+        raise InputError(
+            f"{out} holds an earlier demo and {str(foreign[0].relative_to(out))!r}, which is none of its files: move "
+            "that first"
+        )
+    for path in there:
+        path.unlink()
     write_atomically(out / MARK, lambda temporary: temporary.touch())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,14 @@ METRICS_CSV, SAMPLE_QUALITY = "metrics.csv", "sample_quality.png"
 
 
 def write_scores(
-    predicted: Path, truth: Path, train: Path | None, schema: Schema, out: Path, *, seed: int = 0
+    predicted: Path,
+    truth: Path,
+    train: Path | None,
+    schema: Schema,
+    out: Path,
+    *,
+    seed: int = 0,
+    on_population: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
     """Writes metrics.csv and sample_quality.png to `out`; returns the table of `evaluate`.
 
@@ -26,7 +34,7 @@ def write_scores(
     """
     prediction, target = read_cells(predicted), read_cells(truth)
     training = None if train is None else read_cells(train)
-    scores = evaluate(prediction, target, schema, train=training, seed=seed)
+    scores = evaluate(prediction, target, schema, train=training, seed=seed, on_population=on_population)
     write_atomically(out / METRICS_CSV, lambda temporary: scores.to_csv(temporary, index=False))
 
     tables = [CellTable.from_anndata(prediction, schema)]
