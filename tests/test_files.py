@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from squidiff.config import InputError
-from squidiff.files import read_json, write_atomically, write_json
+from squidiff.files import read_json, write_atomically, write_json, write_together
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -95,6 +95,25 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, below: str) -
     with pytest.raises(InputError, match=r"folder is a folder: name a file$"):
         write_atomically(tmp_path / "folder", lambda temporary: temporary.write_text("new"))
     assert contents(tmp_path) == {"file": b"here"}
+
+
+def test_of_several_files_all_are_written_or_none(tmp_path: Path) -> None:
+    one, other = tmp_path / "a.txt", tmp_path / "b.txt"
+    one.write_text("old")
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise OSError(28, "full")
+
+    with pytest.raises(InputError, match=r"b\.txt cannot be written: full; choose another place$"):
+        write_together({one: lambda temporary: temporary.write_text("new"), other: fail})
+    assert contents(tmp_path) == {"a.txt": b"old"}
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match=r"folder is a folder: name a file$"):
+        write_together({one: lambda temporary: temporary.write_text("new"), tmp_path / "folder": fail})
+    assert contents(tmp_path) == {"a.txt": b"old"}
+    write_together({path: lambda temporary: temporary.write_text("new") for path in (one, other)})
+    assert contents(tmp_path) == {"a.txt": b"new", "b.txt": b"new"}
 
 
 # --- JSON

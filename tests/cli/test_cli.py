@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -67,6 +68,7 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 # --- errors
 
 
+PREPARE = ["prepare", "raw.h5ad", *SCHEMA_FLAGS, "--normalize"]
 TRAIN = ["train", "train.h5ad", *SCHEMA_FLAGS, *SMALL_FLAGS, "--out", "new"]
 PREDICT = ["predict", "run", "--source", "train.h5ad", "--out", "new/p.h5ad", "--device", "cpu"]
 WRONG = {
@@ -121,6 +123,16 @@ WRONG = {
     "both outputs are one": (
         ["prepare", "raw.h5ad", "--out", "new/t.h5ad", "--held-out", "new/t.h5ad", "--test-fraction", "0.2"],
         "new/t.h5ad is named twice",
+    ),
+    "the prediction is part of the run": (
+        ["predict", "run", "--source", "train.h5ad", "--out", "run/model.safetensors", *QUERY],
+        "run/model.safetensors lies in the run folder run",
+    ),
+    "no seed": (["evaluate", "train.h5ad", "train.h5ad", "--out", "new", "--seed", "-1"], "--seed is -1: it must be"),
+    "no seed of a demo": (["demo", "--out", "new", "--seed", "-1"], "--seed is -1: it must be"),
+    "nothing held out": (
+        [*PREPARE, "--out", "new/t.h5ad", "--held-out", "new/h.h5ad", "--test-fraction", "0.001"],
+        "--test-fraction 0.001 of every population is no cell",
     ),
     "the prediction is the source": (
         ["predict", "run", "--source", "train.h5ad", "--out", "train.h5ad", *QUERY],
@@ -184,8 +196,59 @@ def test_an_output_that_cannot_be_written_is_one_sentence(here: Path, capsys: py
     assert squidiff("predict", "--baseline", "mean shift", *PREDICT[2:4], "--out", out, *QUERY, *SCHEMA_FLAGS) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
+    assert "queries.csv is a file, not a folder" in lines[0]
     assert all(f"{out} cannot be written" in line for line in (lines[0], lines[2]))
     assert contents(here) == before
+
+
+def test_of_two_outputs_both_are_written_or_none(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "t.h5ad"
+    out.write_text("old", encoding="utf-8")
+    command = [*PREPARE, "--test-fraction", "0.2", "--out", out]
+    for place in (tmp_path, here / "queries.csv" / "h.h5ad"):  # a folder, and a file in the place of one
+        assert squidiff(*command, "--held-out", place) == 2
+        assert contents(tmp_path) == {"t.h5ad": b"old"}
+    assert squidiff(*command, "--held-out", tmp_path / "h.h5ad") == 0
+    assert ad.read_h5ad(out).n_obs + ad.read_h5ad(tmp_path / "h.h5ad").n_obs == 240
+    capsys.readouterr()
+
+
+# --- nobody listens
+
+
+def run_in(folder: Path, *tokens: object, **options: object) -> subprocess.CompletedProcess[bytes]:
+    """A process of its own, in which every warning is an error."""
+    command = [sys.executable, "-W", "error", "-m", "squidiff", *map(str, tokens)]
+    return subprocess.run(command, cwd=folder, check=False, **options)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_behind_standard_output_does_not_stop_the_work(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "t.h5ad"
+    with open("/dev/full", "wb") as full:
+        ran = run_in(folder, "prepare", "raw.h5ad", "--normalize", "--out", out, stdout=full, stderr=subprocess.PIPE)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert ad.read_h5ad(out).n_obs == 240
+
+
+def test_a_reader_that_has_had_enough_does_not_stop_the_work(folder: Path, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    held = ["--test-fraction", "0.2", "--held-out", tmp_path / "h.h5ad", "--out", tmp_path / "t.h5ad"]
+    ran = run_in(folder, *PREPARE, *held, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert sorted(contents(tmp_path)) == ["h.h5ad", "t.h5ad"]
+
+
+def test_a_terminal_that_cannot_show_a_letter_shows_another(folder: Path) -> None:
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ran = run_in(folder, "check", "raw.h5ad", *SCHEMA_FLAGS, env=ascii_only, capture_output=True)
+    assert ran.returncode == 2
+    assert b"raw counts" in ran.stdout
+    assert ran.stderr == b""
 
 
 # --- help and version
@@ -220,7 +283,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_python_dash_m_is_the_command() -> None:
-    ran = subprocess.run([sys.executable, "-m", "squidiff", "--version"], capture_output=True, text=True, check=False)
+    ran = run_in(Path.cwd(), "--version", capture_output=True, text=True)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"squidiff {version('squidiff-ng')}\n", "")
 
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 
 def train(data: Path, out: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "squidiff", "train", str(data), *FLAGS, "--out", str(out), *more]
+    command = [sys.executable, "-W", "error", "-m", "squidiff", "train", str(data), *FLAGS, "--out", str(out), *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
 
 

@@ -364,3 +364,18 @@ def test_the_data_are_left_as_they_are(plant: Callable[[ad.AnnData], None], spar
     assert CellTable.from_anndata(adata, SCHEMA).fingerprint() == CellTable.from_anndata(other, SCHEMA).fingerprint()
     pd.testing.assert_frame_equal(adata.obs, other.obs)
     assert adata.X.dtype == other.X.dtype
+
+
+def test_control_cells_alone_are_pointed_out() -> None:
+    cells = ad.AnnData(np.random.default_rng(0).gamma(1.0, 1.0, (30, 4)).astype(np.float32))
+    cells.obs["condition"] = "ctrl"
+    (finding,) = check(cells, Schema(condition_key="condition", control="ctrl")).findings
+    assert (finding.severity, finding.what, finding.count) == ("warning", "control cells only", 30)
+
+
+def test_an_embeddings_file_that_is_not_there_is_not_blamed_on_a_column(tmp_path: Path) -> None:
+    cells = ad.AnnData(np.random.default_rng(0).gamma(1.0, 1.0, (30, 4)).astype(np.float32))
+    cells.obs["condition"] = ["ctrl", "A"] * 15
+    schema = Schema(condition_key="condition", control="ctrl", embeddings=str(tmp_path / "none.csv"))
+    (finding,) = check(cells, schema).errors
+    assert (finding.where, finding.remedy) == ("--embeddings", "correct the file")

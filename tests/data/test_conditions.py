@@ -290,3 +290,13 @@ def test_a_dose_with_an_exponent_is_one_dose(text: str) -> None:
     schema = Schema(condition_key="c", control="ctrl", dose_key="d")
     (part,) = parse_condition({"c": "A", "d": text}, schema)
     assert part.dose == 1000.0
+
+
+def test_a_description_is_the_strength_and_then_the_encoding() -> None:
+    parts = (Part("A", 9.0), Part("B", 99.0, "knock-down"))
+    encoder = ConditionEncoder.fit([parts], GENES)
+    described = encoder.describe(parts)
+    assert described[0] == pytest.approx(1.0 - 2.0)  # log10 of 10, and of 100 the other way
+    np.testing.assert_array_equal(described[1:], encoder.encode(parts))
+    assert len(described) == encoder.n_features == 3
+    assert encoder.describe(()).tolist() == [0.0, 0.0, 0.0]

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 
 from squidiff.config import InputError, Preparation, Schema
 from squidiff.data.preprocess import (
+    Normalisation,
     Prepared,
     follow_any,
     held_out_cells,
@@ -21,7 +22,7 @@ from squidiff.data.preprocess import (
     parse_rule,
     prepare,
 )
-from squidiff.data.table import CellTable
+from squidiff.data.table import CellTable, as_matrix
 
 SCHEMA = Schema(condition_key="condition", control="ctrl", context_keys=("type",))
 SIZES = {("T", "ctrl"): 40, ("T", "A"): 25, ("B", "ctrl"): 31, ("B", "A"): 24}
@@ -331,3 +332,96 @@ def test_a_column_of_the_name_that_is_written_is_refused() -> None:
     adata.obs["split"] = adata.obs["type"]
     with pytest.raises(InputError, match=r"^column 'split' is where the split is written: rename your column"):
         prepare(adata, Schema(context_keys=("split",)), Preparation(normalize=True))
+
+
+# --- what genes cannot be chosen on
+
+
+def cells_of(values: np.ndarray) -> ad.AnnData:
+    labels = [key for key, n in SIZES.items() for _ in range(n)][: len(values)]
+    obs = pd.DataFrame(labels, columns=["type", "condition"], index=[str(i) for i in range(len(values))])
+    return ad.AnnData(values.astype(np.float32), obs=obs, var=pd.DataFrame(index=list("abcd")))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros((60, 4)), r"^variable genes cannot be chosen: no gene varies over the training cells$"),
+        (np.full((60, 4), 0.7), r"^variable genes cannot be chosen: no gene varies"),
+        (np.random.default_rng(0).gamma(1.0, 900.0, (60, 4)), r"^variable genes are chosen on log values, but X holds"),
+        (np.where(np.eye(60, 4) > 0, np.nan, 1.5), r"^X holds NaN or infinite values: run `squidiff check`"),
+        (np.where(np.eye(60, 4) > 0, np.inf, 1.5), r"^X holds NaN or infinite values"),
+    ],
+)
+def test_values_that_genes_cannot_be_chosen_on_are_refused(values: np.ndarray, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        prepare(cells_of(values), SCHEMA, Preparation(n_genes=2))
+
+
+@pytest.mark.parametrize("shift", [-3.0, 0.0])
+def test_constant_genes_and_negative_values_are_no_obstacle(shift: float) -> None:
+    values = np.random.default_rng(0).gamma(1.0, 1.0, (60, 4)) + shift
+    values[:, 2] = 0.0
+    prepared = prepare(cells_of(values), SCHEMA, Preparation(n_genes=2))
+    assert prepared.train.n_vars == 2
+    assert "c" not in prepared.train.var_names
+
+
+# --- input
+
+
+def test_a_path_and_backed_data_are_prepared_as_data_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "raw.h5ad"
+    made_counts().write_h5ad(path)
+    settings = Preparation(normalize=True, n_genes=20)
+    expected = prepare(made_counts(), SCHEMA, settings).train
+    for source in (path, str(path), ad.read_h5ad(path, backed="r")):
+        found = prepare(source, SCHEMA, settings).train
+        assert list(found.var_names) == list(expected.var_names)
+        np.testing.assert_array_equal(dense(found), dense(expected))
+
+
+def test_repeated_cell_names_are_no_warning_here() -> None:
+    """Of these the doctor speaks."""
+    cells = made_counts()
+    cells.obs_names = ["cell"] * cells.n_obs
+    assert prepare(cells, SCHEMA, Preparation(normalize=True, n_genes=5, max_cells=9)).train.n_obs == 36
+
+
+# --- the unit
+
+
+def unit_of(adata: ad.AnnData, **done: object) -> Normalisation:
+    return Normalisation.of(as_matrix(adata), done, "prepare")
+
+
+def test_the_unit_is_what_was_done_or_what_the_values_say() -> None:
+    """Counts that were scaled to one total tell it; those of some of the genes do not."""
+    counts = made_counts()
+    logged = normalize(counts, 2000.0, None)
+    assert unit_of(logged, normalize=True, target_sum=2000.0).unit == "log1p of counts per 2000"
+    found = unit_of(logged)
+    assert (found.unit, found.known_from) == ("log1p of counts per 2000", "the values")
+    assert found.typical_total == pytest.approx(2000, rel=1e-4)
+    some = unit_of(logged[:, 10:].copy())
+    assert (some.unit, some.known_from) == ("as given", "nothing")
+    scaled = logged.copy()
+    scaled.X = dense(logged) - 1.0
+    assert unit_of(scaled) == Normalisation("as given", "nothing", None)
+
+
+@pytest.mark.parametrize(("target_sum", "is_other"), [(2000.0, False), (6000.0, False), (1e6, True), (100.0, True)])
+def test_cells_in_another_unit_are_told_from_other_cells(target_sum: float, is_other: bool) -> None:
+    unit = unit_of(normalize(made_counts(), 2000.0, None), normalize=True, target_sum=2000.0)
+    cells = as_matrix(normalize(made_counts(seed=5), target_sum, None))
+    if not is_other:
+        unit.require(cells, "it")
+        return
+    with pytest.raises(InputError, match=r"^X of it is in another unit than the training data: exp\(X\) - 1 sums to "):
+        unit.require(cells, "it")
+
+
+def test_negative_values_have_no_total_to_compare() -> None:
+    scaled = normalize(made_counts(), 2000.0, None)
+    scaled.X = dense(scaled) - 1.0
+    unit_of(normalize(made_counts(), 1e6, None)).require(as_matrix(scaled), "it")

@@ -117,3 +117,41 @@ def test_a_file_that_is_no_csv_is_refused(tmp_path: Path, content: bytes) -> Non
 def test_a_condition_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="dose '-1' of condition 'A' must be a number of 0 or more"):
         read(tmp_path, "type,condition,dose\nT,A,-1\n")
+
+
+# --- what spreadsheets leave
+
+
+def test_empty_columns_and_rows_of_a_spreadsheet_are_left_out(tmp_path: Path) -> None:
+    (query,) = read(tmp_path, "type,condition,dose,,\nT,A,1,,\n,,,,\n , ,,,\n\n")
+    assert query.columns == {"type": "T", "condition": "A", "dose": "1"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("type,condition,dose,\nT,A,1,x\n", r"^column '' of the queries cannot name a column of an \.h5ad file"),
+        ("type,condition,dose,a/b\nT,A,1,x\n", r"^column 'a/b' of the queries cannot name a column"),
+        ("type,condition,dose,anchor\nT,A,1,x\n", r"^column 'anchor' of the queries has a name that predictions keep"),
+        ("type,condition,dose,_index\nT,A,1,x\n", r"^column '_index' of the queries has a name"),
+        ("type,condition,dose,note\nT,A,1,x\0y\n", r"^column 'note' of the queries holds the character NUL: remove"),
+        ("type,type,condition,dose\nT,T,A,1\n", r"^column 'type' of the queries stands there twice: keep one$"),
+    ],
+)
+def test_a_column_that_no_file_can_hold_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, text)
+
+
+def test_what_pandas_calls_missing_is_an_empty_text() -> None:
+    frame = pd.DataFrame({"type": ["T", "U"], "condition": ["A", "A"], "dose": [1, 2]})
+    frame["plate"] = pd.array([3, None], dtype="Int64")
+    frame["fresh"] = pd.array([None, True], dtype="boolean")
+    assert [(q.columns["plate"], q.columns["fresh"]) for q in read_queries(frame, SCHEMA)] == [("3", ""), ("", "True")]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "category"])
+def test_a_dose_is_the_same_at_any_precision(dtype: str) -> None:
+    frame = pd.DataFrame({"type": ["T"], "condition": ["A"], "dose": pd.Series([0.1]).astype(dtype)})
+    (query,) = read_queries(frame, SCHEMA)
+    assert query.key == ("T", "A @ 0.1", None)

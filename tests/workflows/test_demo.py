@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -40,7 +41,7 @@ class Told:
         yield advance
 
 
-def demo(out: Path, **options: bool) -> tuple[DemoResult, Told]:
+def demo(out: Path, **options: Any) -> tuple[DemoResult, Told]:
     told = Told()
     return run_demo(out, device="cpu", say=told.lines.append, progress=told.progress, **options), told
 
@@ -59,7 +60,7 @@ def assert_whole(out: Path, result: DemoResult, told: Told) -> None:
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     assert (out / "run" / "model.safetensors").is_file()
     assert all(done == total for done, total in told.done.values())
-    assert set(told.done) == {"training", "predicting"}
+    assert set(told.done) == {"training", "predicting", "evaluating"}
     page = html.unescape((out / "index.html").read_text(encoding="utf-8"))
     mine = result.scores[result.scores["method"] == "model"]
     for verdict, n in mine["verdict"].value_counts().items():
@@ -90,7 +91,6 @@ def test_the_demo_on_real_cells(real: tuple[Path, DemoResult, Told]) -> None:
 def test_the_simulated_demo_in_the_place_of_an_earlier_one(real: tuple[Path, DemoResult, Told], tmp_path: Path) -> None:
     out = tmp_path / "demo"
     shutil.copytree(real[0], out)
-    (out / "run" / "note.txt").write_text("left by the earlier one", encoding="utf-8")
     assert_whole(out, *demo(out))
     assert {p.name for p in (out / "run").iterdir()} == {p.name for p in (real[0] / "run").iterdir()}
     old, new = contents(real[0]), contents(out)
@@ -103,8 +103,10 @@ def test_the_simulated_demo_in_the_place_of_an_earlier_one(real: tuple[Path, Dem
     truth, train = (ad.read_h5ad(out / name) for name in ("held_out.h5ad", "train.h5ad"))
     assert set(zip(truth.obs["cell_type"], truth.obs["condition"], strict=True)) == {("type A", "drug")}
     assert not set(truth.obs_names) & set(train.obs_names)
-    assert model["delta_pearson"].item() > values(out, "mean treated")["delta_pearson"].item()
-    assert model["energy_distance"].item() < values(out, "no change")["energy_distance"].item()
+    for name in ("mean treated", "mean shift"):
+        assert model["delta_pearson"].item() > values(out, name)["delta_pearson"].item()
+    for name in ("no change", "mean treated", "mean shift"):
+        assert model["energy_distance"].item() < values(out, name)["energy_distance"].item()
 
 
 @pytest.mark.parametrize("name", ["thesis.txt", "run/model.safetensors", "data.h5ad"])
@@ -117,12 +119,22 @@ def test_a_folder_of_other_things_is_refused_and_left_as_it_was(tmp_path: Path, 
     assert contents(out) == {name: b"years"}
 
 
-def test_an_earlier_demo_with_something_else_in_it_is_left_as_it_was(tmp_path: Path) -> None:
-    for name in (MARK, "data.h5ad", "thesis.txt"):
-        (tmp_path / name).write_text("years", encoding="utf-8")
-    with pytest.raises(InputError, match=r"holds an earlier demo and 'thesis\.txt', which is none of its files"):
+@pytest.mark.parametrize("name", ["thesis.txt", "run/thesis.txt", "run/deep/thesis.txt"])
+def test_an_earlier_demo_with_something_else_in_it_is_left_as_it_was(tmp_path: Path, name: str) -> None:
+    files = (MARK, "data.h5ad", "run/config.json", name)
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("years", encoding="utf-8")
+    with pytest.raises(InputError, match=rf"holds an earlier demo and '{name}', which is none of its files"):
         demo(tmp_path)
-    assert contents(tmp_path) == dict.fromkeys((MARK, "data.h5ad", "thesis.txt"), b"years")
+    assert contents(tmp_path) == dict.fromkeys(files, b"years")
+
+
+def test_a_seed_that_cannot_be_one_is_refused_before_anything_is_deleted(tmp_path: Path) -> None:
+    (tmp_path / MARK).write_text("earlier", encoding="utf-8")
+    with pytest.raises(InputError, match=r"^--seed is -1: it must be from 0 to 2147483647$"):
+        demo(tmp_path, seed=-1)
+    assert contents(tmp_path) == {MARK: b"earlier"}
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ MISSING = "\N{EN DASH}"
 class _Heard:
     """A standard stream that lets the work go on when nobody hears it: a closed pipe, a full disk, no stream at all."""
 
-    def __init__(self, stream: TextIO | None) -> None:
-        self.stream = open(os.devnull, "w", encoding="utf-8") if stream is None else stream  # noqa: SIM115
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
         if hasattr(self.stream, "reconfigure"):
             self.stream.reconfigure(errors="replace")  # a terminal that cannot show a dash shows '?'
 
@@ -51,9 +51,10 @@ class _Heard:
 @contextmanager
 def heard_or_not() -> Iterator[None]:
     """Inside, what is said never stops the work."""
-    out, error = (cast("TextIO", _Heard(stream)) for stream in (sys.stdout, sys.stderr))
-    with redirect_stdout(out), redirect_stderr(error):
-        yield
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        out, error = (cast("TextIO", _Heard(stream or nowhere)) for stream in (sys.stdout, sys.stderr))
+        with redirect_stdout(out), redirect_stderr(error):
+            yield
 
 
 def say(text: str) -> None:

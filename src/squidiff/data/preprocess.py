@@ -222,8 +222,12 @@ def held_out_cells(obs: pd.DataFrame, schema: Schema, settings: Preparation) -> 
 
 
 def most_variable_genes(adata: ad.AnnData, n_genes: int) -> np.ndarray:
-    """Which genes are the n most variable of log values (scanpy's default dispersion), (G,)."""
+    """Which genes are the n most variable of log values, (G,): by scanpy's default dispersion.
+
+    By the variance where there are negative values.
+    """
     import scanpy as sc
+    from sklearn.preprocessing import StandardScaler
 
     if n_genes > adata.n_vars:
         raise InputError(f"--n-genes is {n_genes} but the data have {adata.n_vars} genes: ask for fewer")
@@ -237,10 +241,14 @@ def most_variable_genes(adata: ad.AnnData, n_genes: int) -> np.ndarray:
         raise InputError(f"variable genes are chosen on log values, but X holds {highest:.3g}: take log1p first")
     if not (bare.X.max(axis=0) != bare.X.min(axis=0)).sum():
         raise InputError("variable genes cannot be chosen: no gene varies over the training cells")
-    with warnings.catch_warnings():  # of logarithms of the means of genes with negative or no values
-        warnings.simplefilter("ignore", RuntimeWarning)
-        table = sc.pp.highly_variable_genes(bare, n_top_genes=n_genes, inplace=False)
-    dispersion = table["dispersions_norm"].fillna(-np.inf).to_numpy()
+    if bare.X.min() < 0:  # a dispersion is a ratio to the mean
+        spread = StandardScaler(with_mean=False).fit(bare.X).var_
+    else:
+        with warnings.catch_warnings():  # of genes without values, which come last
+            warnings.simplefilter("ignore", RuntimeWarning)
+            warnings.filterwarnings("ignore", message="`n_top_genes` > number of normalized dispersions")
+            table = sc.pp.highly_variable_genes(bare, n_top_genes=n_genes, inplace=False)
+        spread = table["dispersions_norm"].fillna(-np.inf).to_numpy()
     chosen = np.zeros(adata.n_vars, dtype=bool)
-    chosen[np.argsort(-dispersion, kind="stable")[:n_genes]] = True
+    chosen[np.argsort(-spread, kind="stable")[:n_genes]] = True
     return chosen

@@ -1,0 +1,120 @@
+"""What the estimator refuses, and the units that it tells apart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from small_models import QUERY, TRAIN, trained
+
+from made_cells import HELD_OUT, SCHEMA, SMALL, counts, dense, small
+from squidiff.config import InputError, Preparation
+from squidiff.data.preprocess import prepare
+from squidiff.estimator import Squidiff
+
+
+def test_missing_genes_are_counted_and_named(model: Squidiff) -> None:
+    few = TRAIN[:, 3:].copy()
+    message = r"^3 of the 40 genes of the model are missing in [^;]*: gene_001, gene_002, gene_003; prepare .*$"
+    with pytest.raises(InputError, match=message):
+        model.predict(QUERY, few)
+    with pytest.raises(InputError, match=r"^7 of the 40 .*gene_005 and 2 more; "):
+        model.predict(QUERY, TRAIN[:, 7:].copy())
+    with pytest.raises(InputError, match=message):
+        model.encode(few)
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ({"condition": "druk", "cell_type": HELD_OUT}, r"^condition 'druk' is unknown .*'drug'.*: train with it, or "),
+        ({"condition": "drug", "cell_type": "type X"}, r"no cells to start from in context 'type X': it has 'type A'"),
+        ({"condition": "drug"}, r"^column 'cell_type' is missing in the queries: it has condition$"),
+        ({"condition": "drug", "cell_type": HELD_OUT, "n_cells": 0}, r"^n_cells of a query is .*0.*: .* 1 or more$"),
+        ({"condition": "drug", "cell_type": HELD_OUT, "n_cells": 2.5}, r"^n_cells of a query is .*2\.5"),
+        ({"condition": "drug", "cell_type": None}, r"^column 'cell_type' of the queries has 1 empty values"),
+        ({"condition": "drug+", "cell_type": HELD_OUT}, r"^condition 'drug\+' has an empty part"),
+    ],
+)
+def test_a_query_that_cannot_be_answered_is_refused_in_one_sentence(
+    model: Squidiff, query: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        model.predict(pd.DataFrame([query]), TRAIN)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_untrained_model_says_so(tmp_path: Path) -> None:
+    for use in (lambda m: m.predict(QUERY, TRAIN), lambda m: m.encode(TRAIN), lambda m: m.save(tmp_path / "run")):
+        with pytest.raises(InputError, match=r"^this model is not trained: call fit, or load a run$"):
+            use(Squidiff(SCHEMA, SMALL, "cpu"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_counts_and_log_values_are_not_confused(model: Squidiff, tmp_path: Path) -> None:
+    raw = counts()
+    with pytest.raises(InputError, match=r"^raw counts \(in X; [\d,]+\): pass --normalize"):
+        Squidiff(SCHEMA, SMALL, "cpu").fit(raw, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match=r"^X holds raw counts, but the model was trained on normalised values"):
+        model.predict(QUERY, raw)
+    with pytest.raises(InputError, match=r"^--normalize on values that are not counts"):
+        Squidiff(SCHEMA, small(normalize=True), "cpu").fit(TRAIN)
+
+
+def test_counts_are_normalised_by_the_model_when_it_is_told_to() -> None:
+    raw = counts()[TRAIN.obs_names].copy()
+    normalising = Squidiff(SCHEMA, small(normalize=True), "cpu").fit(raw)
+    told = normalising.predict(QUERY, raw)
+    assert told.uns["squidiff"]["unit"] == "log1p of counts per 10000"
+    logs = Squidiff(SCHEMA, SMALL, "cpu").fit(TRAIN).predict(QUERY, TRAIN)
+    assert np.array_equal(dense(told), dense(logs))
+    with pytest.raises(InputError, match=r"^the model was trained with --normalize, but X does not hold raw counts"):
+        normalising.predict(QUERY, TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (lambda a: a.obs.drop(columns="cell_type", inplace=True), r"^column 'cell_type' is missing"),
+        (lambda a: a.obs.replace({"condition": {"control": "ctrl"}}, inplace=True), r"^no control 'control'"),
+        (lambda a: setattr(a, "var_names", ["g", "g", *a.var_names[2:]]), r"^duplicate gene names, such as 'g'"),
+        (lambda a: a.X.data.__setitem__(0, np.nan), r"^NaN or infinite values \(in X; 1\)"),
+    ],
+)
+def test_what_the_doctor_finds_stops_training_before_anything_is_written(
+    tmp_path: Path, fault: object, message: str
+) -> None:
+    bad = TRAIN.copy()
+    fault(bad)  # type: ignore[operator]
+    with pytest.raises(InputError, match=message):
+        Squidiff(SCHEMA, SMALL, "cpu").fit(bad, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_unit_is_remembered_and_another_one_refused(tmp_path: Path) -> None:
+    raw = counts()
+    prepared = prepare(raw, SCHEMA, Preparation(normalize=True, target_sum=5000.0)).train
+    model = Squidiff(SCHEMA, SMALL, "cpu").fit(prepared)
+    model.save(tmp_path / "run")
+    saved = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
+    assert saved["normalisation"]["unit"] == "log1p of counts per 5000"
+    assert saved["normalisation"]["known_from"] == "prepare"
+    loaded = Squidiff.load(tmp_path / "run", "cpu")
+    assert loaded.predict(QUERY, prepared).uns["squidiff"]["unit"] == "log1p of counts per 5000"
+    million = prepare(raw, SCHEMA, Preparation(normalize=True, target_sum=1e6)).train
+    linear, empty = prepared.copy(), prepared.copy()
+    linear.X = np.expm1(dense(prepared)).astype(np.float32)
+    empty.X = np.zeros(prepared.shape, dtype=np.float32)
+    for source in (million, linear, empty):
+        with pytest.raises(InputError, match=r"^X of the source is in another unit than the training data: .* alike"):
+            loaded.predict(QUERY, source)
+
+
+def test_a_unit_that_nobody_tells_is_as_given() -> None:
+    some_genes = TRAIN[:, 5:].copy()
+    predicted = trained(some_genes, SCHEMA).predict(QUERY, some_genes)
+    assert predicted.uns["squidiff"]["unit"] == "as given"
