@@ -385,6 +385,25 @@ def test_the_chain_from_counts_to_scores(
     assert model.loc["delta_pearson", "value"] == pytest.approx(np.corrcoef(change, true)[0, 1], abs=1e-5)
 
 
+def test_files_of_ours_remember_the_schema(here: Path, tmp_path: Path) -> None:
+    """Prepared cells and predictions say which column means what, so that nobody has to say it again."""
+    rule = f"condition=drug,cell_type={HELD_OUT}"
+    train, truth, one, other = (tmp_path / f"{name}.h5ad" for name in ("train", "truth", "one", "other"))
+    assert squidiff(*PREPARE, "--hold-out", rule, "--held-out", truth, "--out", train) == 0
+    command = ["predict", "--baseline", "mean shift", "--source", train, *QUERY]
+    assert squidiff(*command, "--out", one) == 0
+    assert squidiff(*command, *SCHEMA_FLAGS, "--out", other) == 0
+    assert np.array_equal(dense(ad.read_h5ad(one)), dense(ad.read_h5ad(other)))
+    asked = [*QUERY, "--source", train, "--device", "cpu", "--out", tmp_path / "p.h5ad"]
+    assert squidiff("predict", "run", *asked) == 0
+    for predicted in (one, tmp_path / "p.h5ad"):
+        assert squidiff("evaluate", predicted, truth, "--train", train, "--out", tmp_path / "a") == 0
+        assert squidiff("evaluate", predicted, truth, "--train", train, *SCHEMA_FLAGS, "--out", tmp_path / "b") == 0
+        scores = [(tmp_path / name / "metrics.csv").read_bytes() for name in "ab"]
+        assert scores[0] == scores[1]
+        assert f"{HELD_OUT}, drug".encode() in scores[0]
+
+
 def test_a_baseline_predicts_without_a_run(here: Path, tmp_path: Path) -> None:
     out = tmp_path / "p.h5ad"
     command = ["predict", "--baseline", "mean shift", "--source", "train.h5ad", *QUERY]

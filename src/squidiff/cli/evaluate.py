@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from squidiff.cli.options import SchemaOptions
+from squidiff.cli.options import SchemaOptions, given
 from squidiff.cli.show import progress, say, show_scores
 from squidiff.config import Schema
 
@@ -22,13 +22,16 @@ def evaluate(
     schema: SchemaOptions = Schema(),
     seed: Annotated[int, Parameter(help="seed of resampling")] = 0,
 ) -> None:
-    """Score predicted cells against true ones, beside the simple baselines, with intervals and a verdict."""
+    """Score predicted cells against true ones, beside the simple baselines, with intervals and a verdict.
+
+    Without schema options the predicted file says which column means what.
+    """
     from squidiff.evaluate.scoring import UNSCORED
     from squidiff.workflows.scores import write_scores
 
     with progress("evaluating") as advance:
         on_population = lambda i, n: advance(i, total=n)  # noqa: E731
-        scores = write_scores(predicted, truth, train, schema, out, seed=seed, on_population=on_population)
+        scores = write_scores(predicted, truth, train, given(schema), out, seed=seed, on_population=on_population)
     show_scores(scores)
     unscored = scores.attrs[UNSCORED]
     if any(unscored.values()):

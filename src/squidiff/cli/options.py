@@ -14,3 +14,8 @@ PreparationOptions = Annotated[Preparation, Parameter(name="*", group=Group("Pre
 SamplingOptions = Annotated[Sampling, Parameter(name="*", group=Group("Sampling", sort_key=2))]
 
 Device = Annotated[str, Parameter(help="auto (an accelerator if there is one), cpu, or a name that torch knows")]
+
+
+def given(schema: Schema) -> Schema | None:
+    """The schema, or None when no option of it was given."""
+    return None if schema == Schema() else schema

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from squidiff.cli.options import Device, SamplingOptions, SchemaOptions
+from squidiff.cli.options import Device, SamplingOptions, SchemaOptions, given
 from squidiff.cli.show import progress, refuse_overwriting, say
 from squidiff.config import InputError, Sampling, Schema
 
@@ -32,7 +32,11 @@ def predict(
     sampling: SamplingOptions = Sampling(),
     device: Device = "auto",
 ) -> None:
-    """Generate the cells of each query. The schema options are only for --baseline: a run knows its own."""
+    """Generate the cells of each query.
+
+    The schema options are only for --baseline, and not needed if `squidiff prepare` wrote the source: a run knows its
+    own, and so does such a file.
+    """
     import pandas as pd
 
     from squidiff.data.preprocess import parse_rule
@@ -49,12 +53,12 @@ def predict(
     if baseline is not None:
         from squidiff.workflows.baseline import predict_baseline
 
-        predicted = predict_baseline(baseline, asked, source, schema, seed=sampling.seed)
+        predicted = predict_baseline(baseline, asked, source, given(schema), seed=sampling.seed)
     else:
         from squidiff.data.queries import read_queries
         from squidiff.estimator import Squidiff
 
-        if schema != Schema():
+        if given(schema) is not None:
             raise InputError("schema options go with --baseline only: the run knows its own")
         model = Squidiff.load(Path(str(run)), device)
         n_queries = len(read_queries(asked, model.schema))

@@ -23,6 +23,7 @@ from squidiff.data.table import (
     looks_like_counts,
     quiet_about_names,
     read_cells,
+    remember_schema,
     require_columns,
     stored_values,
 )
@@ -86,6 +87,7 @@ def _prepare(adata: ad.AnnData, schema: Schema, settings: Preparation) -> Prepar
         report.append(f"kept the {chosen.sum():,} genes that vary most over the training cells")
         prepared = prepared[:, chosen].copy()
     prepared.obs[SPLIT] = pd.Categorical(np.where(held_out, "test", "train"), categories=["train", "test"])
+    remember_schema(prepared, schema)
     prepared.uns[DONE] = {
         key: list(value) if isinstance(value, list) else value
         for key, value in settings_to_json(settings).items()

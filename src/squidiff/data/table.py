@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from squidiff.config import InputError, Schema
+from squidiff.config import InputError, Schema, settings_from_json, settings_to_json
 from squidiff.data.conditions import Part, canonical_label, parse_condition
 from squidiff.files import write_together
 
@@ -25,6 +25,8 @@ Key = tuple[str, str, float | None]
 """Context, condition in its canonical spelling, time: the fields of response.Population."""
 
 
+SCHEMA = "squidiff_schema"
+"""Key of uns."""
 LARGEST_LOG_VALUE = 20.0
 """log1p of half a billion: what is larger was not logged."""
 
@@ -130,6 +132,20 @@ def write_all_cells(files: Mapping[Path, ad.AnnData]) -> None:
 
 def _write_buffer(path: Path, buffer: io.BytesIO) -> None:
     path.write_bytes(buffer.getbuffer())
+
+
+def remember_schema(adata: ad.AnnData, schema: Schema) -> None:
+    """Notes in uns which obs column means what, for whoever reads the file."""
+    adata.uns[SCHEMA] = {name: value for name, value in settings_to_json(schema).items() if value not in (None, [])}
+
+
+def schema_of(adata: ad.AnnData, schema: Schema | None) -> Schema:
+    """The schema that is given or, without one, that the data remember; the empty one when they remember none."""
+    remembered = adata.uns.get(SCHEMA)
+    if schema is not None or not isinstance(remembered, Mapping):
+        return schema or Schema()
+    values = {name: list(value) if name == "context_keys" else value for name, value in remembered.items()}
+    return settings_from_json(Schema, values)
 
 
 def as_matrix(adata: ad.AnnData) -> np.ndarray | sp.csr_matrix:

@@ -21,7 +21,15 @@ from squidiff.data.dataset import BatchStream, Pairs
 from squidiff.data.manifest import describe_table, provenance
 from squidiff.data.preprocess import DONE, Normalisation, normalize
 from squidiff.data.queries import read_queries
-from squidiff.data.table import CellTable, as_matrix, looks_like_counts, matched, non_negative_genes, read_cells
+from squidiff.data.table import (
+    CellTable,
+    as_matrix,
+    looks_like_counts,
+    matched,
+    non_negative_genes,
+    read_cells,
+    remember_schema,
+)
 from squidiff.estimator.fitted import (
     Fitted,
     digest,
@@ -171,6 +179,7 @@ class Squidiff:
             if on_query is not None:
                 on_query(i + 1, len(plans))
         predicted = ad.concat(results)
+        remember_schema(predicted, self.schema)
         predicted.uns["squidiff"] = {
             "sampling": settings_to_json(sampling),
             "data_sha256": self.manifest.get("data_sha256", ""),

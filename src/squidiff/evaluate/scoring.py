@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from squidiff.config import InputError, Schema, check_seed
-from squidiff.data.table import CellTable, looks_like_counts, read_cells
+from squidiff.data.table import CellTable, looks_like_counts, read_cells, schema_of
 from squidiff.evaluate.baselines import NAMES, Baselines
 from squidiff.evaluate.ceiling import split_half_ceiling
 from squidiff.evaluate.metrics import METRICS, N_COMPONENTS, Pair, Resample, score
@@ -41,15 +41,17 @@ def evaluate(
 ) -> pd.DataFrame:
     """One row a population, metric and method ('model' and the baselines), in the columns COLUMNS.
 
-    Populations are matched by the schema's obs columns, genes by the names of the prediction. low and high are a 95 %
+    Populations are matched by the schema's obs columns (without a schema, by that of the prediction, which remembers
+    it), genes by the names of the prediction. low and high are a 95 %
     bootstrap interval over true and predicted cells; floor is the best baseline's value, ceiling that of the truth's
     own halves; the verdict stands in the model's rows. Without `train` there are no baselines and no change from
     control, and the principal components are the truth's. `on_population(i, n)` is called after each population.
     Raises InputError when no population is in both.
     """
     check_seed(seed)
-    schema = schema or Schema()
-    prediction = CellTable.from_anndata(read_cells(predicted), schema)
+    predicted = read_cells(predicted)
+    schema = schema_of(predicted, schema)
+    prediction = CellTable.from_anndata(predicted, schema)
     target = CellTable.from_anndata(read_cells(truth), schema, prediction.genes, "the truth")
     known = (
         None

@@ -11,19 +11,25 @@ import pandas as pd
 from squidiff.config import Schema
 from squidiff.data.check import check
 from squidiff.data.queries import read_queries
-from squidiff.data.table import CellTable, read_cells
+from squidiff.data.table import CellTable, read_cells, remember_schema, schema_of
 from squidiff.evaluate.baselines import Baselines
 from squidiff.response.populations import Population
 
 
 def predict_baseline(
-    name: str, queries: pd.DataFrame | str | Path, source: ad.AnnData | str | Path, schema: Schema, *, seed: int = 0
+    name: str,
+    queries: pd.DataFrame | str | Path,
+    source: ad.AnnData | str | Path,
+    schema: Schema | None = None,
+    *,
+    seed: int = 0,
 ) -> ad.AnnData:
-    """The cells of each query by the baseline of that name, fitted on `source`.
+    """The cells of each query by the baseline of that name, fitted on `source`, whose schema it is if none is given.
 
     Raises InputError for an unknown name, for bad data, or when the baseline has nothing to say of a query.
     """
     adata = read_cells(source)
+    schema = schema_of(adata, schema)
     check(adata, schema).raise_errors()
     baselines = Baselines(CellTable.from_anndata(adata, schema), schema)
     results = []
@@ -34,5 +40,6 @@ def predict_baseline(
         var = pd.DataFrame(index=pd.Index(baselines.table.genes))
         results.append(ad.AnnData(X=cells.astype(np.float32), obs=obs, var=var))
     predicted = ad.concat(results)
+    remember_schema(predicted, schema)
     predicted.uns["squidiff"] = {"baseline": name, "seed": seed}
     return predicted

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from squidiff.config import Schema
-from squidiff.data.table import CellTable, read_cells
+from squidiff.data.table import CellTable, read_cells, schema_of
 from squidiff.evaluate.scoring import evaluate
 from squidiff.files import write_atomically
 from squidiff.report.plots import sample_quality, save
@@ -22,7 +22,7 @@ def write_scores(
     predicted: Path,
     truth: Path,
     train: Path | None,
-    schema: Schema,
+    schema: Schema | None,
     out: Path,
     *,
     seed: int = 0,
@@ -33,6 +33,7 @@ def write_scores(
     The picture is of the population with the most true cells.
     """
     prediction, target = read_cells(predicted), read_cells(truth)
+    schema = schema_of(prediction, schema)
     training = None if train is None else read_cells(train)
     scores = evaluate(prediction, target, schema, train=training, seed=seed, on_population=on_population)
     write_atomically(out / METRICS_CSV, lambda temporary: scores.to_csv(temporary, index=False))
