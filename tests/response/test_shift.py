@@ -88,6 +88,32 @@ def test_the_weights_do_not_depend_on_the_unit_of_the_data(scale: float) -> None
     np.testing.assert_allclose(other, scale * one, rtol=1e-9)
 
 
+def test_a_fall_is_no_larger_than_in_proportion_and_a_rise_is_added() -> None:
+    """Elsewhere the genes go 4 -> 1, 4 -> 1, 4 -> 0, 1 -> 3 and 0 -> 2; here they start at 2, 8, 1, 1 and 0."""
+    means: dict[tuple[str, str, float | None], object] = {
+        ("a", "", None): [4.0, 4.0, 4.0, 1.0, 0.0],
+        ("a", "X", None): [1.0, 1.0, 0.0, 3.0, 2.0],
+        ("new", "", None): [2.0, 8.0, 1.0, 1.0, 0.0],
+    }
+    # by the ratio 1/4: from 2 to 0.5, not by 3 to -1; by 3: from 8 to 5, not by the ratio to 2
+    found = predicted(WeightedShift(in_proportion=True), populations(means))
+    np.testing.assert_allclose(found, [0.5, 5.0, 0.0, 3.0, 2.0], atol=1e-12)
+    np.testing.assert_allclose(predicted(WeightedShift(), populations(means)), [-1, 5, -3, 3, 2], atol=1e-12)
+    scaled = populations({key: np.subtract(mean, 1.0) for key, mean in means.items()})
+    np.testing.assert_allclose(predicted(WeightedShift(in_proportion=True), scaled), [-2, 4, -4, 2, 1], atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_in_proportion_nothing_falls_below_zero(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    means = {(c, p, None): rng.gamma(0.5, 1.0, 30) for c in "abcd" for p in ("", "X")} | {
+        ("new", "", None): rng.gamma(0.5, 1.0, 30)
+    }
+    made = populations(means)
+    assert predicted(WeightedShift(), made).min() < 0
+    assert predicted(WeightedShift(in_proportion=True), made).min() >= 0
+
+
 def test_contexts_that_are_all_alike_count_alike() -> None:
     means: dict[tuple[str, str, float | None], object] = {(c, "", None): [1.0, 1.0] for c in ("a", "b", "new")}
     means |= {("a", "X", None): [3.0, 1.0], ("b", "X", None): [5.0, 1.0]}

@@ -26,11 +26,11 @@ def ask_anchor(made: Populations, key: Population, features: np.ndarray = NO_FEA
     return Anchor().fit(made).predict(key, features, source(made, key))
 
 
-def test_a_condition_seen_in_other_contexts_is_answered_by_the_weighted_shift() -> None:
+def test_a_condition_seen_in_other_contexts_is_answered_by_the_proportional_shift() -> None:
     made = shifted()
     mean, name = ask_anchor(made, ask("new", "X"))
-    assert name == "weighted shift"
-    np.testing.assert_array_equal(mean, answer(WeightedShift(), made, ask("new", "X")))
+    assert name == "proportional shift"
+    np.testing.assert_array_equal(mean, answer(WeightedShift(in_proportion=True), made, ask("new", "X")))
 
 
 def test_a_population_seen_in_training_has_its_own_mean() -> None:
@@ -121,6 +121,7 @@ def test_every_baseline_answers_to_its_name() -> None:
         "mean treated": (501 + 203) / 2,
         "mean shift": (500 + 200) / 2,
         "weighted shift": answer(WeightedShift(), made, key).item(),
+        "proportional shift": answer(WeightedShift(in_proportion=True), made, key).item(),
         "mean of conditions": (4.0 + 40.0) / 2,
         "additive": 44.0,
         "time interpolation": (111 + 222) / 2,

@@ -88,10 +88,18 @@ class WeightedShift:
     distance of two contexts, and the bandwidth h the one of BANDWIDTHS that predicts the training populations best
     when each one's context is left out in turn. Where no condition was seen in three contexts, so that nothing speaks
     for one bandwidth, the predictions of all are averaged.
+
+    With `in_proportion`, a gene that falls by half elsewhere falls by no more than half: of the two falls, by the same
+    amount and by the same ratio, the smaller is taken, so that none falls below 0. It has no meaning, and no effect,
+    where means are negative.
     """
+
+    def __init__(self, in_proportion: bool = False) -> None:
+        self.in_proportion = in_proportion
 
     def fit(self, populations: Populations) -> WeightedShift:
         self.populations = populations
+        self.bounds_falls = self.in_proportion and populations.mean.min() >= 0
         self.bandwidths: tuple[float, ...] = BANDWIDTHS
         seen = [i for i in populations.treated if len(populations.elsewhere(populations.keys[i])) > 1]
         errors = np.zeros(len(BANDWIDTHS))
@@ -110,6 +118,9 @@ class WeightedShift:
     def _predict_all(self, key: Population, source: Source) -> np.ndarray:
         """The prediction by each bandwidth, bandwidths x G."""
         means, shifts = _shifts(self.populations, _elsewhere(self.populations, key))
+        if self.bounds_falls:
+            kept = np.divide(means + shifts, means, out=np.ones_like(means), where=means > 0)
+            shifts = np.where(shifts < 0, np.maximum(shifts, source.mean * (kept - 1)), shifts)
         distance = np.linalg.norm(means - source.mean, axis=1)
         unit = _median_distance(np.vstack([means, source.mean]))
         weights = np.exp([-(distance - distance.min()) / (h * unit) for h in self.bandwidths])

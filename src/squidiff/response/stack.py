@@ -27,6 +27,7 @@ BASELINES: dict[str, Callable[[], Predictor]] = {
     "mean treated": MeanTreated,
     "mean shift": MeanShift,
     "weighted shift": WeightedShift,
+    "proportional shift": lambda: WeightedShift(in_proportion=True),
     "mean of conditions": MeanOfConditions,
     "additive": Additive,
     "ridge": RidgeShift,
@@ -35,7 +36,7 @@ BASELINES: dict[str, Callable[[], Predictor]] = {
 }
 """Every predictor by its name, in the order in which they are shown."""
 
-ORDER = ("additive", "time interpolation", "weighted shift", "time shift", "ridge")
+ORDER = ("additive", "time interpolation", "proportional shift", "time shift", "ridge")
 """What is asked for a population that training did not see, until one can answer: first what the same context says,
 then the same condition elsewhere, last what resembles the condition."""
 
