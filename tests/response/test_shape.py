@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import spearmanr
 from sklearn.isotonic import IsotonicRegression
 
-from squidiff.response.shape import ZeroLaw, cut_to_mean, move_to_mean, set_mean
+from squidiff.response.shape import ZeroLaw, move_to_mean, set_mean, take_values
 
 SEEDS = st.integers(0, 2**32 - 1)
 quick = settings(max_examples=60, deadline=None, derandomize=True)
@@ -82,7 +83,6 @@ def test_cells_that_are_already_there_stay_as_they_are(seed: int) -> None:
     cells = made_cells(rng, 25, 6)
     moved = move_to_mean(cells, cells.mean(axis=0), zeros_of(cells), rng.random((3, 6)), rng)
     np.testing.assert_allclose(moved, cells, rtol=1e-12)
-    np.testing.assert_allclose(cut_to_mean(cells, cells.mean(axis=0), zeros_of(cells), np.inf), cells, rtol=1e-12)
 
 
 def test_cells_switched_on_take_the_values_of_the_donors() -> None:
@@ -114,50 +114,51 @@ def test_cells_are_switched_off_at_random_and_the_seed_says_which() -> None:
     assert rank.mean() == pytest.approx(100.5, abs=5 * 2.9 / np.sqrt(50))
 
 
-# --- cut_to_mean
-
-
-@quick
-@given(seed=SEEDS, n_cells=st.integers(1, 40), low=st.sampled_from([-2.0, -0.2, 0.0]))
-def test_cut_cells_keep_their_order_and_have_the_mean(seed: int, n_cells: int, low: float) -> None:
-    rng = np.random.default_rng(seed)
-    cells = rng.gamma(2.0, 1.0, (n_cells, 5)) + low  # generated cells: a zero is a small number of either sign
-    mean, zero_fraction = rng.gamma(1.0, 1.0, 5) + 0.01, rng.random(5)
-    cut = cut_to_mean(cells, mean, zero_fraction, np.inf)
-    assert cut.min() >= 0
-    # as many zeros as asked for, to the nearest cell, unless more values than that are not above zero
-    expected = np.maximum(np.rint(zero_fraction * n_cells), (cells <= 0).sum(axis=0))
-    np.testing.assert_array_equal((cut == 0).sum(axis=0), expected)
-    some = (cut > 0).any(axis=0)
-    np.testing.assert_allclose(cut.mean(axis=0)[some], mean[some], rtol=1e-12)
-    order = np.argsort(cells, axis=0)
-    assert (np.diff(np.take_along_axis(cut, order, axis=0), axis=0) >= -1e-12).all()  # none overtakes another
-
-
-def test_the_lowest_values_become_the_zeros() -> None:
-    cells = np.array([[0.5, 3.0], [-0.1, 1.0], [2.5, 2.0], [0.4, 4.0]])
-    cut = cut_to_mean(cells, np.array([1.25, 2.0]), np.array([0.5, 0.25]), np.inf)
-    np.testing.assert_allclose(cut[:, 0], [1.5, 0.0, 3.5, 0.0])  # 0.5 and 2.5, each 1 more
-    np.testing.assert_allclose(cut[:, 1], np.array([3.0, 0.0, 2.0, 4.0]) * 8 / 9)  # their sum 9 scaled down to 8
-
-
 @quick
 @given(seed=SEEDS)
 def test_no_value_is_above_the_highest_and_the_mean_stays(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    cells = rng.gamma(2.0, 1.0, (200, 6))
-    mean, zero_fraction = rng.uniform(1.0, 3.0, 6), rng.uniform(0.0, 0.2, 6)
-    free = cut_to_mean(cells, mean, zero_fraction, np.inf)
-    cut = cut_to_mean(cells, mean, zero_fraction, 5.0)
+    cells = np.where(rng.random((200, 6)) < 0.2, 0.0, rng.gamma(2.0, 1.0, (200, 6)))
+    mean = cells.mean(axis=0) + rng.uniform(0.1, 1.0, 6)
+    free, bounded = set_mean(cells, mean), set_mean(cells, mean, 5.0)
     assert free.max() > 5.0
-    assert cut.max() <= 5.0
-    np.testing.assert_allclose(cut.mean(axis=0), mean, rtol=1e-6)
-    np.testing.assert_array_equal(cut == 0, free == 0)
+    assert bounded.max() <= 5.0
+    np.testing.assert_allclose(bounded.mean(axis=0), mean, rtol=1e-6)
+    np.testing.assert_array_equal(bounded == 0, cells == 0)
 
 
 def test_a_mean_that_the_highest_value_does_not_allow_is_come_near_to() -> None:
     cells = np.array([[1.0], [2.0], [0.0], [0.0]])
-    assert cut_to_mean(cells, np.array([9.0]), np.array([0.5]), 3.0).ravel().tolist() == [3.0, 3.0, 0.0, 0.0]
+    assert set_mean(cells, np.array([9.0]), 3.0).ravel().tolist() == [3.0, 3.0, 0.0, 0.0]
+
+
+# --- take_values
+
+
+@quick
+@given(seed=SEEDS, n_cells=st.integers(1, 40))
+def test_taken_values_are_those_of_the_others_in_the_order_of_the_cells(seed: int, n_cells: int) -> None:
+    rng = np.random.default_rng(seed)
+    cells, others = rng.normal(size=(n_cells, 5)), made_cells(rng, n_cells, 5)
+    taken = take_values(cells, others)
+    np.testing.assert_array_equal(np.sort(taken, axis=0), np.sort(others, axis=0))
+    for gene in range(5):
+        in_order = taken[np.argsort(cells[:, gene]), gene]
+        assert (np.diff(in_order) >= 0).all()
+
+
+def test_cells_that_take_their_own_values_stay_as_they_are() -> None:
+    cells = np.random.default_rng(0).normal(size=(30, 4))
+    np.testing.assert_array_equal(take_values(cells, cells), cells)
+
+
+def test_genes_that_go_together_still_do() -> None:
+    """The rank correlation is that of the cells, whatever the values."""
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=2000)
+    cells = np.stack([shared + 0.5 * rng.normal(size=2000), shared], axis=1)
+    taken = take_values(cells, rng.gamma(0.3, 1.0, (2000, 2)))
+    assert spearmanr(*taken.T).statistic == pytest.approx(spearmanr(*cells.T).statistic, abs=1e-12)
 
 
 # --- ZeroLaw

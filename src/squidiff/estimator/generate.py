@@ -18,7 +18,7 @@ from squidiff.diffusion.samplers import SAMPLERS, last
 from squidiff.diffusion.schedule import sampling_levels
 from squidiff.estimator.fitted import Fitted, summarise
 from squidiff.response.populations import Population, Source
-from squidiff.response.shape import ZeroLaw, cut_to_mean, move_to_mean
+from squidiff.response.shape import ZeroLaw, move_to_mean, take_values
 from squidiff.response.stack import Anchor
 
 N_REFERENCE = 256
@@ -102,20 +102,18 @@ class Generator:
         self, source: np.ndarray, plan: Plan, zero_fraction: np.ndarray, rng: np.random.Generator
     ) -> tuple[sp.csr_matrix, np.ndarray]:
         """Cells from source cells (N x G), their mean the anchor, and their latents (N x Z)."""
-        start = None if plan.from_noise else self._moved(source, plan, zero_fraction, rng)
-        cells, z_sem = self._denoised(source, start, plan, rng)
-        shifted = cells + (plan.mean - cells.mean(axis=0))
-        cut = cut_to_mean(cells, plan.mean, zero_fraction, self.fitted.highest)
-        cells = np.where(self.fitted.non_negative, cut, shifted)
-        return sp.csr_matrix(cells, dtype=np.float32), z_sem
+        moved = self._moved(source, plan, zero_fraction, rng)
+        cells, z_sem = self._denoised(source, None if plan.from_noise else moved, plan, rng)
+        return sp.csr_matrix(take_values(cells, moved)), z_sem
 
     def _moved(self, source: np.ndarray, plan: Plan, zero_fraction: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Source cells moved to the anchor mean: where the diffusion starts, and what strength 0 would leave."""
-        # cells of the very population that is asked for are the answer, should the source hold them
-        asked = [i for i, key in enumerate(self.table.keys) if key == plan.query.key]
+        """Source cells moved to the anchor mean: where the diffusion starts, and what each gene's values are."""
+        # cells of the very population that is asked for are the answer, should the source hold them and not start from
+        # them
+        asked = [i for i, key in enumerate(self.table.keys) if key == plan.query.key and i != plan.start]
         others = np.flatnonzero(~np.isin(self.table.population, asked))
         donors = self.table.dense(draw_rows(others, min(len(others), MAX_DONORS), rng))
-        moved = move_to_mean(source, plan.mean, zero_fraction, donors, rng)
+        moved = move_to_mean(source, plan.mean, zero_fraction, donors, rng, self.fitted.highest)
         shifted = source + (plan.mean - source.mean(axis=0))
         return np.where(self.fitted.non_negative, moved, shifted).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""Moves cells to a predicted mean without breaking their zeros and variances.
+"""Moves cells to a predicted mean without breaking their zeros and variances, and gives generated cells their margins.
 
 A shift turns the zeros of single cells into small numbers and gives every cell a floor. Here the share of zeros follows
 the mean as it does over the training populations, and only what is not zero is shifted or scaled.
@@ -36,9 +36,14 @@ class ZeroLaw:
 
 
 def move_to_mean(
-    cells: np.ndarray, mean: np.ndarray, zero_fraction: np.ndarray, donors: np.ndarray, rng: np.random.Generator
+    cells: np.ndarray,
+    mean: np.ndarray,
+    zero_fraction: np.ndarray,
+    donors: np.ndarray,
+    rng: np.random.Generator,
+    highest: float = np.inf,
 ) -> np.ndarray:
-    """Cells (N x G) moved to a mean and a zero fraction (G,).
+    """Cells (N x G) moved to a mean and a zero fraction (G,), with no value above `highest`.
 
     Cells to switch on and off are drawn; a cell switched on takes a value that the gene has in `donors` (cells x G);
     then the non-zero values are set to the mean by `set_mean`.
@@ -55,32 +60,26 @@ def move_to_mean(
                 column[rng.choice(zeros, n_on, replace=False)] = rng.choice(values, n_on)
         elif n_on < 0:
             column[rng.choice(np.flatnonzero(column), -n_on, replace=False)] = 0.0
-    return set_mean(moved, mean)
+    return set_mean(moved, mean, highest)
 
 
-def cut_to_mean(cells: np.ndarray, mean: np.ndarray, zero_fraction: np.ndarray, highest: float) -> np.ndarray:
-    """Cells (N x G) whose lowest values a gene become 0, to the zero fraction (G,), with the mean (G,).
-
-    For generated cells, where a zero comes out as a small number of either sign: a negative value always becomes 0.
-    No value is left above `highest`; where it is cut down to that, the others make up for it.
-    """
-    n_zero = np.rint(zero_fraction * len(cells)).astype(int)
-    rank = np.argsort(np.argsort(cells, axis=0, kind="stable"), axis=0, kind="stable")
-    cut = set_mean(np.where(rank < n_zero, 0.0, np.maximum(cells, 0.0)), mean)
-    for _ in range(MAX_ROUNDS):
-        too_high = np.flatnonzero((cut > highest).any(axis=0))
-        if not len(too_high):
-            break
-        cut[:, too_high] = set_mean(np.minimum(cut[:, too_high], highest), mean[too_high])
-    return np.minimum(cut, highest)
-
-
-def set_mean(cells: np.ndarray, mean: np.ndarray) -> np.ndarray:
+def set_mean(cells: np.ndarray, mean: np.ndarray, highest: float = np.inf) -> np.ndarray:
     """Non-negative cells (N x G) whose non-zero values are shifted up, or scaled down, to the mean (G,).
 
     Shifted up, not scaled, so that a few high values do not run away; scaled down, not shifted, so that none turns
-    negative. A gene without a non-zero value stays 0.
+    negative. A gene without a non-zero value stays 0. What would be above `highest` is cut down to it, and the other
+    values make up for that.
     """
+    moved = _to_mean(cells, mean)
+    for _ in range(MAX_ROUNDS):
+        too_high = np.flatnonzero((moved > highest).any(axis=0))
+        if not len(too_high):
+            break
+        moved[:, too_high] = _to_mean(np.minimum(moved[:, too_high], highest), mean[too_high])
+    return np.minimum(moved, highest)
+
+
+def _to_mean(cells: np.ndarray, mean: np.ndarray) -> np.ndarray:
     positive = cells > 0
     n_positive = np.maximum(positive.sum(axis=0), 1)
     here = cells.sum(axis=0) / n_positive
@@ -88,3 +87,14 @@ def set_mean(cells: np.ndarray, mean: np.ndarray) -> np.ndarray:
     up = np.maximum(wanted - here, 0.0)
     down = np.divide(wanted, here, out=np.ones_like(here), where=here > wanted)
     return np.where(positive, cells * down + up, 0.0)
+
+
+def take_values(cells: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Cells (N x G) with the values that each gene has in `others` (N x G), in the order that they had themselves.
+
+    Of generated cells this keeps how genes go together, and gives each gene the zeros and the spread of real cells: a
+    diffusion in Gaussian noise fills the gap between 0 and the smallest logarithm of a count.
+    """
+    taken = np.empty_like(others)
+    np.put_along_axis(taken, np.argsort(cells, axis=0, kind="stable"), np.sort(others, axis=0), axis=0)
+    return taken

@@ -15,6 +15,8 @@ from squidiff.response.populations import Population, Populations, Source
 
 BANDWIDTHS = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0, float("inf"))
 """Of the weighted shift, in median distances between contexts: from the nearest context alone to all alike."""
+N_DIRECTIONS = 10
+"""In which the errors of a population are independent: many fewer than genes, which answer together."""
 MAX_LEFT_OUT = 200
 """Populations that are left out in turn to choose a bandwidth."""
 
@@ -85,9 +87,10 @@ class WeightedShift:
     """The source mean plus the other contexts' shifts, the more a context counts the more alike its source cells are.
 
     The weight of a context is exp(-d / (h m)): d is the Euclidean distance between the source means, m the median
-    distance of two contexts, and the bandwidth h the one of BANDWIDTHS that predicts the training populations best
-    when each one's context is left out in turn. Where no condition was seen in three contexts, so that nothing speaks
-    for one bandwidth, the predictions of all are averaged.
+    distance of two contexts, h a bandwidth. The predictions by all BANDWIDTHS are averaged, each weighted by its
+    likelihood over the training populations when each one's context is left out in turn: E^(-n k / 2) for a mean
+    squared error E over n populations, as of Gaussian residuals in k independent directions. Where no condition was
+    seen in three contexts nothing speaks for one bandwidth, and all count alike.
 
     With `in_proportion`, a gene that falls by half elsewhere falls by no more than half: of the two falls, by the same
     amount and by the same ratio, the smaller is taken, so that none falls below 0. It has no meaning, and no effect,
@@ -100,20 +103,19 @@ class WeightedShift:
     def fit(self, populations: Populations) -> WeightedShift:
         self.populations = populations
         self.bounds_falls = self.in_proportion and populations.mean.min() >= 0
-        self.bandwidths: tuple[float, ...] = BANDWIDTHS
         seen = [i for i in populations.treated if len(populations.elsewhere(populations.keys[i])) > 1]
-        errors = np.zeros(len(BANDWIDTHS))
-        for i in seen[:: -(-len(seen) // MAX_LEFT_OUT) or 1]:
+        left_out = seen[:: -(-len(seen) // MAX_LEFT_OUT) or 1]
+        errors = np.full(len(BANDWIDTHS), np.finfo(float).tiny)
+        for i in left_out:
             source = populations.source_of(i)
-            assert source is not None  # `seen` has those alone
+            assert source is not None  # the treated have one
             guesses = self._predict_all(populations.keys[i], source)
             errors += np.square(guesses - populations.mean[i]).mean(axis=1)
-        if seen:
-            self.bandwidths = (BANDWIDTHS[int(np.argmin(errors))],)
+        self.likelihood = (errors.min() / errors) ** (len(left_out) * N_DIRECTIONS / 2)
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        return np.asarray(self._predict_all(key, source).mean(axis=0))
+        return np.asarray(self.likelihood / self.likelihood.sum() @ self._predict_all(key, source))
 
     def _predict_all(self, key: Population, source: Source) -> np.ndarray:
         """The prediction by each bandwidth, bandwidths x G."""
@@ -123,7 +125,7 @@ class WeightedShift:
             shifts = np.where(shifts < 0, np.maximum(shifts, source.mean * (kept - 1)), shifts)
         distance = np.linalg.norm(means - source.mean, axis=1)
         unit = _median_distance(np.vstack([means, source.mean]))
-        weights = np.exp([-(distance - distance.min()) / (h * unit) for h in self.bandwidths])
+        weights = np.exp([-(distance - distance.min()) / (h * unit) for h in BANDWIDTHS])
         return np.asarray(source.mean + weights / weights.sum(axis=1, keepdims=True) @ shifts)
 
 
