@@ -166,18 +166,6 @@ def test_without_a_schema_all_cells_are_one_population() -> None:
     assert (set(population.tolist()), keys, parts) == ({0}, (("", "", None),), ((),))
 
 
-def test_select_keeps_the_cells_and_drops_empty_populations() -> None:
-    table = CellTable.from_anndata(made_cells(), SCHEMA)
-    rows = np.flatnonzero((table.population % 2 == 1) & (np.arange(N_CELLS) % 3 > 0))[::-1]
-    chosen = table.select(rows)
-    assert set(chosen.population.tolist()) == set(range(len(chosen.keys)))
-    np.testing.assert_array_equal(chosen.dense(np.arange(len(rows))), table.dense(rows))
-    for new, old in enumerate(rows):
-        assert chosen.names[new] == table.names[old]
-        assert chosen.keys[chosen.population[new]] == table.keys[table.population[old]]
-        assert chosen.parts[chosen.population[new]] == table.parts[table.population[old]]
-
-
 @pytest.mark.parametrize("column", ["condition", "type", "day"])
 def test_empty_values_are_counted_and_refused(column: str) -> None:
     obs = made_obs()

@@ -68,12 +68,6 @@ class CellTable:
         chosen = self.cells[rows]
         return chosen.toarray() if sp.issparse(chosen) else np.asarray(chosen)
 
-    def select(self, rows: np.ndarray) -> CellTable:
-        """A table of some cells; populations without a cell are dropped."""
-        used, population = np.unique(self.population[rows], return_inverse=True)
-        keys, parts = tuple(self.keys[i] for i in used), tuple(self.parts[i] for i in used)
-        return CellTable(self.cells[rows], self.genes, self.names[rows], population, keys, parts)
-
     def fingerprint(self) -> str:
         """SHA-256 of the cells, their names, genes and populations, however the cells are stored."""
         digest = hashlib.sha256()
