@@ -1,0 +1,90 @@
+"""How well each predictor of the mean knows a context that it has not seen: every one is left out in turn.
+
+    python benchmarks/unseen_context.py PREPARED.h5ad CONDITION_COLUMN CONTROL CONTEXT_COLUMN
+    python benchmarks/unseen_context.py simulated N_TYPES N_GENES
+
+The treated cells of each context are left out, one condition at a time; each predictor is fitted on all the others
+and predicts their mean from the context's control cells. Prints for each predictor the mean squared error, as a share
+of the mean shift's, and delta Pearson, both averaged over what was left out. Simulated: seeds 10 to 13, 200 cells a
+population.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+
+import anndata as ad
+import numpy as np
+
+from squidiff.config import Schema
+from squidiff.data.conditions import ConditionEncoder
+from squidiff.data.preprocess import normalize
+from squidiff.data.simulate import simulate_perturbation
+from squidiff.data.table import CellTable
+from squidiff.response.populations import Population, Populations, Source
+from squidiff.response.shift import CannotPredict
+from squidiff.response.stack import BASELINES
+
+NAMES = ("mean shift", "weighted shift", "proportional shift")
+
+
+def summaries(adata: ad.AnnData, schema: Schema) -> Populations:
+    """The populations of a data set."""
+    table = CellTable.from_anndata(adata, schema)
+    encoder = ConditionEncoder.fit(table.parts, schema)
+    features = np.stack([encoder.describe(parts) for parts in table.parts])
+    keys = tuple(Population(*key) for key in table.keys)
+    return Populations.summarise(table.cells, table.population, keys, features, has_control=True)
+
+
+def without(populations: Populations, index: int) -> Populations:
+    """All but one."""
+    keep = np.arange(len(populations.keys)) != index
+    arrays = {f: getattr(populations, f)[keep] for f in ("features", "mean", "zero_fraction", "n_cells")}
+    keys = tuple(key for key, kept in zip(populations.keys, keep, strict=True) if kept)
+    return dataclasses.replace(populations, keys=keys, **arrays)
+
+
+def left_out(populations: Populations) -> Iterator[dict[str, tuple[float, float]]]:
+    """Mean squared error and delta Pearson of each predictor, for every population that all can predict."""
+    for i in populations.treated:
+        known, key = without(populations, i), populations.keys[i]
+        start = known.source(key)
+        assert start is not None  # the treated have a source
+        source = Source(known.keys[start], known.mean[start])
+        scores = {}
+        for name in NAMES:
+            try:
+                guess = BASELINES[name]().fit(known).predict(key, populations.features[i], source)
+            except CannotPredict:
+                break
+            error = float(np.square(guess - populations.mean[i]).mean())
+            changes = np.stack([guess, populations.mean[i]]) - source.mean
+            scores[name] = (error, float(np.corrcoef(changes)[0, 1]))
+        else:
+            yield scores
+
+
+def data_sets(arguments: list[str]) -> Iterator[Populations]:
+    if arguments[0] == "simulated":
+        schema = Schema(condition_key="condition", control="control", context_keys=("cell_type",))
+        for seed in range(10, 14):
+            counts = simulate_perturbation(int(arguments[2]), int(arguments[1]), 200, seed=seed)
+            yield summaries(normalize(counts, 1e4, None), schema)
+    else:
+        path, condition_key, control, context_key = arguments
+        schema = Schema(condition_key=condition_key, control=control, context_keys=(context_key,))
+        yield summaries(ad.read_h5ad(path), schema)
+
+
+def main() -> None:
+    scores = [row for populations in data_sets(sys.argv[1:]) for row in left_out(populations)]
+    plain = np.mean([row["mean shift"][0] for row in scores])
+    sys.stdout.write(f"{len(scores)} populations left out in turn\n")
+    for name in NAMES:
+        error, correlation = np.mean([row[name] for row in scores], axis=0)
+        sys.stdout.write(f"{name:<20} {error / plain:6.3f} {correlation:6.3f}\n")
+
+
+if __name__ == "__main__":
+    main()
