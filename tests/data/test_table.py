@@ -101,6 +101,29 @@ def test_data_without_cells_genes_or_values_are_refused() -> None:
         as_matrix(empty)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+def test_a_sparse_matrix_of_any_order_is_read_and_left_as_it_is(dtype: type) -> None:
+    """scipy sorts indices in place: where they are shared and the values are not, values change their genes."""
+    counts = np.random.default_rng(0).poisson(1.0, (50, 30))
+    unsorted = sp.csr_matrix(counts.astype(dtype))[:, np.random.default_rng(1).permutation(30)]
+    assert not unsorted.has_sorted_indices
+    expected = unsorted.toarray()
+    adata = ad.AnnData(unsorted)
+    cells = as_matrix(adata)
+    np.testing.assert_array_equal(cells.toarray(), expected)
+    abs(cells).sum(axis=1), cells.max(axis=0), np.expm1(cells).sum(axis=0)  # what sorts
+    np.testing.assert_array_equal(cells.toarray(), expected)
+    np.testing.assert_array_equal(adata.X.toarray(), expected)
+
+
+def test_values_that_are_stored_twice_are_summed_once() -> None:
+    twice = sp.csr_matrix((np.ones(3, dtype=np.float32), [1, 1, 0], [0, 3]), shape=(1, 2))
+    cells = as_matrix(ad.AnnData(twice))
+    assert cells.toarray().tolist() == [[1.0, 2.0]]
+    assert cells.nnz == 2
+    assert twice.nnz == 3
+
+
 @pytest.mark.parametrize("kind", [complex, object, "U5"])
 def test_values_that_are_no_real_numbers_are_refused(kind: object) -> None:
     bad = ad.AnnData(dense(made_cells()).astype(kind), obs=made_obs())

@@ -113,7 +113,7 @@ class Normalisation:
     def of(cls, cells: np.ndarray | sp.csr_matrix, done: Mapping[str, Any], by: Literal["train", "prepare"]) -> Self:
         """Of normalised cells; `done` holds the settings `normalize` and `target_sum` of whoever prepared them."""
         total = total_counts(cells)
-        median = None if total is None else float(np.median(total))
+        median = None if total is None or not np.isfinite(total).all() else float(np.median(total))
         if bool(done.get("normalize", False)):
             return cls(f"log1p of counts per {float(done.get('target_sum', 0)):g}", by, median)
         if total is not None and median and np.ptp(total) < SAME_TOTAL * median:

@@ -130,7 +130,10 @@ def _write_buffer(path: Path, buffer: io.BytesIO) -> None:
 
 def remember_schema(adata: ad.AnnData, schema: Schema) -> None:
     """Notes in uns which obs column means what, for whoever reads the file."""
-    adata.uns[SCHEMA] = {name: value for name, value in settings_to_json(schema).items() if value not in (None, [])}
+    values = settings_to_json(schema)
+    if schema.embeddings is not None:
+        values["embeddings"] = str(Path(schema.embeddings).resolve())  # to be found from another folder
+    adata.uns[SCHEMA] = {name: value for name, value in values.items() if value not in (None, [])}
 
 
 def schema_of(adata: ad.AnnData, schema: Schema | None) -> Schema:
@@ -143,7 +146,10 @@ def schema_of(adata: ad.AnnData, schema: Schema | None) -> Schema:
 
 
 def as_matrix(adata: ad.AnnData) -> np.ndarray | sp.csr_matrix:
-    """X as float32, dense or CSR. Raises InputError when there is none or it does not hold real numbers."""
+    """X as float32, dense or CSR in its canonical format; X itself stays as it is.
+
+    Raises InputError when there is none or it does not hold real numbers.
+    """
     if adata.X is None:
         layers = f" (there are layers: {', '.join(map(str, adata.layers))})" if len(adata.layers) else ""
         raise InputError(f"X is missing{layers}: put the values to use into X")
@@ -152,9 +158,14 @@ def as_matrix(adata: ad.AnnData) -> np.ndarray | sp.csr_matrix:
     if adata.X.dtype.kind not in "biuf":
         raise InputError(f"X holds values of type {adata.X.dtype}: it must hold real numbers")
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is found as that
-        if sp.issparse(adata.X):
-            return sp.csr_matrix(adata.X, dtype=np.float32)
-        return np.asarray(adata.X, dtype=np.float32)
+        if not sp.issparse(adata.X):
+            return np.asarray(adata.X, dtype=np.float32)
+        cells = sp.csr_matrix(adata.X, dtype=np.float32)
+    if not cells.has_canonical_format:
+        # scipy sorts in place when it first needs to, and may share the indices, but not the values, with X
+        cells = cells.copy()
+        cells.sum_duplicates()
+    return cells
 
 
 def stored_values(cells: np.ndarray | sp.csr_matrix) -> np.ndarray:
