@@ -9,7 +9,6 @@ of the mean shift's, and delta Pearson, both averaged over what was left out. Si
 population.
 """
 
-import dataclasses
 import sys
 from collections.abc import Iterator
 
@@ -23,9 +22,10 @@ from squidiff.data.simulate import simulate_perturbation
 from squidiff.data.table import CellTable
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict
-from squidiff.response.stack import BASELINES
+from squidiff.response.stack import BASELINES, Anchor
 
-NAMES = ("mean shift", "weighted shift", "proportional shift")
+NAMES = ("no change", "mean shift", "weighted shift", "proportional shift")
+ANCHOR = "the model's anchor"
 
 
 def summaries(adata: ad.AnnData, schema: Schema) -> Populations:
@@ -37,32 +37,24 @@ def summaries(adata: ad.AnnData, schema: Schema) -> Populations:
     return Populations.summarise(table.cells, table.population, keys, features, has_control=True)
 
 
-def without(populations: Populations, index: int) -> Populations:
-    """All but one."""
-    keep = np.arange(len(populations.keys)) != index
-    arrays = {f: getattr(populations, f)[keep] for f in ("features", "mean", "zero_fraction", "n_cells")}
-    keys = tuple(key for key, kept in zip(populations.keys, keep, strict=True) if kept)
-    return dataclasses.replace(populations, keys=keys, **arrays)
-
-
 def left_out(populations: Populations) -> Iterator[dict[str, tuple[float, float]]]:
     """Mean squared error and delta Pearson of each predictor, for every population that all can predict."""
     for i in populations.treated:
-        known, key = without(populations, i), populations.keys[i]
+        known, key = populations.only(np.delete(np.arange(len(populations.keys)), i)), populations.keys[i]
         start = known.source(key)
         assert start is not None  # the treated have a source
         source = Source(known.keys[start], known.mean[start])
+        asked = (key, populations.features[i], source)
         scores = {}
-        for name in NAMES:
-            try:
-                guess = BASELINES[name]().fit(known).predict(key, populations.features[i], source)
-            except CannotPredict:
-                break
+        try:
+            guesses = {name: BASELINES[name]().fit(known).predict(*asked) for name in NAMES}
+        except CannotPredict:
+            continue
+        for name, guess in {**guesses, ANCHOR: Anchor().fit(known).predict(*asked)[0]}.items():
             error = float(np.square(guess - populations.mean[i]).mean())
             changes = np.stack([guess, populations.mean[i]]) - source.mean
-            scores[name] = (error, float(np.corrcoef(changes)[0, 1]))
-        else:
-            yield scores
+            scores[name] = (error, float(np.corrcoef(changes)[0, 1]) if changes.any(axis=1).all() else np.nan)
+        yield scores
 
 
 def data_sets(arguments: list[str]) -> Iterator[Populations]:
@@ -81,7 +73,7 @@ def main() -> None:
     scores = [row for populations in data_sets(sys.argv[1:]) for row in left_out(populations)]
     plain = np.mean([row["mean shift"][0] for row in scores])
     sys.stdout.write(f"{len(scores)} populations left out in turn\n")
-    for name in NAMES:
+    for name in (*NAMES, ANCHOR):
         error, correlation = np.mean([row[name] for row in scores], axis=0)
         sys.stdout.write(f"{name:<20} {error / plain:6.3f} {correlation:6.3f}\n")
 

@@ -79,7 +79,7 @@ def test_the_mean_of_many_cells_is_the_control_mean_plus_the_shift_of_the_other_
         in_proportion = own * shift / np.where(sources[-1] > 0, sources[-1], np.inf)
         shifts.append(np.where(shift < 0, np.maximum(shift, in_proportion), shift))
     distance = np.linalg.norm(np.array(sources) - own, axis=1)
-    unit = np.median([*distance, np.linalg.norm(sources[0] - sources[1])])
+    unit = np.linalg.norm(sources[0] - sources[1])  # the median of the one distance of two training contexts
     # two contexts cannot tell which bandwidth is best, so the predictions of all are averaged
     weights = np.exp([-distance / (h * unit) for h in BANDWIDTHS])
     expected = own + (weights / weights.sum(axis=1, keepdims=True)).mean(axis=0) @ np.array(shifts)

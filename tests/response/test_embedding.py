@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from made_populations import answer, ask, populations
+from made_populations import answer, ask, populations, source
+from sklearn.model_selection import GroupKFold
 
 from squidiff.config import InputError
-from squidiff.response.embedding import MeanOfConditions, RidgeShift
+from squidiff.response.embedding import ALPHAS, N_FOLDS, DoseShift, MeanOfConditions, RidgeShift
 from squidiff.response.populations import Populations
 
 N_CONDITIONS, N_FEATURES, N_GENES = 30, 5, 7
@@ -41,33 +42,73 @@ def test_unseen_features_are_predicted_to_within_the_noise(noise: float) -> None
     assert error < 3 * noise * np.sqrt(N_FEATURES / N_CONDITIONS) + 3 * shared
 
 
-def test_it_equals_the_normal_equations_at_the_best_of_the_penalties() -> None:
-    """m = s'Y / s's; W = (F'F + a)^-1 F'(Y - s m), and a is the one whose n models that leave one out err least."""
+@pytest.mark.parametrize("predictor", [DoseShift(), RidgeShift()])
+def test_it_equals_the_normal_equations_at_the_best_of_the_penalties(predictor: DoseShift | RidgeShift) -> None:
+    """m = b'Y / b'b; W = (F'F + a)^-1 F'(Y - b m); a (and b) err least where single rows, or folds, are left out."""
     made, strength, features, shifts, _ = linear_data(noise=2.0)
-    common = strength.T @ shifts / np.square(strength).sum()
-    rest = shifts - strength * common
+    asked, rows = 1.3 * features[4], np.arange(N_CONDITIONS)  # a seen condition at another strength
+    is_dose = isinstance(predictor, DoseShift)
+    folds = list(GroupKFold(N_CONDITIONS if is_dose else N_FOLDS).split(rows, groups=rows))
 
     def solve(f: np.ndarray, y: np.ndarray, alpha: float) -> np.ndarray:
         return np.linalg.solve(f.T @ f + alpha * np.eye(N_FEATURES), f.T @ y)
 
-    def left_out(alpha: float) -> float:
-        keeps = [np.arange(N_CONDITIONS) != i for i in range(N_CONDITIONS)]
-        guesses = [features[i] @ solve(features[keep], rest[keep], alpha) for i, keep in enumerate(keeps)]
-        return float(np.mean((np.stack(guesses) - rest) ** 2))
+    options = {}
+    for base in (strength,) if is_dose else (strength, np.ones_like(strength)):
+        common = base.T @ shifts / np.square(base).sum()
+        rest = shifts - base * common
+        for alpha in ALPHAS:
+            errors = [
+                np.mean((features[out] @ solve(features[keep], rest[keep], alpha) - rest[out]) ** 2)
+                for keep, out in folds
+            ]
+            own = 0.7 if base is strength else 1.0
+            options[float(np.mean(errors))] = (alpha, own * common[0] + asked @ solve(features, rest, alpha))
+    alpha, expected = options[min(options)]
+    assert ALPHAS[0] < alpha < ALPHAS[-1]  # so noisy that the choice matters
+    found = answer(predictor, made, ask("a", "new"), np.concatenate([[0.7], asked]))
+    np.testing.assert_allclose(found, made.mean[0] + expected, rtol=1e-9)
 
-    best = min(RidgeShift.ALPHAS, key=left_out)
-    assert RidgeShift.ALPHAS[0] < best < RidgeShift.ALPHAS[-1]  # so noisy that the choice matters
-    asked = np.linspace(-1, 1, N_FEATURES)
-    found = answer(RidgeShift(), made, ask("a", "new"), np.concatenate([[0.7], asked]))
-    expected = made.mean[0] + 0.7 * common[0] + asked @ solve(features, rest, best)
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+def test_doses_of_one_drug_do_not_speak_for_its_fingerprint() -> None:
+    """Effects are a drug's own, and each drug has twelve populations: left out one by one, the penalty would vanish."""
+    rng = np.random.default_rng(0)
+    drugs, effects = rng.random((50, 300)) < 0.1, rng.normal(size=(50, 40))
+    means: dict[tuple[str, str, float | None], object] = {(c, "", None): np.zeros(40) for c in "abc"}
+    features = {}
+    for d, (bits, effect) in enumerate(zip(drugs, effects, strict=True)):
+        for strength in (0.5, 1.0, 1.5, 2.0):
+            features[f"{d} @ {strength}"] = strength * np.concatenate([[1.0], bits])
+            means |= {(c, f"{d} @ {strength}", None): strength * effect + 0.05 * rng.normal(size=40) for c in "abc"}
+    made = populations(means, features)
+    ridge = RidgeShift().fit(made)
+    unseen = np.concatenate([[1.0], rng.random(300) < 0.1])
+    found = ridge.predict(ask("a", "new"), unseen, source(made, ask("a", "new")))
+    assert np.square(found).mean() < 0.1  # near the mean effect, 0; an effect has a mean square of 1
+    dose, own = DoseShift().fit(made), source(made, ask("a", "x"))
+    seen = dose.predict(ask("a", "new dose"), 1.2 * np.concatenate([[1.0], drugs[7]]), own)
+    np.testing.assert_allclose(seen, 1.2 * effects[7], atol=0.15)
+    with pytest.raises(InputError, match=r"^'new' was not seen at any strength$"):
+        dose.predict(ask("a", "new"), unseen, own)
 
 
 def test_twice_the_strength_and_the_features_shift_twice() -> None:
-    made, strength, features, _, _ = linear_data(noise=0.5)
-    own, row = made.mean[0], np.concatenate([strength[3], features[3]])
-    once, twice = (answer(RidgeShift(), made, ask("a", "new"), k * row) - own for k in (1.0, 2.0))
+    """Three drugs at four strengths each, and effects in proportion."""
+    rng = np.random.default_rng(0)
+    effects = rng.normal(size=(3, N_GENES))
+    features, means = {}, {("", "", None): np.zeros(N_GENES)}
+    for d in range(3):
+        for strength in (0.5, 1.0, 2.0, 4.0):
+            features[f"{d} @ {strength}"] = strength * np.concatenate([[1.0], np.eye(3)[d]])
+            means["", f"{d} @ {strength}", None] = strength * effects[d]
+    made = populations(means, features)
+    once, twice, none, other = (
+        answer(DoseShift(), made, ask("", "new"), k * features["1 @ 1.0"]) for k in (1.5, 3.0, 1e-9, -1.5)
+    )
     np.testing.assert_allclose(twice, 2 * once, rtol=1e-10)
+    np.testing.assert_allclose(none, 0.0, atol=1e-7)
+    np.testing.assert_allclose(other, -once, rtol=1e-10)
+    np.testing.assert_allclose(once, 1.5 * effects[1], rtol=1e-3)
 
 
 def test_features_that_say_nothing_leave_the_mean_effect() -> None:
@@ -106,7 +147,7 @@ def test_without_a_shift_to_learn_from_it_refuses(means: dict[tuple[str, str, fl
     made = populations({**means, ("b", "", None): [1.0]}, {"X": [1.0, 1.0]})
     with pytest.raises(InputError, match="nothing in training resembles condition 'X'"):
         answer(RidgeShift(), made, ask("b", "X"), np.array([1.0, 1.0]))
-    with pytest.raises(InputError, match="no condition was seen in training"):
+    with pytest.raises(InputError, match="no other condition was seen in training"):
         answer(MeanOfConditions(), made, ask("b", "X"))
 
 

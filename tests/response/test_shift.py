@@ -11,7 +11,17 @@ from made_populations import answer, ask, populations
 
 from squidiff.config import InputError
 from squidiff.response.populations import Populations
-from squidiff.response.shift import BANDWIDTHS, MeanShift, MeanTreated, NoChange, Predictor, WeightedShift
+from squidiff.response.shift import (
+    BANDWIDTHS,
+    MeanShift,
+    MeanTreated,
+    NoChange,
+    Predictor,
+    TwoWay,
+    WeightedShift,
+    drawn,
+    likelihood,
+)
 
 CONTROL = {"a": [0.0, 1.0, 4.0], "b": [3.0, 1.0, 0.0], "c": [0.0, 5.0, 1.0], "new": [1.0, 2.0, 2.0]}
 SHIFT = {"a": [1.0, 0.0, 2.0], "b": [-1.0, 3.0, 0.0], "c": [0.5, 0.5, -4.0]}
@@ -40,13 +50,15 @@ def test_in_the_mean_shift_each_context_counts_once() -> None:
     np.testing.assert_allclose(predicted(MeanShift(), shifted(SHIFT)), expected, atol=1e-14)
 
 
-def by_hand(bandwidth: float, contexts: str, asked: str, shifts: dict[str, list[float]]) -> np.ndarray:
-    """The weighted shift by one bandwidth in median distances, as its docstring says it."""
+def by_hand(
+    bandwidth: float, contexts: str, asked: str, shifts: dict[str, list[float]], training: str = "abc"
+) -> np.ndarray:
+    """The weighted shift by one bandwidth in median distances of training contexts, as its docstring says it."""
 
     def distance(one: str, other: str) -> float:
         return sum((x - y) ** 2 for x, y in zip(CONTROL[one], CONTROL[other], strict=True)) ** 0.5
 
-    unit = np.median([distance(one, other) for one, other in itertools.combinations([*contexts, asked], 2)])
+    unit = np.median([distance(one, other) for one, other in itertools.combinations(training, 2)])
     weight = {c: np.exp(-distance(c, asked) / (bandwidth * unit)) for c in contexts}
     return CONTROL[asked] + sum(weight[c] * np.array(shifts[c]) for c in contexts) / sum(weight.values())
 
@@ -85,7 +97,7 @@ def test_much_evidence_leaves_the_best_bandwidth_alone() -> None:
 def test_where_nothing_speaks_for_one_bandwidth_the_predictions_of_all_are_averaged() -> None:
     """With two contexts, leaving one out leaves one, which every bandwidth follows alike."""
     shifts = {c: SHIFT[c] for c in "ab"}
-    expected = np.mean([by_hand(h, "ab", "new", shifts) for h in BANDWIDTHS], axis=0)
+    expected = np.mean([by_hand(h, "ab", "new", shifts, "ab") for h in BANDWIDTHS], axis=0)
     np.testing.assert_allclose(predicted(WeightedShift(), shifted(shifts)), expected, atol=1e-12)
 
 
@@ -194,3 +206,41 @@ def test_a_condition_that_no_other_context_has_seen_is_refused(
     made = populations({**dict(zip(made.keys, made.mean, strict=True)), ("a", "Z", None): [1.0, 1.0, 1.0]})
     with pytest.raises(InputError, match=f"condition '{condition}' was seen in no other context"):
         predicted(predictor, made, context, condition)
+
+
+# --- two ways
+
+
+def test_context_and_condition_effects_that_add_are_exact() -> None:
+    """shift(context, condition) = a(context) + b(condition); c has seen other conditions than the rest."""
+    at, by = {"a": 1.0, "b": -2.0, "c": 5.0}, {"X": 0.5, "Y": 3.0, "Z": -1.0}
+    seen = {"a": "YZ", "b": "XYZ", "c": "XY"}
+    means: dict[tuple[str, str, float | None], object] = {(c, "", None): [10.0 * i, 0.0] for i, c in enumerate(at)}
+    means |= {(c, k, None): [means[(c, "", None)][0] + at[c] + by[k], by[k]] for c in at for k in seen[c]}  # type: ignore[index]
+    found = answer(TwoWay(), populations(means), ask("a", "X"))
+    np.testing.assert_allclose(found, [0.0 + 1.0 + 0.5, 0.5], atol=1e-12)
+
+
+def test_two_ways_need_a_condition_that_both_contexts_have_seen() -> None:
+    with pytest.raises(InputError, match="no other condition was seen both in context 'new' and where this one was"):
+        predicted(TwoWay(), shifted(SHIFT))
+    with pytest.raises(InputError, match="condition 'Y' was seen in no other context"):
+        predicted(TwoWay(), shifted(SHIFT), condition="Y")
+
+
+# --- what many predictors use
+
+
+def test_the_likelihood_of_equal_errors_is_equal_and_of_half_the_error_is_much_higher() -> None:
+    assert likelihood(np.array([3.0, 3.0]), 7).tolist() == [1.0, 1.0]
+    assert likelihood(np.array([1.0, 2.0]), 1).tolist() == [1.0, 2.0**-5]
+    assert likelihood(np.array([0.0, 2.0]), 3).tolist() == [1.0, 0.0]
+    assert likelihood(np.array([1.0, 9.0]), 0).tolist() == [1.0, 1.0]
+
+
+def test_a_draw_is_the_same_at_every_call_and_has_no_step() -> None:
+    assert drawn([5, 3], 2) == [5, 3]
+    some = drawn(range(1000), 200)
+    assert some == drawn(range(1000), 200)
+    assert len(set(some)) == 200
+    assert len(set(np.diff(some))) > 3

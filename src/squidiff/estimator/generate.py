@@ -76,6 +76,7 @@ class Generator:
         source = Source(starts.keys[start], starts.mean[start])
         features = self.fitted.encoder.describe(query.parts)
         mean, predictor = self.anchor.predict(key, features, source)
+        mean = np.where(self.fitted.non_negative, np.maximum(mean, 0.0), mean)
         condition = self.fitted.condition(key, features, source.mean, mean)
         return Plan(index, query, start, mean, predictor, condition, from_noise=source.key == key)
 

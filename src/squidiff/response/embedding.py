@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from squidiff.response.populations import Population, Populations, Source
-from squidiff.response.shift import CannotPredict
+from squidiff.response.shift import CannotPredict, drawn
+
+ALPHAS = tuple(10.0**k for k in range(-3, 7))
+N_FOLDS = 5
+MAX_ROWS = 600
+"""Populations that penalties are compared on."""
+MIN_CONDITIONS = 10
+"""Fewer cannot tell whether what describes them helps."""
 
 
 class MeanOfConditions:
-    """The source mean plus the mean shift over the conditions seen: in the same context or, without any there, in all.
+    """The source mean plus the mean shift over the other conditions: those seen in the same context, or else all.
 
     A condition that many cells answer to alike is predicted well by what conditions do on average (Ahlmann-Eltze et
     al., Nature Methods 2025).
@@ -21,42 +30,140 @@ class MeanOfConditions:
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
         keys = self.populations.keys
-        others = [i for i in self.populations.treated if keys[i] != key and keys[i].time == key.time]
+        others = [
+            i for i in self.populations.treated if keys[i].condition != key.condition and keys[i].time == key.time
+        ]
         here = [i for i in others if keys[i].context == key.context]
         if not others or key.condition == "":
-            raise CannotPredict("no condition was seen in training")
+            raise CannotPredict("no other condition was seen in training")
         return np.asarray(source.mean + _shifts_of(self.populations, here or others).mean(axis=0))
 
 
-class RidgeShift:
-    """Source mean plus a linear function of the condition's features, shrunk to what all conditions have in common.
+class DoseShift:
+    """Source mean plus a linear function of the features, of a condition seen at other strengths (doses, contexts).
 
     With s the total strength of a condition (its first feature) and f its other features, the shift is s m + B f: m is
-    the mean effect of a unit of strength, by least squares, and B a ridge regression of what is left, its penalty
-    chosen among ALPHAS by the closed-form leave-one-out error of scikit-learn's RidgeCV. No strength is no shift.
+    the mean effect of a unit of strength, by least squares, and B a ridge regression of what is left, its penalty among
+    ALPHAS by leaving out one population at a time. No strength is no shift, and the opposite strength the opposite one.
     """
 
-    ALPHAS = tuple(10.0**k for k in range(-3, 7))
-
-    def fit(self, populations: Populations) -> RidgeShift:
-        from sklearn.linear_model import RidgeCV
-
-        self.model = None
+    def fit(self, populations: Populations) -> DoseShift:
         treated = populations.treated
         strength, features = populations.features[treated, :1], populations.features[treated, 1:]
-        if not features.any():
-            return self
-        shifts = _shifts_of(populations, treated)
-        self.common = (strength * shifts).sum(axis=0) / max(float(np.square(strength).sum()), 1e-12)
-        self.seen = features.any(axis=0)
-        self.model = RidgeCV(self.ALPHAS, fit_intercept=False).fit(features, shifts - strength * self.common)
+        self.directions = set(map(bytes, _directions(features[features.any(axis=1)])))
+        if self.directions:
+            self.linear = _Linear.fit(strength, features, _shifts_of(populations, treated))
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        strength, others = features[0], features[1:]
-        if self.model is None or not others[self.seen].any():
+        if bytes(_directions(features[None, 1:])[0]) not in self.directions:
+            raise CannotPredict(f"{key.condition!r} was not seen at any strength")
+        return source.mean + self.linear.predict(features[:1], features[1:])
+
+
+class RidgeShift:
+    """Source mean plus a linear function of the features, of a condition that was never seen: b m + B f.
+
+    As `DoseShift`, but the common effect m goes with the strength, b = s, or with none, b = 1; which of them, and the
+    penalty of B, are those that predict best when all populations of conditions that are described alike, as the doses
+    of one drug, are left out together, in N_FOLDS folds: what fingerprints do not tell is left to the common effect.
+    Of fewer than MIN_CONDITIONS conditions, which cannot tell, b = s and single populations are left out.
+    A `choice` of (whether b = s, penalty) that is given is not made anew.
+    """
+
+    def __init__(self, choice: tuple[bool, float] | None = None) -> None:
+        self.choice = choice
+
+    def fit(self, populations: Populations) -> RidgeShift:
+        treated = populations.treated
+        strength, features = populations.features[treated, :1], populations.features[treated, 1:]
+        self.seen = features.any(axis=0)
+        if self.seen.any():
+            shifts = _shifts_of(populations, treated)
+            self.choice = self.choice or self._choose(strength, features, shifts)
+            goes_with_strength, penalty = self.choice
+            base = strength if goes_with_strength else np.ones_like(strength)
+            self.linear = _Linear.fit(base, features, shifts, penalty)
+        return self
+
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        if self.choice is None or not features[1:][self.seen].any():
             raise CannotPredict(f"nothing in training resembles condition {key.condition!r}")
-        return np.asarray(source.mean + strength * self.common + self.model.predict(others[None])[0])
+        base = features[:1] if self.choice[0] else np.ones(1)
+        return source.mean + self.linear.predict(base, features[1:])
+
+    def _choose(self, strength: np.ndarray, features: np.ndarray, shifts: np.ndarray) -> tuple[bool, float]:
+        alike = described_alike(features)
+        if len(np.unique(alike)) < MIN_CONDITIONS:
+            return True, _Linear.fit(strength, features, shifts).penalty
+        rows = drawn(range(len(features)), MAX_ROWS)
+        s, f, y = (part[rows].astype(np.float64) for part in (strength, features, shifts))
+        errors = {
+            goes_with_strength: _errors_of_unseen(base, f, y, alike[rows])
+            for goes_with_strength, base in ((True, s), (False, np.ones_like(s)))
+        }
+        best = min(errors, key=lambda goes_with_strength: errors[goes_with_strength].min())
+        return best, ALPHAS[int(errors[best].argmin())]
+
+
+class _Linear(NamedTuple):
+    """Shift = base * common + ridge(features)."""
+
+    common: np.ndarray
+    weights: np.ndarray
+    """G x F"""
+    penalty: float
+
+    @classmethod
+    def fit(cls, base: np.ndarray, features: np.ndarray, shifts: np.ndarray, penalty: float | None = None) -> _Linear:
+        """From P x 1, P x F and P x G. Without a penalty, by leaving single rows out (scikit-learn's closed form)."""
+        from sklearn.linear_model import Ridge, RidgeCV
+
+        base, features = (
+            base.astype(np.float64),
+            features.astype(np.float64),
+        )  # float32 is too coarse for small penalties
+        common = _common(base, shifts)
+        ridge = Ridge(penalty, fit_intercept=False) if penalty else RidgeCV(ALPHAS, fit_intercept=False)
+        ridge.fit(features, shifts - base * common)
+        return cls(common, np.atleast_2d(ridge.coef_), penalty or float(ridge.alpha_))
+
+    def predict(self, base: np.ndarray, features: np.ndarray) -> np.ndarray:
+        return np.asarray(base * self.common + self.weights @ features)
+
+
+def _common(base: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    return np.asarray((base * shifts).sum(axis=0) / max(float(np.square(base).sum()), 1e-12))
+
+
+def _errors_of_unseen(base: np.ndarray, features: np.ndarray, shifts: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Squared error by each of ALPHAS where groups are left out in N_FOLDS folds, (A,).
+
+    Ridge in its dual form, F'(FF' + a)^-1 Y, with one decomposition FF' = QwQ' a fold for all penalties: a fit for each
+    would take ten times as long.
+    """
+    from sklearn.model_selection import GroupKFold
+
+    errors = np.zeros(len(ALPHAS))
+    for fitted, left_out in GroupKFold(N_FOLDS).split(features, groups=group):
+        common = _common(base[fitted], shifts[fitted])
+        w, Q = np.linalg.eigh(features[fitted] @ features[fitted].T)
+        within = Q.T @ (shifts[fitted] - base[fitted] * common)
+        across = features[left_out] @ features[fitted].T @ Q
+        rest = shifts[left_out] - base[left_out] * common
+        errors += [np.square(rest - across @ (within / (w[:, None] + a))).sum() for a in ALPHAS]
+    return errors
+
+
+def described_alike(features: np.ndarray) -> np.ndarray:
+    """Which rows (P x F) are one and the same but for a factor, as one drug at any dose: P labels."""
+    return np.asarray(np.unique(_directions(features), axis=0, return_inverse=True)[1].ravel())
+
+
+def _directions(features: np.ndarray) -> np.ndarray:
+    """Rows of length 1, without their sign, rounded so that equal ones compare equal."""
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    return np.round(np.abs(features) / np.where(length > 0, length, 1.0), 4) + 0.0
 
 
 def _shifts_of(populations: Populations, indices: list[int]) -> np.ndarray:

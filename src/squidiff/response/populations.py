@@ -77,6 +77,17 @@ class Populations:
             has_control,
         )
 
+    def only(self, indices: np.ndarray) -> Populations:
+        """Some of them."""
+        return Populations(
+            tuple(self.keys[i] for i in indices),
+            self.features[indices],
+            self.mean[indices],
+            self.zero_fraction[indices],
+            self.n_cells[indices],
+            self.has_control,
+        )
+
     def find(self, key: Population) -> int | None:
         """The index of a population, None if there is none of that key."""
         return self._index.get(key)

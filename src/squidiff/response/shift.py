@@ -6,6 +6,7 @@ nothing to say.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -87,9 +88,8 @@ class WeightedShift:
     """The source mean plus the other contexts' shifts, the more a context counts the more alike its source cells are.
 
     The weight of a context is exp(-d / (h m)): d is the Euclidean distance between the source means, m the median
-    distance of two contexts, h a bandwidth. The predictions by all BANDWIDTHS are averaged, each weighted by its
-    likelihood over the training populations when each one's context is left out in turn: E^(-n k / 2) for a mean
-    squared error E over n populations, as of Gaussian residuals in k independent directions. Where no condition was
+    distance of two training contexts, h a bandwidth. The predictions by all BANDWIDTHS are averaged, each weighted by
+    its `likelihood` over the training populations when each one's context is left out in turn. Where no condition was
     seen in three contexts nothing speaks for one bandwidth, and all count alike.
 
     With `in_proportion`, a gene that falls by half elsewhere falls by no more than half: of the two falls, by the same
@@ -103,15 +103,16 @@ class WeightedShift:
     def fit(self, populations: Populations) -> WeightedShift:
         self.populations = populations
         self.bounds_falls = self.in_proportion and populations.mean.min() >= 0
+        self.unit = _median_distance(populations.mean[np.unique(populations.sources[populations.treated])])
         seen = [i for i in populations.treated if len(populations.elsewhere(populations.keys[i])) > 1]
-        left_out = seen[:: -(-len(seen) // MAX_LEFT_OUT) or 1]
-        errors = np.full(len(BANDWIDTHS), np.finfo(float).tiny)
+        left_out = drawn(seen, MAX_LEFT_OUT)
+        errors = np.zeros(len(BANDWIDTHS))
         for i in left_out:
             source = populations.source_of(i)
             assert source is not None  # the treated have one
             guesses = self._predict_all(populations.keys[i], source)
             errors += np.square(guesses - populations.mean[i]).mean(axis=1)
-        self.likelihood = (errors.min() / errors) ** (len(left_out) * N_DIRECTIONS / 2)
+        self.likelihood = likelihood(errors, len(left_out))
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
@@ -124,9 +125,36 @@ class WeightedShift:
             kept = np.divide(means + shifts, means, out=np.ones_like(means), where=means > 0)
             shifts = np.where(shifts < 0, np.maximum(shifts, source.mean * (kept - 1)), shifts)
         distance = np.linalg.norm(means - source.mean, axis=1)
-        unit = _median_distance(np.vstack([means, source.mean]))
-        weights = np.exp([-(distance - distance.min()) / (h * unit) for h in BANDWIDTHS])
+        weights = np.exp([-(distance - distance.min()) / (h * self.unit) for h in BANDWIDTHS])
         return np.asarray(source.mean + weights / weights.sum(axis=1, keepdims=True) @ shifts)
+
+
+class TwoWay:
+    """The source mean plus what conditions do here on average plus what this one does elsewhere beyond the average.
+
+    Each other context that has seen the condition k, at the same time, gives shift(k, there) + mean over j of
+    [shift(j, here) - shift(j, there)], the mean over the conditions j that both contexts have seen; these are averaged.
+    """
+
+    def fit(self, populations: Populations) -> TwoWay:
+        self.populations = populations
+        self.seen: dict[tuple[str, float | None], dict[str, int]] = {}
+        for i in populations.treated:
+            key = populations.keys[i]
+            self.seen.setdefault((key.context, key.time), {})[key.condition] = i
+        return self
+
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        here, guesses = self.seen.get((key.context, key.time), {}), []
+        for i in _elsewhere(self.populations, key):
+            there = self.seen.get((self.populations.keys[i].context, key.time), {})
+            both = [j for j in here if j in there and j != key.condition]
+            if both:
+                near, far = (_shifts(self.populations, [at[j] for j in both])[1] for at in (here, there))
+                guesses.append(_shifts(self.populations, [i])[1][0] + (near - far).mean(axis=0))
+        if not guesses:
+            raise CannotPredict(f"no other condition was seen both in context {key.context!r} and where this one was")
+        return np.asarray(source.mean + np.mean(guesses, axis=0))
 
 
 def _elsewhere(populations: Populations, key: Population) -> list[int]:
@@ -143,7 +171,24 @@ def _shifts(populations: Populations, indices: list[int]) -> tuple[np.ndarray, n
 
 
 def _median_distance(means: np.ndarray) -> float:
-    """The median Euclidean distance of two different rows; 1 where all are alike."""
+    """The median Euclidean distance of two different rows (of some, if there are many); 1 where all are alike."""
     from scipy.spatial.distance import pdist
 
-    return float(np.median(pdist(means))) or 1.0
+    some = means[drawn(range(len(means)), MAX_LEFT_OUT)]
+    return (float(np.median(pdist(some))) if len(some) > 1 else 0.0) or 1.0
+
+
+def drawn(indices: Sequence[int], n: int) -> list[int]:
+    """At most n of the indices, in their order: the same at every call, and without a regular step."""
+    if len(indices) <= n:
+        return list(indices)
+    return np.sort(np.random.default_rng(0).choice(np.asarray(indices), n, replace=False)).tolist()
+
+
+def likelihood(errors: np.ndarray, n: int) -> np.ndarray:
+    """Of predictors by their summed squared errors over n populations, 1 for the best: (E / E_best)^(-n k / 2).
+
+    As of Gaussian residuals of unknown variance in k = N_DIRECTIONS independent directions.
+    """
+    errors = np.maximum(errors, np.finfo(float).tiny)
+    return np.asarray((errors.min() / errors) ** (n * N_DIRECTIONS / 2))

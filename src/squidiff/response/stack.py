@@ -1,14 +1,15 @@
-"""The anchor: for each population asked for, the predictor of its mean that training has most to say for."""
+"""The anchor: for each population asked for, the predictors of its mean that training has most to say for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-from squidiff.config import InputError
+from squidiff.config import PART_SEPARATOR, InputError
 from squidiff.response.combination import Additive
-from squidiff.response.embedding import MeanOfConditions, RidgeShift
+from squidiff.response.embedding import MIN_CONDITIONS, DoseShift, MeanOfConditions, RidgeShift, described_alike
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import (
     CannotPredict,
@@ -17,7 +18,10 @@ from squidiff.response.shift import (
     NoChange,
     Predictor,
     TrainingMean,
+    TwoWay,
     WeightedShift,
+    drawn,
+    likelihood,
 )
 from squidiff.response.time import TimeInterpolation, TimeShift
 
@@ -28,25 +32,52 @@ BASELINES: dict[str, Callable[[], Predictor]] = {
     "mean shift": MeanShift,
     "weighted shift": WeightedShift,
     "proportional shift": lambda: WeightedShift(in_proportion=True),
+    "two-way": TwoWay,
     "mean of conditions": MeanOfConditions,
     "additive": Additive,
+    "dose shift": DoseShift,
     "ridge": RidgeShift,
     "time interpolation": TimeInterpolation,
     "time shift": TimeShift,
 }
 """Every predictor by its name, in the order in which they are shown."""
 
-ORDER = ("additive", "time interpolation", "proportional shift", "time shift", "ridge")
-"""What is asked for a population that training did not see, until one can answer: first what the same context says,
-then the same condition elsewhere, last what resembles the condition."""
+MAX_LEFT_OUT = 200
+"""Populations that predictors are compared on."""
+N_FOLDS = 3
+"""In which conditions are left out to compare predictors of unseen ones."""
+SMALLEST_WEIGHT = 0.005
+"""Below it a predictor is not named."""
+
+
+class Group(NamedTuple):
+    """Predictors that are averaged, each by its likelihood; the group answers where its first one can."""
+
+    names: tuple[str, ...]
+    applies: Callable[[Population], bool]
+    leaves_conditions_out: bool = False
+    """Whether the likelihoods are those of conditions that were never seen, and not of populations."""
+
+
+GROUPS = (
+    Group(("additive",), lambda key: PART_SEPARATOR in key.condition),
+    Group(("time interpolation",), lambda key: key.time is not None),
+    Group(("proportional shift", "two-way", "mean of conditions", "no change"), lambda key: key.condition != ""),
+    Group(("time shift",), lambda key: key.time is not None),
+    Group(("dose shift",), lambda key: key.condition != ""),
+    Group(("ridge", "mean of conditions", "no change"), lambda key: key.condition != "", leaves_conditions_out=True),
+)
+"""What is asked for a population that training did not see, until one can answer: first what the same context says of
+the parts or of other times, then the same condition elsewhere, last what resembles the condition."""
 
 
 class Anchor:
-    """The mean of any population that training says something about: its own where it was seen, else by ORDER."""
+    """The mean of any population that training says something about: its own where it was seen, else by GROUPS."""
 
     def fit(self, populations: Populations) -> Anchor:
         self.populations = populations
         self._fitted: dict[str, Predictor] = {}
+        self._errors: dict[Group, np.ndarray] = {}
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> tuple[np.ndarray, str]:
@@ -57,14 +88,81 @@ class Anchor:
         if source.key == key:
             return source.mean, "no change"
         reasons = []
-        for name in ORDER:
+        for group in GROUPS:
+            if group.applies(key):
+                try:
+                    return self._averaged(group, key, features, source)
+                except CannotPredict as reason:
+                    reasons.append(str(reason))
+        raise InputError(f"{key} cannot be predicted: {'; '.join(reasons) or 'it was not seen in training'}")
+
+    def _averaged(self, group: Group, key: Population, features: np.ndarray, source: Source) -> tuple[np.ndarray, str]:
+        lead, *others = group.names
+        guesses = {lead: self._predictor(lead).predict(key, features, source)}
+        for name in others:
             try:
-                return self._predictor(name).predict(key, features, source), name
-            except CannotPredict as reason:
-                reasons.append(str(reason))
-        raise InputError(f"{key} cannot be predicted: {'; '.join(reasons)}")
+                guesses[name] = self._predictor(name).predict(key, features, source)
+            except CannotPredict:
+                continue
+        weights = self._weights(group, tuple(guesses)) if others else np.ones(1)
+        named = sorted(zip(weights, guesses, strict=True), reverse=True)
+        parts = [(name, weight) for weight, name in named if weight >= SMALLEST_WEIGHT]
+        label = parts[0][0] if len(parts) == 1 else ", ".join(f"{name} {weight:.0%}" for name, weight in parts)
+        return np.asarray(weights @ np.stack(list(guesses.values()))), label
+
+    def _weights(self, group: Group, names: tuple[str, ...]) -> np.ndarray:
+        """Of predictors, by the populations left out that all of them can predict; the first alone without any."""
+        if group not in self._errors:
+            leave_out = self._conditions_left_out if group.leaves_conditions_out else self._populations_left_out
+            self._errors[group] = leave_out(group.names)
+        errors = self._errors[group][:, [group.names.index(name) for name in names]]
+        errors = errors[np.isfinite(errors).all(axis=1)]
+        if not len(errors):
+            return np.eye(len(names))[0]
+        weights = likelihood(errors.sum(axis=0), len(errors))
+        return np.asarray(weights / weights.sum())
+
+    def _populations_left_out(self, names: tuple[str, ...]) -> np.ndarray:
+        """Squared errors of predictors that never look at the population asked for, populations x predictors."""
+        left_out = drawn(self.populations.treated, MAX_LEFT_OUT)
+        return np.array([_errors([self._predictor(n) for n in names], self.populations, i) for i in left_out])
+
+    def _conditions_left_out(self, names: tuple[str, ...]) -> np.ndarray:
+        """The same, of predictors that are fitted without every condition that is described alike.
+
+        Only the choice of the ridge's penalty has seen them: to make it anew in every fold takes long.
+        """
+        treated, rows = np.array(self.populations.treated), []
+        alike = described_alike(self.populations.features[treated, 1:])
+        if len(np.unique(alike)) < MIN_CONDITIONS:
+            return np.zeros((0, len(names)))
+        fold = alike % N_FOLDS
+        for f in range(N_FOLDS):
+            left_out = treated[fold == f]
+            known = self.populations.only(np.setdiff1d(np.arange(len(self.populations.keys)), left_out))
+            fitted = [self._anew(name).fit(known) for name in names]
+            rows += [_errors(fitted, self.populations, i) for i in drawn(left_out.tolist(), MAX_LEFT_OUT)]
+        return np.array(rows).reshape(-1, len(names))
+
+    def _anew(self, name: str) -> Predictor:
+        known = self._predictor(name)
+        return RidgeShift(known.choice) if isinstance(known, RidgeShift) else BASELINES[name]()
 
     def _predictor(self, name: str) -> Predictor:
         if name not in self._fitted:  # fitted when first asked: loading a model must not wait for what it will not use
             self._fitted[name] = BASELINES[name]().fit(self.populations)
         return self._fitted[name]
+
+
+def _errors(predictors: list[Predictor], populations: Populations, index: int) -> list[float]:
+    """Mean squared error of each predictor on one population; NaN where it cannot predict it."""
+    source = populations.source_of(index)
+    assert source is not None  # only the treated are asked for
+    errors = []
+    for predictor in predictors:
+        try:
+            guess = predictor.predict(populations.keys[index], populations.features[index], source)
+            errors.append(float(np.square(guess - populations.mean[index]).mean()))
+        except CannotPredict:
+            errors.append(np.nan)
+    return errors
