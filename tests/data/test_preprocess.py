@@ -288,6 +288,7 @@ def test_the_report_counts_what_became_of_the_cells() -> None:
         "scaled each cell to 10000 counts and took log1p",
         "kept the 9 genes that vary most over the training cells",
         "60 cells for training, 24 held out",
+        "no training cell has A: a prediction needs --embeddings for them",
     )
     assert made().report == ("read 120 cells and 60 genes", "120 cells for training, 0 held out")
 
@@ -425,3 +426,11 @@ def test_negative_values_have_no_total_to_compare() -> None:
     scaled = normalize(made_counts(), 2000.0, None)
     scaled.X = dense(scaled) - 1.0
     unit_of(normalize(made_counts(), 1e6, None)).require(as_matrix(scaled), "it")
+
+
+def test_what_is_held_out_and_left_in_no_training_cell_is_said() -> None:
+    cells = made_counts()
+    cells.obs["condition"] = np.where(rows(cells, type="T", condition="A"), "A+C", cells.obs["condition"])
+    report = prepare(cells, SCHEMA, Preparation(hold_out=("condition=A+C",))).report
+    assert report[-1] == "no training cell has C: a prediction needs --embeddings for them"
+    assert not [line for line in made(hold_out=(HELD_OUT,)).report if "no training cell" in line]

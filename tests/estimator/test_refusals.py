@@ -47,6 +47,12 @@ def test_a_query_that_cannot_be_answered_is_refused_in_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+def test_of_several_queries_the_one_that_cannot_be_answered_is_named(model: Squidiff) -> None:
+    asked = pd.DataFrame({"condition": ["drug", "druk"], "cell_type": [HELD_OUT] * 2})
+    with pytest.raises(InputError, match=r"^query 2: condition 'druk' is unknown"):
+        model.predict(asked, TRAIN)
+
+
 def test_an_untrained_model_says_so(tmp_path: Path) -> None:
     for use in (lambda m: m.predict(QUERY, TRAIN), lambda m: m.encode(TRAIN), lambda m: m.save(tmp_path / "run")):
         with pytest.raises(InputError, match=r"^this model is not trained: call fit, or load a run$"):

@@ -95,7 +95,16 @@ def _prepare(adata: ad.AnnData, schema: Schema, settings: Preparation) -> Prepar
     }
     train, test = prepared[~held_out].copy(), prepared[held_out].copy()
     report.append(f"{train.n_obs:,} cells for training, {test.n_obs:,} held out")
+    unseen = sorted(_part_names(test, schema) - _part_names(train, schema))
+    if unseen and schema.smiles_key is None and schema.embeddings is None:
+        more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
+        report.append(f"no training cell has {', '.join(unseen[:5])}{more}: a prediction needs --embeddings for them")
     return Prepared(train, test if test.n_obs else None, tuple(report))
+
+
+def _part_names(adata: ad.AnnData, schema: Schema) -> set[str]:
+    """The drugs, genes or stimuli of some cells, none of no cells."""
+    return {part.name for parts in group_rows(adata.obs, schema)[2] for part in parts} if adata.n_obs else set()
 
 
 @dataclass(frozen=True)

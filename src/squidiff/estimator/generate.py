@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -63,6 +64,18 @@ class Generator:
     def law(self) -> ZeroLaw:
         """How zero fractions follow the mean, over the training populations."""
         return ZeroLaw().fit(self.fitted.populations.mean, self.fitted.populations.zero_fraction)
+
+    def plans(self, queries: Sequence[Query]) -> list[Plan]:
+        """All are understood before one is generated. Raises InputError, which names the query where there are more."""
+        plans = []
+        for i, query in enumerate(queries):
+            try:
+                plans.append(self.plan(i, query))
+            except InputError as error:
+                if len(queries) == 1:
+                    raise
+                raise InputError(f"query {i + 1}: {error}") from error
+        return plans
 
     def plan(self, index: int, query: Query) -> Plan:
         """What will be generated for a query, from which cells. Raises InputError when it cannot be predicted."""

@@ -171,8 +171,7 @@ class Squidiff:
         sampling = sampling or Sampling()
         asked = read_queries(queries, self.schema)
         generator = Generator(self.fitted, self._table(source), self.schema, sampling)
-        # all are understood before one is generated
-        plans = [generator.plan(i, query) for i, query in enumerate(asked)]
+        plans = generator.plans(asked)
         results = []
         for i, plan in enumerate(plans):
             results.append(generator.generate(plan))
