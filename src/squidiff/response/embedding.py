@@ -119,10 +119,8 @@ class _Linear(NamedTuple):
         """From P x 1, P x F and P x G. Without a penalty, by leaving single rows out (scikit-learn's closed form)."""
         from sklearn.linear_model import Ridge, RidgeCV
 
-        base, features = (
-            base.astype(np.float64),
-            features.astype(np.float64),
-        )  # float32 is too coarse for small penalties
+        # float32 is too coarse for small penalties
+        base, features = base.astype(np.float64), features.astype(np.float64)
         common = _common(base, shifts)
         ridge = Ridge(penalty, fit_intercept=False) if penalty else RidgeCV(ALPHAS, fit_intercept=False)
         ridge.fit(features, shifts - base * common)

@@ -125,7 +125,9 @@ class Anchor:
     def _populations_left_out(self, names: tuple[str, ...]) -> np.ndarray:
         """Squared errors of predictors that never look at the population asked for, populations x predictors."""
         left_out = drawn(self.populations.treated, MAX_LEFT_OUT)
-        return np.array([_errors([self._predictor(n) for n in names], self.populations, i) for i in left_out])
+        predictors = [self._predictor(name) for name in names]
+        rows = [_errors(predictors, self.populations, i) for i in left_out]
+        return np.array(rows).reshape(-1, len(names))
 
     def _conditions_left_out(self, names: tuple[str, ...]) -> np.ndarray:
         """The same, of predictors that are fitted without every condition that is described alike.
