@@ -39,11 +39,10 @@ def flag(name: str) -> str:
 MAX_SEED = 2**31 - 1
 
 
-def check_seed(seed: int) -> int:
-    """The seed, if it can be one. Raises InputError otherwise."""
+def check_seed(seed: int) -> None:
+    """Raises InputError when the number cannot be a seed."""
     if not 0 <= seed <= MAX_SEED:
         raise InputError(f"--seed is {seed}: it must be from 0 to {MAX_SEED}")
-    return seed
 
 
 class _Checked:

@@ -24,7 +24,6 @@ class Additive:
 
     def _shift(self, single: Population) -> np.ndarray:
         found = self.populations.find(single)
-        source = None if found is None else self.populations.source_of(found)
-        if found is None or source is None:
+        if found is None or self.populations.sources[found] < 0:
             raise CannotPredict(f"{single.condition!r} was not seen alone in context {single.context!r}")
-        return np.asarray(self.populations.mean[found] - source.mean)
+        return np.asarray(self.populations.shifts([found])[0])

@@ -36,7 +36,7 @@ class MeanOfConditions:
         here = [i for i in others if keys[i].context == key.context]
         if not others or key.condition == "":
             raise CannotPredict("no other condition was seen in training")
-        return np.asarray(source.mean + _shifts_of(self.populations, here or others).mean(axis=0))
+        return np.asarray(source.mean + self.populations.shifts(here or others).mean(axis=0))
 
 
 class DoseShift:
@@ -52,7 +52,7 @@ class DoseShift:
         strength, features = populations.features[treated, :1], populations.features[treated, 1:]
         self.directions = set(map(bytes, _directions(features[features.any(axis=1)])))
         if self.directions:
-            self.linear = _Linear.fit(strength, features, _shifts_of(populations, treated))
+            self.linear = _Linear.fit(strength, features, populations.shifts(treated))
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
@@ -79,7 +79,7 @@ class RidgeShift:
         strength, features = populations.features[treated, :1], populations.features[treated, 1:]
         self.seen = features.any(axis=0)
         if self.seen.any():
-            shifts = _shifts_of(populations, treated)
+            shifts = populations.shifts(treated)
             self.choice = self.choice or self._choose(strength, features, shifts)
             goes_with_strength, penalty = self.choice
             base = strength if goes_with_strength else np.ones_like(strength)
@@ -162,8 +162,3 @@ def _directions(features: np.ndarray) -> np.ndarray:
     """Rows of length 1, without their sign, rounded so that equal ones compare equal."""
     length = np.linalg.norm(features, axis=1, keepdims=True)
     return np.round(np.abs(features) / np.where(length > 0, length, 1.0), 4) + 0.0
-
-
-def _shifts_of(populations: Populations, indices: list[int]) -> np.ndarray:
-    """Of populations that have a source, populations x G."""
-    return np.asarray(populations.mean[indices] - populations.mean[populations.sources[indices]])

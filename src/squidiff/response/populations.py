@@ -122,6 +122,11 @@ class Populations:
         i = int(self.sources[index])
         return None if i < 0 else Source(self.keys[i], self.mean[i])
 
+    def shifts(self, indices: Sequence[int]) -> np.ndarray:
+        """From their sources, of populations that have one, populations x G."""
+        chosen = list(indices)
+        return np.asarray(self.mean[chosen] - self.mean[self.sources[chosen]])
+
     @cached_property
     def treated(self) -> list[int]:
         """The populations under a condition that have a source, those of enough cells if there are such."""

@@ -81,7 +81,7 @@ class MeanShift:
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        return source.mean + _shifts(self.populations, _elsewhere(self.populations, key))[1].mean(axis=0)
+        return source.mean + self.populations.shifts(_elsewhere(self.populations, key)).mean(axis=0)
 
 
 class WeightedShift:
@@ -120,7 +120,8 @@ class WeightedShift:
 
     def _predict_all(self, key: Population, source: Source) -> np.ndarray:
         """The prediction by each bandwidth, bandwidths x G."""
-        means, shifts = _shifts(self.populations, _elsewhere(self.populations, key))
+        others = _elsewhere(self.populations, key)
+        means, shifts = self.populations.mean[self.populations.sources[others]], self.populations.shifts(others)
         if self.bounds_falls:
             kept = np.divide(means + shifts, means, out=np.ones_like(means), where=means > 0)
             shifts = np.where(shifts < 0, np.maximum(shifts, source.mean * (kept - 1)), shifts)
@@ -150,8 +151,8 @@ class TwoWay:
             there = self.seen.get((self.populations.keys[i].context, key.time), {})
             both = [j for j in here if j in there and j != key.condition]
             if both:
-                near, far = (_shifts(self.populations, [at[j] for j in both])[1] for at in (here, there))
-                guesses.append(_shifts(self.populations, [i])[1][0] + (near - far).mean(axis=0))
+                near, far = (self.populations.shifts([at[j] for j in both]) for at in (here, there))
+                guesses.append(self.populations.shifts([i])[0] + (near - far).mean(axis=0))
         if not guesses:
             raise CannotPredict(f"no other condition was seen both in context {key.context!r} and where this one was")
         return np.asarray(source.mean + np.mean(guesses, axis=0))
@@ -162,12 +163,6 @@ def _elsewhere(populations: Populations, key: Population) -> list[int]:
     if not others or key.condition == "":
         raise CannotPredict(f"condition {key.condition!r} was seen in no other context that has cells to start from")
     return others
-
-
-def _shifts(populations: Populations, indices: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The source means and the shifts of populations that have a source, both populations x G."""
-    means = populations.mean[populations.sources[indices]]
-    return means, populations.mean[indices] - means
 
 
 def _median_distance(means: np.ndarray) -> float:
