@@ -159,3 +159,12 @@ def test_float32_cells_lose_only_its_rounding(name: str, data: ExactGaussian, no
 def test_no_step_has_no_last_state() -> None:
     with pytest.raises(IndexError):
         last(sample_ddim(two_cells, torch.zeros(1, 1), sampling_levels(3)[:1]))
+
+
+def test_the_last_step_to_the_clean_cell_is_the_predicted_cell(data: ExactGaussian, noise: torch.Tensor) -> None:
+    """At sigma = 0 log(alpha / sigma) is infinite; no extrapolation reaches there."""
+    clean = NoiseLevel(torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64))
+    levels = inner_levels(10)
+    before = last(sample_dpmpp_2m(data.predict, noise, levels))
+    after = last(sample_dpmpp_2m(data.predict, noise, [*levels, clean]))
+    assert torch.equal(after, data.predict(before, levels[-1]).x0)

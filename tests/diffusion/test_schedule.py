@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
 
+from squidiff.config import InputError
 from squidiff.diffusion.schedule import (
     MAX_ANGLE,
     MIN_ANGLE,
+    StepSchedule,
     angle_from_level,
     draw_angles,
     level_from_angle,
     sampling_levels,
 )
+from upstream_oracles import oracle
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -75,3 +79,49 @@ def test_angles_repeat_with_their_seed_alone() -> None:
     assert torch.equal(draw_angles(64, seeded(5)), draw_angles(64, seeded(5)))
     assert not torch.equal(draw_angles(64, seeded(5)), draw_angles(64, seeded(6)))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_linear_steps_are_upstreams_tables() -> None:
+    schedule, given = StepSchedule.named("linear", 1000), oracle("schedule")
+    for name in ("betas", "alphas_cumprod", "alphas_cumprod_prev", "alphas_cumprod_next"):
+        torch.testing.assert_close(getattr(schedule, name), given[name], rtol=1e-12, atol=0)
+
+
+def test_linear_steps_end_alike_whatever_their_number() -> None:
+    """The sum of the betas is that of 1,000 steps, so what is left of a cell at the end hardly depends on T."""
+    few, many = (StepSchedule.named("linear", n).alphas_cumprod[-1].log().item() for n in (500, 1000))
+    assert few == pytest.approx(many, rel=0.02)
+
+
+def test_cosine_steps_by_hand() -> None:
+    schedule = StepSchedule.named("cosine", 100)
+    halfway = math.cos((0.5 + 0.008) / 1.008 * math.pi / 2) ** 2 / math.cos(0.008 / 1.008 * math.pi / 2) ** 2
+    assert schedule.alphas_cumprod[49].item() == pytest.approx(halfway, rel=1e-12)
+    assert schedule.betas.max().item() == 0.999
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 20, 100, 499, 500])
+def test_sampling_steps_fall_without_repeating_from_the_last(n: int) -> None:
+    schedule = StepSchedule.named("linear", 500)
+    steps = schedule.sampling_steps(n)
+    assert len(steps) == n
+    assert steps[0] == 499
+    assert all(after < before for before, after in itertools.pairwise(steps))
+    assert steps[-1] == (499 if n == 1 else 0)
+    levels = schedule.sampling_levels(steps)
+    assert [level.alpha.item() for level in levels[:-1]] == [schedule.level(step).alpha.item() for step in steps]
+    assert (levels[-1].alpha.item(), levels[-1].sigma.item()) == (1.0, 0.0)
+
+
+def test_few_sampling_steps_are_even_in_the_log_of_signal_to_noise() -> None:
+    schedule = StepSchedule.named("linear", 1000)
+    levels = schedule.sampling_levels(schedule.sampling_steps(10))[:-1]
+    ratio = torch.tensor([torch.log(level.alpha / level.sigma).item() for level in levels])
+    gaps = ratio.diff()
+    assert gaps.max() < 1.35 * gaps.min()  # whole steps are far apart near the clean cell
+
+
+@pytest.mark.parametrize("n", [0, 1001])
+def test_more_sampling_steps_than_there_are_is_refused(n: int) -> None:
+    with pytest.raises(InputError, match=rf"^{n} sampling steps are asked for, but the model has 1000"):
+        StepSchedule.named("linear", 1000).sampling_steps(n)

@@ -30,14 +30,14 @@ def sample_dpmpp_2m(predict: Denoise, x: torch.Tensor, levels: Sequence[NoiseLev
 
     With lambda = log(alpha / sigma), h = lambda' - lambda and r = h_previous / h:
     x' = (sigma' / sigma) x - alpha' (exp(-h) - 1) D,  D = (1 + 1 / 2r) x0 - (1 / 2r) x0_previous.
-    The first step has no previous x0 and is DDIM's.
+    The first step has no previous x0 and is DDIM's, and so is a step to sigma = 0, where lambda is infinite.
     """
     previous: tuple[torch.Tensor, torch.Tensor] | None = None
     for here, there in itertools.pairwise(levels):
         x0 = predict(x, here).x0
         h = _log_ratio(there) - _log_ratio(here)
         estimate = x0
-        if previous is not None:
+        if previous is not None and there.sigma > 0:
             previous_x0, previous_h = previous
             estimate = x0 + (h / (2 * previous_h)).to(x) * (x0 - previous_x0)
         x = (there.sigma / here.sigma).to(x) * x - (there.alpha * torch.expm1(-h)).to(x) * estimate

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
-from squidiff.config import NoiseLevel
+from squidiff.config import InputError, NoiseLevel
 
 MIN_ANGLE = 0.01
 """Smallest noise angle: sigma 0.01, below which float32 leaves nothing to predict."""
@@ -44,3 +47,71 @@ def sampling_levels(n_steps: int, strength: float = 1.0) -> list[NoiseLevel]:
     highest, lowest = torch.log(torch.tan(ends)).tolist()
     ratios = torch.linspace(highest, lowest, n_steps + 1, dtype=torch.float64)
     return [level_from_angle(angle) for angle in torch.atan(torch.exp(ratios))]
+
+
+@dataclass(frozen=True)
+class StepSchedule:
+    """Upstream's levels: step t = 0 .. T-1 has alpha^2 = the product of 1 - beta over the steps up to t.
+
+    All tables are float64 on the CPU, so that single levels reach any device with full precision.
+    """
+
+    betas: torch.Tensor
+    """(T,)"""
+
+    @classmethod
+    def named(cls, name: str, n_steps: int) -> StepSchedule:
+        """`linear`: beta from 0.1 / T to 20 / T (Ho et al. 2020, for any T); `cosine`: Nichol and Dhariwal 2021."""
+        if name == "linear":
+            return cls(torch.linspace(0.1 / n_steps, 20.0 / n_steps, n_steps, dtype=torch.float64))
+        angle = (torch.arange(n_steps + 1, dtype=torch.float64) / n_steps + 0.008) / 1.008 * math.pi / 2
+        remaining = torch.cos(angle).square()
+        return cls((1 - remaining[1:] / remaining[:-1]).clamp(max=0.999))
+
+    @functools.cached_property
+    def alphas_cumprod(self) -> torch.Tensor:
+        """(T,) alpha^2 of every step; upstream's table of that name."""
+        return torch.cumprod(1 - self.betas, 0)
+
+    @property
+    def alphas_cumprod_prev(self) -> torch.Tensor:
+        """(T,) of the step before; 1 before step 0, the clean cell."""
+        return torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod[:-1]])
+
+    @property
+    def alphas_cumprod_next(self) -> torch.Tensor:
+        """(T,) of the step after; 0 after the last one."""
+        return torch.cat([self.alphas_cumprod[1:], torch.zeros(1, dtype=torch.float64)])
+
+    def level(self, step: torch.Tensor | int) -> NoiseLevel:
+        """The level of one step (scalars) or of many, of the steps' shape."""
+        alpha_squared = self.alphas_cumprod[step]
+        return NoiseLevel(alpha_squared.sqrt(), (1 - alpha_squared).sqrt())
+
+    def sampling_steps(self, n: int) -> list[int]:
+        """n steps from the last down to 0: all of them, or those whose levels lie most evenly in log(alpha / sigma).
+
+        Raises InputError when there are not as many.
+        """
+        n_steps = len(self.betas)
+        if not 1 <= n <= n_steps:
+            raise InputError(f"{n} sampling steps are asked for, but the model has {n_steps}: ask for 1 to {n_steps}")
+        if n == n_steps:
+            return list(range(n_steps - 1, -1, -1))
+        level = self.level(torch.arange(n_steps))
+        ratio = torch.log(level.alpha) - torch.log(level.sigma)  # falls with the step
+        wanted = torch.linspace(ratio[-1].item(), ratio[0].item(), n, dtype=torch.float64)
+        nearest = (ratio.unsqueeze(0) - wanted.unsqueeze(1)).abs().argmin(dim=1).tolist()
+        return _distinct(nearest)
+
+    def sampling_levels(self, steps: Sequence[int]) -> list[NoiseLevel]:
+        """The levels of these steps, then the clean cell's."""
+        clean = NoiseLevel(torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64))
+        return [*(self.level(step) for step in steps), clean]
+
+
+def _distinct(steps: list[int]) -> list[int]:
+    """Falling steps with the repeated ones replaced by the nearest free step below, or above at the bottom."""
+    for i in range(1, len(steps)):
+        steps[i] = min(steps[i], steps[i - 1] - 1)
+    return [max(step, len(steps) - 1 - i) for i, step in enumerate(steps)]
