@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -35,12 +36,19 @@ for command in (demo.demo, data.check, data.prepare, train.train, predict.predic
 
 def main(tokens: Sequence[str] | None = None) -> None:
     """Runs one command and ends the process: 0, 2 for input that cannot be used, 130 when interrupted."""
+    with ending_with_a_sentence():
+        app(tokens, exit_on_error=False, print_error=False)
+
+
+@contextmanager
+def ending_with_a_sentence() -> Iterator[None]:
+    """Inside, input that cannot be used ends the process with one sentence and code 2, an interruption with 130."""
     # OpenMP's threads spin while they wait for each other; where another process holds one of the cores, a training
     # step then takes ten times as long. Read when torch is loaded, so it is set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with heard_or_not():
         try:
-            app(tokens, exit_on_error=False, print_error=False)
+            yield
         except (InputError, CycloptsError) as error:
             say_error(_sentence(error))
             sys.exit(EXIT_BAD_INPUT)

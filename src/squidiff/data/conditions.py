@@ -135,8 +135,8 @@ def _direction(text: str | None) -> str | None:
     return text.lower()
 
 
-def fingerprint(smiles: str) -> np.ndarray:
-    """The feature-Morgan fingerprint (1024 bits, radius 2) of a drug, as upstream's. Needs rdkit, the extra 'drug'."""
+def fingerprint(smiles: str, n_bits: int = N_BITS) -> np.ndarray:
+    """The feature-Morgan fingerprint (n_bits, radius 2) of a drug, as upstream's. Needs rdkit, the extra 'drug'."""
     try:
         from rdkit import Chem, rdBase
         from rdkit.Chem import rdFingerprintGenerator
@@ -147,7 +147,7 @@ def fingerprint(smiles: str) -> np.ndarray:
     if molecule is None:
         raise InputError(f"SMILES {smiles!r} does not parse: correct it or drop its cells")
     generator = rdFingerprintGenerator.GetMorganGenerator(
-        radius=RADIUS, fpSize=N_BITS, atomInvariantsGenerator=rdFingerprintGenerator.GetMorganFeatureAtomInvGen()
+        radius=RADIUS, fpSize=n_bits, atomInvariantsGenerator=rdFingerprintGenerator.GetMorganFeatureAtomInvGen()
     )
     return np.asarray(generator.GetFingerprintAsNumPy(molecule), dtype=np.float32)
 

@@ -1,0 +1,1 @@
+"""Upstream's import name, for code that has it; the library itself is `squidiff`."""

@@ -1,0 +1,54 @@
+"""Upstream's own commands, with its flags: what the scripts at the root run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from squidiff.cli.app import ending_with_a_sentence
+from squidiff.cli.show import refuse_overwriting, say
+from squidiff.config import InputError
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, but a wrong flag is one sentence."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise InputError(f"{message}; {self.prog} --help lists the flags")
+
+
+def sample_squidiff(tokens: Sequence[str] | None = None) -> None:
+    """`python sample_squidiff.py`: generates a cell from the latent of each cell of a file."""
+    parser = _Parser(prog="sample_squidiff.py", description="Generate cells with a checkpoint of upstream's network.")
+    parser.add_argument("--model_path", type=Path, help="the checkpoint, model.pt or model_0.9999.pt")
+    parser.add_argument("--data_path", type=Path, help="the .h5ad file of the cells to encode; drugs: SMILES and dose")
+    parser.add_argument("--control_data_path", type=Path, help="drugs: the .h5ad file of control cells, paired by row")
+    parser.add_argument("--gene_size", type=int, help="number of genes, to be checked (read from the checkpoint)")
+    parser.add_argument("--steps", type=int, help="fewer steps, such as 20 (default: upstream's 1,000, exactly)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, or a name that torch knows (default: auto)")
+    parser.add_argument("--out", type=Path, help="the .h5ad file to write (default: beside the checkpoint)")
+    with ending_with_a_sentence():
+        args = parser.parse_args(sys.argv[1:] if tokens is None else tokens)
+        if args.model_path is None or args.data_path is None:
+            raise InputError(
+                "sample_squidiff.py needs a checkpoint and cells: --model_path MODEL.pt --data_path CELLS.h5ad"
+            )
+        from squidiff.data.table import write_cells
+        from squidiff.legacy.sample import sample_file
+
+        out = args.out or args.model_path.parent / f"{args.data_path.stem}_predicted.h5ad"
+        refuse_overwriting(args.model_path, args.data_path, args.control_data_path, out)
+        predicted = sample_file(
+            args.model_path,
+            args.data_path,
+            args.control_data_path,
+            gene_size=args.gene_size,
+            steps=args.steps,
+            seed=args.seed,
+            device=args.device,
+        )
+        write_cells(out, predicted)
+        say(f"{predicted.n_obs:,} predicted cells of {predicted.n_vars:,} genes: {out}")

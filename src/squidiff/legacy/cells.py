@@ -1,0 +1,97 @@
+"""Upstream's input: .h5ad files whose obs has Group and, with drugs, SMILES and dose; controls paired by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from squidiff.config import InputError
+from squidiff.data.conditions import N_BITS, fingerprint, split_parts
+from squidiff.data.table import as_matrix, as_text, read_cells, require_columns, stored_values
+
+SMILES, DOSE, GROUP = "SMILES", "dose", "Group"
+
+
+def encode_drugs(smiles: Sequence[str], doses: Sequence[float], n_bits: int = N_BITS) -> np.ndarray:
+    """Upstream's drug encodings, N x n_bits: the parts' fingerprints added up, times log10(dose + 1).
+
+    Parts are joined by '+' outside brackets (charges hold a '+'). Raises InputError that names the row, from 0, and its
+    text when a SMILES does not parse or a dose is no number of 0 or more.
+    """
+    if len(smiles) != len(doses):
+        raise InputError(f"there are {len(smiles)} SMILES and {len(doses)} doses: give one dose a row")
+    encodings = np.zeros((len(smiles), n_bits))
+    known: dict[str, np.ndarray] = {}
+    for row, (text, dose) in enumerate(zip(smiles, doses, strict=True)):
+        strength = _strength(dose, row)
+        if text not in known:
+            known[text] = _added(text, row, n_bits)
+        encodings[row] = known[text] * strength
+    return encodings
+
+
+def _added(text: object, row: int, n_bits: int) -> np.ndarray:
+    """The sum of the parts' fingerprints; 0 for the empty molecule, as in upstream."""
+    if not isinstance(text, str):
+        raise InputError(f"row {row} has no SMILES ({text!r}): fill it, or leave '' for no drug")
+    total = np.zeros(n_bits)
+    for part in split_parts(text) if text.strip() else ():
+        try:
+            total += fingerprint(part, n_bits)
+        except InputError as error:
+            raise InputError(
+                f"row {row}, SMILES {text!r}: {error}" if part != text else f"row {row}: {error}"
+            ) from None
+    return total
+
+
+def _strength(dose: object, row: int) -> float:
+    try:
+        number = float(dose)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not 0 <= number < float("inf"):
+        raise InputError(f"row {row} has dose {str(dose)!r}: it must be a number of 0 or more")
+    return float(np.log10(number + 1))
+
+
+def read_upstream_cells(path: Path, n_genes: int, columns: Sequence[str]) -> ad.AnnData:
+    """An .h5ad file with these obs columns. Raises InputError for a missing one, another number of genes, NaN in X."""
+    adata = read_cells(path)
+    require_columns(adata.obs, columns, f"obs of {path}")
+    if adata.n_vars != n_genes:
+        raise InputError(f"{path} has {adata.n_vars} genes, but --gene_size is {n_genes}: give the number that it has")
+    if not np.isfinite(stored_values(as_matrix(adata))).all():
+        raise InputError(f"X of {path} holds NaN or infinite values: run `squidiff check` on the file")
+    return adata
+
+
+def dense(adata: ad.AnnData) -> np.ndarray:
+    """X, N x G, float32."""
+    cells = as_matrix(adata)
+    return cells.toarray() if sp.issparse(cells) else cells
+
+
+def drugs_of(obs: pd.DataFrame, n_bits: int, where: Path) -> np.ndarray:
+    """The drug encodings of cells, N x n_bits, float32. Raises InputError that names the file and the row."""
+    try:
+        encodings = encode_drugs(as_text(obs[SMILES]).tolist(), obs[DOSE].tolist(), n_bits)
+    except InputError as error:
+        raise InputError(f"obs of {where}, {error}") from None
+    return encodings.astype(np.float32)
+
+
+def read_paired_controls(path: Path, n_genes: int, n_cells: int, treated: Path) -> ad.AnnData:
+    """The control cells, one for each treated cell in the same row. Raises InputError when they are not as many."""
+    controls = read_upstream_cells(path, n_genes, ())
+    if controls.n_obs != n_cells:
+        raise InputError(
+            f"{path} has {controls.n_obs} cells and {treated} has {n_cells}: controls are paired by row, so both must "
+            "have as many"
+        )
+    return controls
