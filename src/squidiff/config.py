@@ -127,7 +127,7 @@ class Config(_Checked):
     learning_rate: float = _setting(1e-3, "highest learning rate, after the warm-up", low=0.0)
     n_warmup_steps: int = _setting(100, "steps over which the learning rate rises from 0", low=0)
     weight_decay: float = _setting(0.01, "AdamW's weight decay", low=0.0)
-    max_grad_norm: float = _setting(1.0, "the gradient's norm is clipped here", low=1e-6)
+    max_grad_norm: float | None = _setting(1.0, "the gradient's norm is clipped here (None: not at all)", low=1e-6)
     ema_decay: float = _setting(
         0.995, "decay of the weights' moving average, which is what is saved", low=0.0, high=0.99999
     )

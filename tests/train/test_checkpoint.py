@@ -47,7 +47,7 @@ def test_twenty_steps_equal_ten_a_save_a_load_and_ten_more(saved: Path) -> None:
     rest = list(training_steps(state, stream(10), config()))
     assert same(whole(state), whole(expected))
     for one, other in zip(rest, steps[10:], strict=True):
-        assert torch.equal(one.loss, other.loss)
+        assert torch.equal(one.losses.loss, other.losses.loss)
         assert one.learning_rate == other.learning_rate
 
 

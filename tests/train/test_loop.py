@@ -101,7 +101,7 @@ def test_a_loop_that_was_left_goes_on_as_if_it_had_not_been(n_before: int) -> No
     assert same(whole(state), whole(expected))
     assert [s.step for s in (*first, *rest)] == [s.step for s in steps]
     for one, other in zip((*first, *rest), steps, strict=True):
-        assert torch.equal(one.loss, other.loss)
+        assert torch.equal(one.losses.loss, other.losses.loss)
 
 
 def test_the_same_seed_gives_the_same_bits_whatever_the_global_random_state() -> None:
@@ -125,7 +125,7 @@ def test_the_seed_also_draws_the_noise() -> None:
     losses = []
     for seed in (0, 1):
         state = TrainState.start(network(config()), config(seed=seed))
-        losses.append(next(training_steps(state, stream(0), config())).loss)
+        losses.append(next(training_steps(state, stream(0), config())).losses.loss)
     assert not torch.equal(*losses)
 
 
@@ -133,7 +133,7 @@ def test_the_loss_falls_where_the_condition_says_all() -> None:
     """The target is a function of the condition but for noise of 0.1, so almost all of the error can be learned."""
     settings = config(n_train_steps=300, n_warmup_steps=20)
     state, steps = run(settings)
-    first, last = (torch.cat([s.loss for s in part]).mean().item() for part in (steps[:20], steps[-20:]))
+    first, last = (torch.cat([s.losses.loss for s in part]).mean().item() for part in (steps[:20], steps[-20:]))
     assert last < 0.3 * first
     fresh = TrainState.start(network(settings), settings)
     held_out = [batch(10**6), batch(10**6 + 1)]

@@ -12,7 +12,6 @@ import torch
 from easy_problem import batch, config, network, run, same, stream, weights
 
 from squidiff.config import Batch, Config
-from squidiff.diffusion.schedule import MAX_ANGLE, MIN_ANGLE
 from squidiff.model.network import Network
 from squidiff.train.loop import TrainState, learning_rate, validation_loss
 from squidiff.train.run import METRICS, STATE, Record, train
@@ -67,11 +66,12 @@ def test_a_record_is_the_mean_over_the_steps_since_the_last(tmp_path: Path) -> N
     _, steps = run(settings)
     ends = [r.step for r in records]
     for start, record in zip([0, *ends], records, strict=False):
-        loss = torch.cat([s.loss for s in steps[start : record.step]])
+        loss = torch.cat([s.losses.loss for s in steps[start : record.step]])
         assert record.loss == loss.mean().item()
-        angle = torch.cat([torch.atan2(s.level.sigma, s.level.alpha) for s in steps[start : record.step]]).squeeze(1)
-        edges = torch.linspace(MIN_ANGLE, MAX_ANGLE, 5)
-        quarters = [loss[(angle >= edges[q]) & (angle < edges[q + 1])].mean().item() for q in range(4)]
+        position = torch.cat([s.losses.position for s in steps[start : record.step]])
+        quarters = [loss[(position >= q / 4) & (position < (q + 1) / 4)].mean().item() for q in range(4)]
+        norms = torch.stack([s.gradient_norm for s in steps[start : record.step]])
+        assert record.gradient_norm == pytest.approx(norms.mean().item(), rel=1e-6)
         assert [record.loss_q1, record.loss_q2, record.loss_q3, record.loss_q4] == pytest.approx(quarters, rel=1e-6)
 
 

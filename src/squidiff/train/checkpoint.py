@@ -59,15 +59,16 @@ def load_state(path: Path, state: TrainState, n_train_steps: int) -> tuple[dict[
     """
     tensors, note = read_tensors(path)
     best: dict[str, torch.Tensor] = {}
-    device = state.network.center.device
     try:
         with torch.no_grad():
             for name, p in state.network.named_parameters():
                 p.copy_(tensors[f"weights.{name}"])
                 state.average[name].copy_(tensors[f"average.{name}"])
                 moments = {moment: tensors[f"optimizer.{name}.{moment}"] for moment in MOMENTS}
-                state.optimizer.state[p] = {moment: value.to(device) for moment, value in moments.items()}
+                state.optimizer.state[p] = {moment: value.to(state.device) for moment, value in moments.items()}
                 best[name] = tensors[f"best.{name}"].to(state.average[name])
+            for name, buffer in state.network.named_buffers():
+                buffer.copy_(tensors[f"buffers.{name}"])
         state.generator.set_state(tensors["generator"])
         state.step, best_loss = int(note["step"]), float(note["validation_loss"])
         if state.step > n_train_steps:

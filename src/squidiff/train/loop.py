@@ -6,14 +6,17 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 
-from squidiff.config import Batch, Config, InputError, NoiseLevel
-from squidiff.diffusion.loss import denoising_loss
+from squidiff.config import Batch, Config, InputError
+from squidiff.diffusion.loss import Losses, denoising_loss
 from squidiff.model.network import Network
+
+AnyBatch = TypeVar("AnyBatch", bound=tuple[Any, ...])
+"""A named tuple of tensors."""
 
 
 class Step(NamedTuple):
@@ -21,17 +24,17 @@ class Step(NamedTuple):
 
     step: int
     """Number of steps done, this one included."""
-    loss: torch.Tensor
-    """(B,) of each cell"""
-    level: NoiseLevel
+    losses: Losses
     learning_rate: float
+    gradient_norm: torch.Tensor
+    """() before it was clipped"""
 
 
 @dataclass
 class TrainState:
     """All that a step changes; with the batches' position it is all that resuming needs."""
 
-    network: Network
+    network: nn.Module
     average: dict[str, torch.Tensor]
     """Moving average of the network's parameters."""
     optimizer: torch.optim.AdamW
@@ -39,8 +42,12 @@ class TrainState:
     """Of noise and levels, on the CPU so that every device draws the same."""
     step: int = 0
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
     @classmethod
-    def start(cls, network: Network, config: Config) -> TrainState:
+    def start(cls, network: nn.Module, config: Config) -> TrainState:
         """The state before the first step."""
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -64,48 +71,75 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+@dataclass(frozen=True)
+class Recipe(Generic[AnyBatch]):
+    """What one architecture's training does otherwise than another's; numbers are settings."""
+
+    losses: Callable[[nn.Module, AnyBatch, torch.Generator], Losses]
+    """Of a batch."""
+    learning_rate: Callable[[int, Config], float]
+    """Of step number n, from 0."""
+    decay: Callable[[int, Config], float]
+    """Of the weights' moving average, after n steps."""
+    keeps_average: bool
+    """Whether the average is what a run saves, and not the newest weights."""
+
+
 def learning_rate(step: int, config: Config) -> float:
     """Rate of step number `step` (from 0): a linear warm-up, under half a cosine that is 0 after the last step."""
     warm_up = min(1.0, (step + 1) / config.n_warmup_steps) if config.n_warmup_steps else 1.0
     return config.learning_rate * warm_up * 0.5 * (1 + math.cos(math.pi * step / config.n_train_steps))
 
 
-def training_steps(state: TrainState, draw: Callable[[], Batch], config: Config) -> Iterator[Step]:
-    """Steps from state.step to config.n_train_steps; the state is changed in place and is whole at each yield."""
-    device = state.network.center.device
-    parameters = list(state.network.parameters())
-    averages = [state.average[name] for name, _ in state.network.named_parameters()]
-    while state.step < config.n_train_steps:
-        batch = Batch(*(t.to(device) for t in draw()))
-        loss, level = batch_loss(state.network, batch, state.generator)
-        state.optimizer.zero_grad(set_to_none=True)
-        loss.mean().backward()
-        nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-        rate = learning_rate(state.step, config)
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
-        state.optimizer.step()
-        state.step += 1
-        # a young average follows closely, so that it does not remember the random start
-        decay = min(config.ema_decay, (1 + state.step) / (10 + state.step))
-        torch._foreach_lerp_(averages, [p.detach() for p in parameters], 1 - decay)
-        yield Step(state.step, loss.detach(), level, rate)
+def _young_decay(n_steps: int, config: Config) -> float:
+    """A young average follows closely, so that it does not remember the random start."""
+    return min(config.ema_decay, (1 + n_steps) / (10 + n_steps))
 
 
-def batch_loss(network: Network, batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, NoiseLevel]:
-    """The loss of each cell of a batch (B,), and the noise levels (B, 1)."""
+def _network_losses(network: nn.Module, batch: Batch, generator: torch.Generator) -> Losses:
+    assert isinstance(network, Network)
     z_sem = network.encode(batch.source, batch.condition)
     x0 = network.standardise(batch.target, batch.anchor)
     return denoising_loss(network.denoise(z_sem), x0, generator)
 
 
+RECIPE: Recipe[Batch] = Recipe(_network_losses, learning_rate, _young_decay, keeps_average=True)
+"""Of this project's own architecture."""
+
+
+def training_steps(
+    state: TrainState, draw: Callable[[], AnyBatch], config: Config, recipe: Recipe[AnyBatch] = RECIPE
+) -> Iterator[Step]:
+    """Steps from state.step to config.n_train_steps; the state is changed in place and is whole at each yield."""
+    parameters = list(state.network.parameters())
+    averages = [state.average[name] for name, _ in state.network.named_parameters()]
+    while state.step < config.n_train_steps:
+        losses = recipe.losses(state.network, on_device(draw(), state.device), state.generator)
+        state.optimizer.zero_grad(set_to_none=True)
+        losses.loss.mean().backward()
+        norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm or math.inf)
+        rate = recipe.learning_rate(state.step, config)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        state.optimizer.step()
+        state.step += 1
+        torch._foreach_lerp_(averages, [p.detach() for p in parameters], 1 - recipe.decay(state.step, config))
+        yield Step(state.step, Losses(losses.loss.detach(), losses.position), rate, norm.detach())
+
+
+def on_device(batch: AnyBatch, device: torch.device) -> AnyBatch:
+    """The batch with its tensors on a device."""
+    return type(batch)(*(t.to(device) for t in batch))
+
+
 @torch.no_grad()
-def validation_loss(state: TrainState, batches: Sequence[Batch], seed: int) -> float:
+def validation_loss(
+    state: TrainState, batches: Sequence[AnyBatch], seed: int, recipe: Recipe[AnyBatch] = RECIPE
+) -> float:
     """Mean loss of the averaged weights over fixed batches (at least one), with the same noise at every call."""
-    device = state.network.center.device
     generator = torch.Generator().manual_seed(seed)
     with averaged_weights(state):
-        losses = [batch_loss(state.network, Batch(*(t.to(device) for t in b)), generator)[0] for b in batches]
+        losses = [recipe.losses(state.network, on_device(batch, state.device), generator).loss for batch in batches]
     return torch.cat(losses).mean().item()
 
 

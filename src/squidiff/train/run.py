@@ -14,7 +14,7 @@ from typing import IO
 import torch
 
 from squidiff.config import Batch, Config, InputError
-from squidiff.diffusion.loss import loss_by_quartile
+from squidiff.diffusion.loss import Losses, loss_by_quartile
 from squidiff.files import saying_where, write_atomically
 from squidiff.model.network import Network
 from squidiff.train.checkpoint import load_state, save_state
@@ -42,6 +42,8 @@ class Record:
     """Peak memory of the process so far; None where the system does not tell."""
     device_memory_mb: float | None
     """Peak memory of tensors on the accelerator so far; None on a CPU, and where the device does not tell."""
+    gradient_norm: float | None = None
+    """Mean before clipping; None in runs of before it was logged."""
 
     def __str__(self) -> str:
         validation = "" if self.validation_loss is None else f", validation {self.validation_loss:.3f}"
@@ -127,21 +129,19 @@ class _Window:
         self.steps.append(step)
 
     def record(self, validation: float | None) -> Record:
-        loss = torch.cat([s.loss for s in self.steps])
-        mean_loss = loss.mean().item()  # waits for the device, so it comes before the clock
-        level = type(self.steps[0].level)(
-            *(torch.cat(part) for part in zip(*(s.level for s in self.steps), strict=True))
-        )
+        losses = Losses(*(torch.cat(part) for part in zip(*(s.losses for s in self.steps), strict=True)))
+        mean_loss = losses.loss.mean().item()  # waits for the device, so it comes before the clock
         now = time.perf_counter()
         record = Record(
             self.steps[-1].step,
             mean_loss,
             validation,
-            *(None if math.isnan(q) else q for q in loss_by_quartile(loss, level)),
+            *(None if math.isnan(q) else q for q in loss_by_quartile(losses)),
             self.steps[-1].learning_rate,
-            len(loss) / (now - self.started),
+            len(losses.loss) / (now - self.started),
             peak_memory_mb(),
-            peak_device_memory_mb(loss.device),
+            peak_device_memory_mb(losses.loss.device),
+            torch.stack([s.gradient_norm for s in self.steps]).mean().item(),
         )
         self.steps, self.started = [], now
         return record
