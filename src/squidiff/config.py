@@ -142,7 +142,20 @@ class Config(_Checked):
     total_counts_key: str | None = _setting(
         None, "obs column of each cell's total counts, where X holds only some of the genes (used by --normalize)"
     )
+    architecture: Literal["squidiff", "upstream"] = _setting(
+        "squidiff", "this project's network, or upstream's with its loss and its schedules"
+    )
+    n_diffusion_steps: int = _setting(1000, "steps of the diffusion (upstream's only)", low=2, high=100_000)
+    noise_schedule: Literal["linear", "cosine"] = _setting("linear", "how noise grows over the steps (upstream's only)")
     seed: int = _setting(0, "seed of weights, batches and noise", low=0, high=MAX_SEED)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        own = {"squidiff": ("n_axes",), "upstream": ("n_diffusion_steps", "noise_schedule")}
+        for f in dataclasses.fields(self):
+            for architecture, names in own.items():
+                if f.name in names and self.architecture != architecture and getattr(self, f.name) != f.default:
+                    raise InputError(f"{flag(f.name)} has no use with --architecture {self.architecture}: leave it out")
 
 
 @dataclass(frozen=True)
@@ -154,7 +167,7 @@ class Sampling(_Checked):
     strength: float = _setting(
         0.7,
         "how far source cells are noised before they are generated anew: near 0 keeps them, 1 starts from pure "
-        "noise, as plain generation always does",
+        "noise, as plain generation and upstream's architecture always do",
         low=0.01,
         high=1.0,
     )
@@ -246,3 +259,33 @@ class Batch(NamedTuple):
     """B x G, the mean of the target's population."""
     condition: torch.Tensor
     """B x C"""
+
+
+class ShownBatch(NamedTuple):
+    """The tensors of one training step of upstream's architecture, in the unit of the data."""
+
+    target: torch.Tensor
+    """B x G, the cells to generate."""
+    shown: torch.Tensor
+    """What the encoder is shown: the target itself (B x G), or a control cell and a drug encoding (B x (G + D))."""
+
+
+PRESETS = {
+    "squidiff": Config(),
+    "upstream": Config(
+        architecture="upstream",
+        n_latent=60,
+        width=2048,
+        n_train_steps=100_000,
+        batch_size=64,
+        learning_rate=1e-4,
+        n_warmup_steps=0,
+        weight_decay=0.0,
+        max_grad_norm=None,
+        ema_decay=0.9999,
+        validation_fraction=0.0,
+        log_every_steps=100,
+        save_every_steps=10_000,
+    ),
+}
+"""Settings that go together, by name: this project's, and those that upstream trains with."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from cyclopts import App, CycloptsError, Parameter
 
-from squidiff.cli import data, demo, evaluate, predict, train
+from squidiff.cli import convert, data, demo, evaluate, options, predict, train
 from squidiff.cli.show import heard_or_not, say_error
 from squidiff.config import InputError, flag
 
@@ -28,9 +28,13 @@ app = App(
     help="Predict how single cells change under drugs, doses, gene perturbations, combinations and time.",
     version=_version,
     suppress_keyboard_interrupt=False,
+    config=options.take_preset,
     default_parameter=Parameter(negative=(), name_transform=lambda name: flag(name).removeprefix("--")),
 )
-for command in (demo.demo, data.check, data.prepare, train.train, predict.predict, evaluate.evaluate):
+for command in (
+    *(demo.demo, data.check, data.prepare, train.train, predict.predict, evaluate.evaluate),
+    *(convert.convert, convert.export),
+):
     app.command(command)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from cyclopts import Group, Parameter
+from cyclopts import App, ArgumentCollection, Group, Parameter, Token
 
-from squidiff.config import Config, Preparation, Sampling, Schema
+from squidiff.config import PRESETS, Config, Preparation, Sampling, Schema, flag, settings_to_json
 
 SchemaOptions = Annotated[Schema, Parameter(name="*", group=Group("Schema: which obs column means what", sort_key=1))]
 ConfigOptions = Annotated[Config, Parameter(name="*", group=Group("Model and training", sort_key=2))]
@@ -14,6 +14,22 @@ PreparationOptions = Annotated[Preparation, Parameter(name="*", group=Group("Pre
 SamplingOptions = Annotated[Sampling, Parameter(name="*", group=Group("Sampling", sort_key=2))]
 
 Device = Annotated[str, Parameter(help="auto (an accelerator if there is one), cpu, or a name that torch knows")]
+
+
+PRESET = "--preset"
+
+
+def take_preset(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Gives the settings of --preset to every option of it that was not given itself."""
+    by_flag = {argument.name: argument for argument in arguments}
+    preset = by_flag.get(PRESET)
+    if preset is None or not preset.tokens or preset.tokens[0].value not in PRESETS:
+        return
+    usual = settings_to_json(Config())
+    for name, value in settings_to_json(PRESETS[preset.tokens[0].value]).items():
+        argument = by_flag[flag(name)]
+        if value != usual[name] and not argument.tokens:
+            argument.append(Token(keyword=flag(name), value=str(value), source="preset"))
 
 
 def given(schema: Schema) -> Schema | None:

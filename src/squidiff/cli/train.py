@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -18,6 +18,10 @@ def train(
     *,
     out: Annotated[Path, Parameter(help="the run folder to write")],
     resume: Annotated[bool, Parameter(help="go on with the run in --out where it stopped")] = False,
+    preset: Annotated[
+        Literal["squidiff", "upstream"],
+        Parameter(help="settings that go together; upstream: those of Squidiff 1.0.8. Options given beside it win"),
+    ] = "squidiff",
     schema: SchemaOptions = Schema(),
     config: ConfigOptions = Config(),
     device: Device = "auto",
@@ -33,7 +37,9 @@ def train(
         say(f"{out} holds no saved state: training starts at its first step")
     with progress("training", config.n_train_steps) as advance:
         model.fit(data, out=out, resume=resume, on_record=lambda r: advance(r.step, r))
-    save(training_loss(training_metrics(out)), out / "training_loss.png")
+    predicts = "eps" if config.architecture == "upstream" else "v"
+    for name in ("training_loss.png", "loss_plot.pdf")[: 2 if config.architecture == "upstream" else 1]:
+        save(training_loss(training_metrics(out), predicts), out / name)
     last = model.history[-1]
     say(f"trained on {model.device} in {model.provenance['seconds']:g} s: {last}")
     say(f"run: {out}")

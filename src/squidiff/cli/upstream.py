@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from squidiff.cli.app import ending_with_a_sentence
-from squidiff.cli.show import refuse_overwriting, say
+from squidiff.cli.show import progress, refuse_overwriting, say
 from squidiff.config import InputError
 
 
@@ -17,6 +17,45 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:  # type: ignore[override]
         raise InputError(f"{message}; {self.prog} --help lists the flags")
+
+
+def train_squidiff(tokens: Sequence[str] | None = None) -> None:
+    """`python train_squidiff.py`: trains upstream's network with upstream's flags."""
+    from squidiff.legacy.flags import FLAGS
+
+    parser = _Parser(prog="train_squidiff.py", description="Train upstream's network, with upstream's flags and files.")
+    for name, known in FLAGS.items():
+        kind = _truth if isinstance(known.default, bool) else type(known.default)
+        parser.add_argument(f"--{name}", type=kind, help=f"{known.help} (default: {known.default!r})")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and noise (default: 0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, or a name that torch knows (default: auto)")
+    with ending_with_a_sentence():
+        args = vars(parser.parse_args(sys.argv[1:] if tokens is None else tokens))
+        chosen = [name for name in FLAGS if args[name] is not None]
+        values = {name: known.default if args[name] is None else args[name] for name, known in FLAGS.items()}
+        for name in ("logger_path", "data_path"):
+            if not values[name]:
+                raise InputError("train_squidiff.py needs --logger_path FOLDER and --data_path CELLS.h5ad")
+        from squidiff.legacy.flags import settings
+        from squidiff.legacy.train import train
+        from squidiff.report.plots import save, training_loss
+        from squidiff.report.tables import training_metrics
+
+        config = settings(values, chosen, say, seed=args["seed"])
+        with progress("training", config.n_train_steps) as advance:
+            model, folder = train(values, config, say, device=args["device"], on_record=lambda r: advance(r.step, r))
+        save(training_loss(training_metrics(folder), "eps"), folder / "loss_plot.pdf")
+        say(f"trained on {model.device} in {model.provenance['seconds']:g} s: {model.history[-1]}")
+        say(f"model.pt, model_{config.ema_decay}.pt, loss_plot.pdf: {folder}")
+
+
+def _truth(text: str) -> bool:
+    """`False` is False: upstream's type=bool took every text for True."""
+    if text.lower() in ("true", "t", "yes", "y", "1"):
+        return True
+    if text.lower() in ("false", "f", "no", "n", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
 
 
 def sample_squidiff(tokens: Sequence[str] | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,6 +61,10 @@ class CheckReport:
             others = len(self.errors) - 1
             more = f" ({others} more error{'s' if others > 1 else ''}: see `squidiff check`)" if others else ""
             raise InputError(f"{self.errors[0]}{more}")
+
+    def without(self, what: str) -> CheckReport:
+        """The report without one kind of finding, for whoever means it so."""
+        return replace(self, findings=tuple(f for f in self.findings if f.what != what))
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able form, as in a run's check.json."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 
-from squidiff.config import Batch
+from squidiff.config import Batch, ShownBatch
 from squidiff.data.table import CellTable
 
 
@@ -45,13 +46,47 @@ class Pairs:
         return Batch(*(torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)) for a in arrays))
 
 
-class BatchStream:
+@dataclass(frozen=True)
+class ShownPairs:
+    """Upstream's pairs: what the encoder is shown beside each target cell, the same at every step."""
+
+    table: CellTable
+    source_row: np.ndarray | None
+    """(N,) row of the control cell that is shown, -1 for cells that are no targets; None: the target itself."""
+    drugs: np.ndarray
+    """P x D, the populations' drug encodings; D = 0 without drugs."""
+
+    def target_rows(self) -> np.ndarray:
+        """The cells that have something to be shown."""
+        rows = np.arange(len(self.table.population))
+        return rows if self.source_row is None else rows[self.source_row >= 0]
+
+    def batch(self, rows: np.ndarray, rng: np.random.Generator) -> ShownBatch:
+        """The given target cells and what is shown; nothing is drawn."""
+        target = self.table.dense(rows)
+        cells = target if self.source_row is None else self.table.dense(self.source_row[rows])
+        shown = np.concatenate([cells, self.drugs[self.table.population[rows]]], axis=1)
+        return ShownBatch(*(torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)) for a in (target, shown)))
+
+
+AnyBatch = TypeVar("AnyBatch", covariant=True)
+
+
+class DrawsBatches(Protocol[AnyBatch]):
+    """What a stream draws from."""
+
+    def batch(self, rows: np.ndarray, rng: np.random.Generator) -> AnyBatch: ...
+
+
+class BatchStream(Generic[AnyBatch]):
     """Endless batches: every cell once an epoch, in an order that depends on the seed and the epoch alone.
 
     Its state is the number of batches drawn, so that training resumes bit by bit from one integer.
     """
 
-    def __init__(self, pairs: Pairs, rows: np.ndarray, batch_size: int, seed: int, n_drawn: int = 0) -> None:
+    def __init__(
+        self, pairs: DrawsBatches[AnyBatch], rows: np.ndarray, batch_size: int, seed: int, n_drawn: int = 0
+    ) -> None:
         self.pairs = pairs
         self.rows = rows
         self.size = min(batch_size, len(rows))
@@ -59,7 +94,7 @@ class BatchStream:
         self.n_drawn = n_drawn
         self._epoch = -1
 
-    def draw(self) -> Batch:
+    def draw(self) -> AnyBatch:
         """The next batch, of batch_size cells or of all if there are fewer; an epoch's incomplete last is left out."""
         epoch, position = divmod(self.n_drawn, len(self.rows) // self.size)
         if epoch != self._epoch:

@@ -32,6 +32,8 @@ SPLIT = "split"
 """obs column that `prepare` writes: train or test."""
 DONE = "squidiff_preparation"
 """Key of uns where `prepare` writes its settings."""
+COUNTS, UNKNOWN = "raw counts", "unknown"
+"""Units in which cells are taken as they are."""
 SAME_TOTAL = 0.02
 """Cells whose totals differ by less than this share of the median were scaled to one total."""
 OTHER_UNIT = 10.0
@@ -112,7 +114,7 @@ class Normalisation:
     """The unit of X, as far as it is known; kept with a model, so that other data can be told to be in another."""
 
     unit: str
-    """`log1p of counts per N`, or `as given`."""
+    """`log1p of counts per N`, `as given`, COUNTS or UNKNOWN."""
     known_from: Literal["train", "prepare", "the values", "nothing"]
     """Who scaled and logged the counts, or else what the unit was inferred from."""
     typical_total: float | None
@@ -125,9 +127,14 @@ class Normalisation:
         median = None if total is None or not np.isfinite(total).all() else float(np.median(total))
         if bool(done.get("normalize", False)):
             return cls(f"log1p of counts per {float(done.get('target_sum', 0)):g}", by, median)
-        if total is not None and median and np.ptp(total) < SAME_TOTAL * median:
+        if total is not None and median and not looks_like_counts(cells) and np.ptp(total) < SAME_TOTAL * median:
             return cls(f"log1p of counts per {float(f'{median:.3g}'):g}", "the values", median)
-        return cls("as given", "nothing", median)
+        return cls(COUNTS, "the values", None) if looks_like_counts(cells) else cls("as given", "nothing", median)
+
+    @classmethod
+    def unknown(cls) -> Self:
+        """Of a model whose training data nobody described."""
+        return cls(UNKNOWN, "nothing", None)
 
     def require(self, cells: np.ndarray | sp.csr_matrix, where: str) -> None:
         """Raises InputError when cells of the same genes are plainly in another unit."""

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from squidiff.config import Config, InputError, Schema
+from squidiff.config import Batch, Config, InputError, Sampling, Schema
 from squidiff.data.conditions import N_TIME_FEATURES, ConditionEncoder, time_features
+from squidiff.data.dataset import Pairs
 from squidiff.data.preprocess import Normalisation
-from squidiff.data.table import CellTable
+from squidiff.data.table import CellTable, non_negative_genes
 from squidiff.model.network import Network, Standardisation
 from squidiff.response.populations import Population, Populations
+from squidiff.train.checkpoint import load_standardisation
+from squidiff.train.loop import RECIPE, Recipe
 
 SMALLEST_SCALE = 0.01
 """Of a gene, as a share of the largest: what hardly varies must not be blown up into noise."""
@@ -79,6 +83,71 @@ class Fitted:
         arrays = (np.ascontiguousarray(a, dtype=np.float32) for a in (source, condition))
         return self.network.encode(*(torch.from_numpy(a).to(device) for a in arrays))
 
+    def to_tensors(self) -> dict[str, torch.Tensor]:
+        """All arrays of a fitted model by name, as model.safetensors holds them."""
+        arrays = {
+            "populations.mean": self.populations.mean,
+            "populations.zero_fraction": self.populations.zero_fraction,
+            "populations.features": self.populations.features,
+            "populations.n_cells": self.populations.n_cells,
+            "vocabulary.vectors": self.encoder.vectors,
+            "non_negative": self.non_negative,
+        }
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        return tensors | {f"network.{name}": t for name, t in self.network.state_dict().items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """What config.json says of a fitted model."""
+        return {
+            "genes": list(self.genes),
+            "vocabulary": {"kind": self.encoder.kind, "names": list(self.encoder.names)},
+            "populations": [list(k) for k in self.populations.keys],
+            "highest": self.highest,
+            "normalisation": asdict(self.normalisation),
+        }
+
+    def encode_table(self, table: CellTable, schema: Schema) -> np.ndarray:
+        """z_sem of each cell under its own condition, N x Z."""
+        features = np.stack([self.encoder.describe(parts) for parts in table.parts])
+        condition = self.own_conditions(summarise(table, features, schema))[table.population]
+        chunks = in_chunks(np.arange(len(table.names)))
+        return np.concatenate([self.encode(table.dense(chunk), condition[chunk]).cpu().numpy() for chunk in chunks])
+
+
+def in_chunks(rows: np.ndarray) -> list[np.ndarray]:
+    """Rows in parts of a size that memory bears."""
+    return np.array_split(rows, max(1, len(rows) // Sampling().cells_per_batch))
+
+
+def begin_anchored(
+    table: CellTable,
+    encoder: ConditionEncoder,
+    normalisation: Normalisation,
+    schema: Schema,
+    config: Config,
+    device: torch.device,
+) -> tuple[Fitted, Pairs, Recipe[Batch]]:
+    """An untrained model, the pairs to train it on and how. Raises InputError when no gene varies."""
+    populations = summarise(table, np.stack([encoder.describe(parts) for parts in table.parts]), schema)
+    standardisation = fit_standardisation(table, populations, config)
+    network = Network.initialise(config, standardisation, n_condition(populations, standardisation)).to(device)
+    highest = float(table.cells.max())
+    fitted = Fitted(table.genes, encoder, populations, network, non_negative_genes(table.cells), highest, normalisation)
+    return fitted, _pairs(fitted, table), RECIPE
+
+
+def begin_again(fitted: Fitted, pairs: Pairs, config: Config, state: Path) -> tuple[Fitted, Pairs]:
+    """The same with the standardisation of a saved state: another machine may compute other axes from equal cells."""
+    standardisation = load_standardisation(state)
+    network = Network.initialise(config, standardisation, n_condition(fitted.populations, standardisation))
+    again = replace(fitted, network=network.to(fitted.network.center.device))
+    return again, _pairs(again, pairs.table)
+
+
+def _pairs(fitted: Fitted, table: CellTable) -> Pairs:
+    populations = fitted.populations
+    return Pairs(table, populations.sources, populations.mean, fitted.own_conditions(populations))
+
 
 def summarise(table: CellTable, features: np.ndarray, schema: Schema) -> Populations:
     """The populations of a table, with the condition features (P x F) that are given."""
@@ -115,34 +184,22 @@ def fit_standardisation(table: CellTable, populations: Populations, config: Conf
     return Standardisation(*(torch.from_numpy(np.array(a, dtype=np.float32)) for a in arrays))
 
 
-def to_tensors(fitted: Fitted) -> dict[str, torch.Tensor]:
-    """All arrays of a fitted model by name, as model.safetensors holds them."""
-    arrays = {
-        "populations.mean": fitted.populations.mean,
-        "populations.zero_fraction": fitted.populations.zero_fraction,
-        "populations.features": fitted.populations.features,
-        "populations.n_cells": fitted.populations.n_cells,
-        "vocabulary.vectors": fitted.encoder.vectors,
-        "non_negative": fitted.non_negative,
-    }
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
-    return tensors | {f"network.{name}": t for name, t in fitted.network.state_dict().items()}
-
-
-def to_json(fitted: Fitted) -> dict[str, Any]:
-    """What config.json says of a fitted model."""
-    return {
-        "genes": list(fitted.genes),
-        "vocabulary": {"kind": fitted.encoder.kind, "names": list(fitted.encoder.names)},
-        "populations": [list(k) for k in fitted.populations.keys],
-        "highest": fitted.highest,
-        "normalisation": asdict(fitted.normalisation),
-    }
-
-
 def digest(settings: dict[str, Any]) -> str:
     """SHA-256 of what config.json says; the weights carry it, so that those of another run are noticed."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def load_vocabulary(saved: dict[str, Any], tensors: dict[str, torch.Tensor]) -> ConditionEncoder:
+    """Raises KeyError when a part is missing."""
+    vocabulary = saved["vocabulary"]
+    return ConditionEncoder(vocabulary["kind"], tuple(vocabulary["names"]), tensors["vocabulary.vectors"].numpy())
+
+
+def check_tensors(tensors: dict[str, torch.Tensor]) -> None:
+    """Raises ValueError when one holds values that are not finite."""
+    damaged = [name for name, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
+    if damaged:
+        raise ValueError(f"{damaged[0]} holds values that are not finite")
 
 
 def rebuild(saved: dict[str, Any], tensors: dict[str, torch.Tensor], config: Config, device: torch.device) -> Fitted:
@@ -161,8 +218,7 @@ def rebuild(saved: dict[str, Any], tensors: dict[str, torch.Tensor], config: Con
         )
         network = Network.initialise(config, standardisation, n_condition(populations, standardisation))
         network.load_state_dict(weights)
-        vocabulary = saved["vocabulary"]
-        encoder = ConditionEncoder(vocabulary["kind"], tuple(vocabulary["names"]), arrays["vocabulary.vectors"])
+        encoder = load_vocabulary(saved, tensors)
         genes = tuple(saved["genes"])
         expected = {
             "populations.features": (len(populations.keys), encoder.n_features),
@@ -175,9 +231,7 @@ def rebuild(saved: dict[str, Any], tensors: dict[str, torch.Tensor], config: Con
         for name, shape in expected.items():
             if tuple(tensors[name].shape) != shape:
                 raise ValueError(f"{name} is of shape {tuple(tensors[name].shape)}, not {shape}")
-        damaged = [name for name, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
-        if damaged:
-            raise ValueError(f"{damaged[0]} holds values that are not finite")
+        check_tensors(tensors)
         return Fitted(
             genes,
             encoder,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import anndata as ad
 import numpy as np
@@ -18,7 +19,7 @@ from squidiff.data.table import CellTable
 from squidiff.diffusion.samplers import SAMPLERS, last
 from squidiff.diffusion.schedule import sampling_levels
 from squidiff.estimator.fitted import Fitted, summarise
-from squidiff.response.populations import Population, Source
+from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shape import ZeroLaw, move_to_mean, take_values
 from squidiff.response.stack import Anchor
 
@@ -28,6 +29,9 @@ N_BLOCK = 4096
 """Cells generated at once, about: memory does not grow with the number that is asked for."""
 MAX_DONORS = 2000
 """Cells whose values may switch on a gene in a source cell."""
+
+
+AnyPlan = TypeVar("AnyPlan")
 
 
 @dataclass(frozen=True)
@@ -67,15 +71,7 @@ class Generator:
 
     def plans(self, queries: Sequence[Query]) -> list[Plan]:
         """All are understood before one is generated. Raises InputError, which names the query where there are more."""
-        plans = []
-        for i, query in enumerate(queries):
-            try:
-                plans.append(self.plan(i, query))
-            except InputError as error:
-                if len(queries) == 1:
-                    raise
-                raise InputError(f"query {i + 1}: {error}") from error
-        return plans
+        return understood(queries, self.plan)
 
     def plan(self, index: int, query: Query) -> Plan:
         """What will be generated for a query, from which cells. Raises InputError when it cannot be predicted."""
@@ -85,18 +81,13 @@ class Generator:
         known = self.fitted.populations.find(key) is not None or (starts.has_control and key.condition == "")
         start = starts.source(key, itself=known)
         if start is None:
-            raise InputError(f"the source has no cells to start from in context {key.context!r}: it has {self._there}")
+            raise nothing_to_start_from(key, starts)
         source = Source(starts.keys[start], starts.mean[start])
         features = self.fitted.encoder.describe(query.parts)
         mean, predictor = self.anchor.predict(key, features, source)
         mean = np.where(self.fitted.non_negative, np.maximum(mean, 0.0), mean)
         condition = self.fitted.condition(key, features, source.mean, mean)
         return Plan(index, query, start, mean, predictor, condition, from_noise=source.key == key)
-
-    @property
-    def _there(self) -> str:
-        names = sorted({repr(key.context) for key in self.starts.keys if key.condition == ""})
-        return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "none"
 
     def generate(self, plan: Plan) -> ad.AnnData:
         """The cells of a plan; the same seed and query number give the same cells."""
@@ -110,7 +101,9 @@ class Generator:
         cells, z_sem = sp.vstack([cells for cells, _ in parts], format="csr"), np.concatenate([z for _, z in parts])
         if not self.fitted.non_negative.all():
             cells = cells.toarray()
-        return self._annotated(cells[:n_cells], z_sem[:n_cells], self.table.names[rows[:n_cells]], plan)
+        names = self.table.names[rows[:n_cells]]
+        genes = self.fitted.genes
+        return annotated(cells[:n_cells], z_sem[:n_cells], names, genes, plan.index, plan.query, plan.predictor)
 
     def _block(
         self, source: np.ndarray, plan: Plan, zero_fraction: np.ndarray, rng: np.random.Generator
@@ -153,14 +146,42 @@ class Generator:
             latents.append(z_sem.cpu().numpy())
         return np.concatenate(cells), np.concatenate(latents)
 
-    def _annotated(
-        self, cells: sp.csr_matrix | np.ndarray, z_sem: np.ndarray, source_names: np.ndarray, plan: Plan
-    ) -> ad.AnnData:
-        columns = dict(zip(OWN_COLUMNS, (plan.predictor, source_names), strict=True)) | plan.query.columns
-        obs = pd.DataFrame(columns, index=pd.Index([f"{plan.index}-{i}" for i in range(len(z_sem))]))
-        predicted = ad.AnnData(X=cells, obs=obs, var=pd.DataFrame(index=pd.Index(self.fitted.genes)))
-        predicted.obsm["X_z_sem"] = z_sem
-        return predicted
+
+def understood(queries: Sequence[Query], plan: Callable[[int, Query], AnyPlan]) -> list[AnyPlan]:
+    """The plans of all queries. Raises InputError, which names the query where there are more."""
+    plans = []
+    for i, query in enumerate(queries):
+        try:
+            plans.append(plan(i, query))
+        except InputError as error:
+            if len(queries) == 1:
+                raise
+            raise InputError(f"query {i + 1}: {error}") from error
+    return plans
+
+
+def nothing_to_start_from(key: Population, starts: Populations) -> InputError:
+    """Says which contexts the source has cells to start from in."""
+    names = sorted({repr(key.context) for key in starts.keys if key.condition == ""})
+    there = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "none"
+    return InputError(f"the source has no cells to start from in context {key.context!r}: it has {there}")
+
+
+def annotated(
+    cells: sp.csr_matrix | np.ndarray,
+    z_sem: np.ndarray,
+    source_names: np.ndarray,
+    genes: tuple[str, ...],
+    index: int,
+    query: Query,
+    predictor: str,
+) -> ad.AnnData:
+    """Predicted cells of one query, with what they are and where they come from."""
+    columns = dict(zip(OWN_COLUMNS, (predictor, source_names), strict=True)) | query.columns
+    obs = pd.DataFrame(columns, index=pd.Index([f"{index}-{i}" for i in range(len(z_sem))]))
+    predicted = ad.AnnData(X=cells, obs=obs, var=pd.DataFrame(index=pd.Index(genes)))
+    predicted.obsm["X_z_sem"] = z_sem
+    return predicted
 
 
 def draw_rows(rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:

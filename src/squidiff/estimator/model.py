@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import shutil
 import time
@@ -17,35 +18,27 @@ import pandas as pd
 from squidiff.config import Config, InputError, Sampling, Schema, settings_from_json, settings_to_json
 from squidiff.data.check import check
 from squidiff.data.conditions import ConditionEncoder
-from squidiff.data.dataset import BatchStream, Pairs
+from squidiff.data.dataset import BatchStream, Pairs, ShownPairs
 from squidiff.data.manifest import describe_table, provenance
-from squidiff.data.preprocess import DONE, Normalisation, normalize
+from squidiff.data.preprocess import COUNTS, DONE, UNKNOWN, Normalisation, normalize
 from squidiff.data.queries import read_queries
 from squidiff.data.table import (
     CellTable,
     as_matrix,
     looks_like_counts,
     matched,
-    non_negative_genes,
     read_cells,
     remember_schema,
 )
-from squidiff.estimator.fitted import (
-    Fitted,
-    digest,
-    fit_standardisation,
-    n_condition,
-    rebuild,
-    summarise,
-    to_json,
-    to_tensors,
-)
+from squidiff.estimator.fitted import Fitted, begin_again, begin_anchored, digest, rebuild
 from squidiff.estimator.generate import Generator
+from squidiff.estimator.upstream import LatentGenerator, UpstreamFitted, begin_upstream, rebuild_upstream
 from squidiff.files import read_json, write_json
-from squidiff.model.network import Network
-from squidiff.train.checkpoint import load_standardisation, read_tensors, write_tensors
-from squidiff.train.loop import find_device
+from squidiff.model.upstream import UpstreamNetwork
+from squidiff.train.checkpoint import read_tensors, write_tensors
+from squidiff.train.loop import Recipe, TrainState, find_device
 from squidiff.train.run import METRICS, STATE, Record, read_records, train, write_records
+from squidiff.train.upstream_checkpoint import write_upstream
 
 WEIGHTS = "model.safetensors"
 RUN_FILES = (
@@ -79,10 +72,10 @@ class Squidiff:
         self.check: dict[str, Any] = {}
         self.provenance: dict[str, Any] = {}
         self.history: list[Record] = []
-        self._fitted: Fitted | None = None
+        self._fitted: Fitted | UpstreamFitted | None = None
 
     @property
-    def fitted(self) -> Fitted:
+    def fitted(self) -> Fitted | UpstreamFitted:
         """Raises InputError before `fit` or `load`."""
         if self._fitted is None:
             raise InputError("this model is not trained: call fit, or load a run")
@@ -95,43 +88,44 @@ class Squidiff:
         out: str | Path | None = None,
         resume: bool = False,
         on_record: Callable[[Record], None] | None = None,
+        as_given: bool = False,
+        source_rows: np.ndarray | None = None,
+        beside_others: bool = False,
     ) -> Squidiff:
         """Trains on AnnData, backed AnnData or a path; equal data, settings and machine give equal weights, bit by bit.
 
         With `out`, the run folder is written as training goes; with `resume` it goes on where an earlier run stopped.
+        `as_given` takes raw counts as they are. `source_rows` (N,), of upstream's architecture with SMILES, is the row
+        of the control cell that each cell is paired with, -1 for none; else one is drawn from its context.
+        `beside_others` writes into a folder that holds other files, as long as none of them is to be replaced.
         Raises InputError when the data have errors (see `check`), or when the folder holds another run.
         """
         started = time.perf_counter()
         adata = read_cells(data)
         report = check(adata, self.schema, normalize=self.config.normalize)
+        if as_given:
+            report = report.without("raw counts")
         report.raise_errors()
-        table = CellTable.from_anndata(self._normalized(adata), self.schema)
+        table = CellTable.from_anndata(adata if as_given else self._normalized(adata), self.schema)
         encoder = ConditionEncoder.fit(table.parts, self.schema)
-        populations = summarise(table, np.stack([encoder.describe(parts) for parts in table.parts]), self.schema)
-        n_cells = int((populations.sources[table.population] >= 0).sum())
+        normalisation = self._normalisation(adata, table)
+        if self.config.architecture == "upstream":
+            begin = functools.partial(begin_upstream, source_rows=source_rows)
+        else:
+            begin = begin_anchored
+        fitted, pairs, recipe = begin(table, encoder, normalisation, self.schema, self.config, self.device)
+        n_cells = len(pairs.target_rows())
         if n_cells < MIN_CELLS:
             raise InputError(f"{n_cells} cells can be trained on, those with control cells in their context: give more")
-        standardisation = fit_standardisation(table, populations, self.config)
 
         folder = Path(out) if out is not None else None
         self.check, self.manifest = report.to_json(), describe_table(table)
         self.manifest["vocabulary_sha256"] = hashlib.sha256(encoder.vectors.tobytes()).hexdigest()
         if folder is not None:
-            self._claim(folder, resume)
-            if resume and (folder / STATE).exists():  # another machine may compute other axes from the same cells
-                standardisation = load_standardisation(folder / STATE)
-        network = Network.initialise(self.config, standardisation, n_condition(populations, standardisation))
-        fitted = Fitted(
-            table.genes,
-            encoder,
-            populations,
-            network.to(self.device),
-            non_negative_genes(table.cells),
-            float(table.cells.max()),
-            self._normalisation(adata, table),
-        )
-        pairs = Pairs(table, populations.sources, populations.mean, fitted.own_conditions(populations))
-        self.history = self._train(network, pairs, folder, resume, on_record)
+            self._claim(folder, resume, beside_others)
+            if resume and (folder / STATE).exists() and isinstance(fitted, Fitted):
+                fitted, pairs = begin_again(fitted, pairs, self.config, folder / STATE)
+        self.history = self._train(fitted, pairs, recipe, folder, resume, on_record)
         self._fitted = fitted
         self.provenance = provenance(
             device=str(self.device), seed=self.config.seed, seconds=round(time.perf_counter() - started, 1)
@@ -146,12 +140,7 @@ class Squidiff:
 
         Training shows the encoder source cells (of a perturbation: control cells), so these are what it knows best.
         """
-        table, fitted = self._table(data), self.fitted
-        features = np.stack([fitted.encoder.describe(parts) for parts in table.parts])
-        condition = fitted.own_conditions(summarise(table, features, self.schema))[table.population]
-        rows = np.arange(len(table.names))
-        chunks = np.array_split(rows, max(1, len(rows) // Sampling().cells_per_batch))
-        return np.concatenate([fitted.encode(table.dense(chunk), condition[chunk]).cpu().numpy() for chunk in chunks])
+        return self.fitted.encode_table(self._table(data), self.schema)
 
     def predict(
         self,
@@ -170,7 +159,8 @@ class Squidiff:
         """
         sampling = sampling or Sampling()
         asked = read_queries(queries, self.schema)
-        generator = Generator(self.fitted, self._table(source), self.schema, sampling)
+        make = LatentGenerator if isinstance(self.fitted, UpstreamFitted) else Generator
+        generator = make(self.fitted, self._table(source), self.schema, sampling)
         plans = generator.plans(asked)
         results = []
         for i, plan in enumerate(plans):
@@ -196,13 +186,13 @@ class Squidiff:
 
     def _write(self, folder: Path) -> None:
         """All files of a run, model.safetensors last and whole."""
-        settings = self._settings() | to_json(self.fitted)
+        settings = self._settings() | self.fitted.to_json()
         write_json(folder / "check.json", self.check)
         write_json(folder / "manifest.json", self.manifest)
         write_json(folder / "provenance.json", self.provenance)
         write_json(folder / "config.json", settings)
         write_records(folder / METRICS, self.history)
-        write_tensors(folder / WEIGHTS, to_tensors(self.fitted), {"config_sha256": digest(settings)})
+        write_tensors(folder / WEIGHTS, self.fitted.to_tensors(), {"config_sha256": digest(settings)})
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "auto") -> Squidiff:
@@ -230,7 +220,23 @@ class Squidiff:
                 f"{folder}/model.safetensors and config.json do not belong together: one is another run's, or "
                 "config.json was changed by hand"
             )
-        model._fitted = rebuild(saved, tensors, model.config, model.device)
+        rebuilt = rebuild_upstream if model.config.architecture == "upstream" else rebuild
+        model._fitted = rebuilt(saved, tensors, model.config, model.device)
+        return model
+
+    @classmethod
+    def of(
+        cls,
+        fitted: Fitted | UpstreamFitted,
+        schema: Schema,
+        config: Config,
+        *,
+        manifest: dict[str, Any],
+        provenance: dict[str, Any],
+    ) -> Squidiff:
+        """A model, on the CPU, of what was fitted elsewhere."""
+        model = cls(schema, config, "cpu")
+        model._fitted, model.manifest, model.provenance = fitted, manifest, provenance
         return model
 
     def _settings(self) -> dict[str, Any]:
@@ -241,7 +247,7 @@ class Squidiff:
             "config": settings_to_json(self.config),
         }
 
-    def _claim(self, folder: Path, resume: bool) -> None:
+    def _claim(self, folder: Path, resume: bool, beside_others: bool) -> None:
         """Makes the run folder, or makes sure that an unfinished run in it is this one."""
         if (folder / WEIGHTS).exists():
             raise InputError(f"{folder} already holds a trained model: choose another folder")
@@ -259,16 +265,20 @@ class Squidiff:
                     raise InputError(f"{folder} was begun with other {what}: give the same file, or another folder")
             return
         begun = {"check.json", "manifest.json"}  # a run that was killed before config.json, which comes last
-        if folder.is_dir() and not {path.name for path in folder.iterdir()} <= begun:
-            raise InputError(f"{folder} is not empty and holds no run: choose another folder")
+        there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        if beside_others:
+            there &= {*RUN_FILES, *self._upstream_files}
+        if not there <= begun:
+            raise InputError(f"{folder} holds {min(there - begun)!r} and no run: choose another folder")
         write_json(folder / "check.json", self.check)
         write_json(folder / "manifest.json", self.manifest)
         write_json(folder / "config.json", self._settings())
 
     def _train(
         self,
-        network: Network,
-        pairs: Pairs,
+        fitted: Fitted | UpstreamFitted,
+        pairs: Pairs | ShownPairs,
+        recipe: Recipe[Any],
         folder: Path | None,
         resume: bool,
         on_record: Callable[[Record], None] | None,
@@ -280,18 +290,42 @@ class Squidiff:
         chunks = np.array_split(held, -(-len(held) // config.batch_size)) if len(held) else []
         rng = np.random.default_rng((config.seed, 3))
         return train(
-            network,
+            fitted.network,
             lambda n: BatchStream(pairs, trained, config.batch_size, config.seed, n).draw,
             [pairs.batch(chunk, rng) for chunk in chunks],
             config,
+            recipe,
             out=folder,
             resume=resume,
             on_record=on_record,
+            on_save=None if folder is None else functools.partial(self._save_as_upstream, folder),
         )
+
+    def _as_sources(self, adata: ad.AnnData) -> ad.AnnData:
+        """With upstream's drugs, cells that have no SMILES column are control cells all, as in its control files."""
+        key = self.schema.condition_key
+        if key is None or key != self.schema.smiles_key or key in adata.obs:
+            return adata
+        dose_key = self.schema.dose_key
+        columns = {key: self.schema.control} | ({} if dose_key is None else {dose_key: 0.0})
+        bare = adata.copy()
+        bare.obs = bare.obs.assign(**columns)
+        return bare
+
+    def _save_as_upstream(self, folder: Path, state: TrainState) -> None:
+        """The files that upstream's training leaves, where the network is upstream's: newest and averaged weights."""
+        if isinstance(state.network, UpstreamNetwork):
+            newest = state.network.state_dict()
+            for name, weights in zip(self._upstream_files, (newest, newest | state.average), strict=True):
+                write_upstream(folder / name, weights)
+
+    @property
+    def _upstream_files(self) -> tuple[str, str]:
+        return "model.pt", f"model_{self.config.ema_decay}.pt"
 
     def _table(self, data: ad.AnnData | str | Path) -> CellTable:
         """Cells to start from or to encode, with the genes of training in its order, in its unit."""
-        adata = read_cells(data)
+        adata = self._as_sources(read_cells(data))
         if self.config.total_counts_key is None:  # training scaled to the total of these genes alone
             adata = matched(adata, self.fitted.genes)
         table = CellTable.from_anndata(self._normalized(adata), self.schema, self.fitted.genes)
@@ -305,6 +339,8 @@ class Squidiff:
         return Normalisation.of(table.cells, done if isinstance(done, Mapping) else {}, "prepare")
 
     def _normalized(self, adata: ad.AnnData) -> ad.AnnData:
+        if self._fitted is not None and self._fitted.normalisation.unit in (COUNTS, UNKNOWN):
+            return adata
         is_counts = looks_like_counts(as_matrix(adata))
         if self.config.normalize and not is_counts:
             raise InputError("the model was trained with --normalize, but X does not hold raw counts: give raw counts")

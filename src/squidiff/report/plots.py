@@ -46,11 +46,12 @@ def smoothed(values: pd.Series, span: float) -> pd.Series:
     return values.astype(float).ewm(span=max(span, 1.0), adjust=True, ignore_na=True).mean()
 
 
-def training_loss(metrics: pd.DataFrame) -> Figure:
+def training_loss(metrics: pd.DataFrame, predicts: str = "v") -> Figure:
     """Loss, loss by noise level and learning rate over the optimiser steps.
 
     `metrics`: a row for each logged step, columns step, loss, validation_loss (NaN where not measured),
-    learning_rate, loss_q1 .. loss_q4 (quartiles of the noise level, q1 the least). Raises InputError without rows.
+    learning_rate, loss_q1 .. loss_q4 (quartiles of the noise level, q1 the least). `predicts` names what the loss is
+    the squared error of. Raises InputError without rows.
     """
     if metrics.empty:
         raise InputError("the run has no metrics yet: train for at least one logging interval")
@@ -75,7 +76,7 @@ def training_loss(metrics: pd.DataFrame) -> Figure:
             if lowest["step"] == last["step"]
             else (f" at {int(lowest['step']):,} ({_short(lowest['validation_loss'])})")
         )
-    _finish(top, title, y="loss: mean squared error of v")
+    _finish(top, title, y=f"loss: mean squared error of {predicts}")
     _loss_scale(top, pd.concat([metrics["loss"], validation["validation_loss"]]))
     _legend(top, 3)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -71,8 +71,20 @@ GROUPS = (
 the parts or of other times, then the same condition elsewhere, last what resembles the condition."""
 
 
+LATENT_GROUPS = (
+    Group(("additive",), lambda key: PART_SEPARATOR in key.condition),
+    Group(("time interpolation",), lambda key: key.time is not None),
+    Group(("mean shift",), lambda key: key.condition != ""),
+    Group(("time shift",), lambda key: key.time is not None),
+)
+"""The same of mean latents: sums of differences only, since a latent has no zeros and no proportions."""
+
+
 class Anchor:
-    """The mean of any population that training says something about: its own where it was seen, else by GROUPS."""
+    """The mean of any population that training says something about: its own where it was seen, else by groups."""
+
+    def __init__(self, groups: Sequence[Group] = GROUPS) -> None:
+        self.groups = groups
 
     def fit(self, populations: Populations) -> Anchor:
         self.populations = populations
@@ -88,7 +100,7 @@ class Anchor:
         if source.key == key:
             return source.mean, "no change"
         reasons = []
-        for group in GROUPS:
+        for group in self.groups:
             if group.applies(key):
                 try:
                     return self._averaged(group, key, features, source)

@@ -47,9 +47,13 @@ def save_state(path: Path, state: TrainState, best: Mapping[str, torch.Tensor], 
     tensors |= {f"buffers.{name}": b for name, b in state.network.named_buffers()}
     tensors |= {f"average.{name}": t for name, t in state.average.items()}
     tensors |= {f"best.{name}": t for name, t in best.items()}
+    unmoved = []  # a parameter that the loss does not depend on never has a gradient
     for name, p in state.network.named_parameters():
-        tensors |= {f"optimizer.{name}.{moment}": state.optimizer.state[p][moment] for moment in MOMENTS}
-    write_tensors(path, tensors, {"step": state.step, "validation_loss": best_loss})
+        if p in state.optimizer.state:
+            tensors |= {f"optimizer.{name}.{moment}": state.optimizer.state[p][moment] for moment in MOMENTS}
+        else:
+            unmoved.append(name)
+    write_tensors(path, tensors, {"step": state.step, "validation_loss": best_loss, "unmoved": unmoved})
 
 
 def load_state(path: Path, state: TrainState, n_train_steps: int) -> tuple[dict[str, torch.Tensor], float]:
@@ -64,8 +68,9 @@ def load_state(path: Path, state: TrainState, n_train_steps: int) -> tuple[dict[
             for name, p in state.network.named_parameters():
                 p.copy_(tensors[f"weights.{name}"])
                 state.average[name].copy_(tensors[f"average.{name}"])
-                moments = {moment: tensors[f"optimizer.{name}.{moment}"] for moment in MOMENTS}
-                state.optimizer.state[p] = {moment: value.to(state.device) for moment, value in moments.items()}
+                if name not in note["unmoved"]:
+                    moments = {moment: tensors[f"optimizer.{name}.{moment}"] for moment in MOMENTS}
+                    state.optimizer.state[p] = {moment: value.to(state.device) for moment, value in moments.items()}
                 best[name] = tensors[f"best.{name}"].to(state.average[name])
             for name, buffer in state.network.named_buffers():
                 buffer.copy_(tensors[f"buffers.{name}"])

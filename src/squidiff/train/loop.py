@@ -52,6 +52,7 @@ class TrainState:
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
+        network.train()
         average = {name: p.detach().clone() for name, p in network.named_parameters()}
         return cls(network, average, optimizer, torch.Generator().manual_seed(config.seed))
 
@@ -151,8 +152,10 @@ def averaged_weights(state: TrainState) -> Iterator[None]:
         current = {name: p.detach().clone() for name, p in parameters.items()}
         for name, p in parameters.items():
             p.copy_(state.average[name])
+        state.network.eval()
         try:
             yield
         finally:
+            state.network.train()
             for name, p in parameters.items():
                 p.copy_(current[name])

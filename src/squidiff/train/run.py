@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import IO
 
 import torch
+from torch import nn
 
-from squidiff.config import Batch, Config, InputError
+from squidiff.config import Config, InputError
 from squidiff.diffusion.loss import Losses, loss_by_quartile
 from squidiff.files import saying_where, write_atomically
-from squidiff.model.network import Network
 from squidiff.train.checkpoint import load_state, save_state
-from squidiff.train.loop import Step, TrainState, training_steps, validation_loss
+from squidiff.train.loop import RECIPE, AnyBatch, Recipe, Step, TrainState, training_steps, validation_loss
 
 METRICS = "metrics.jsonl"
 STATE = Path("resume", "state.safetensors")
@@ -59,16 +59,20 @@ class Best:
 
 
 def train(
-    network: Network,
-    stream: Callable[[int], Callable[[], Batch]],
-    validation: Sequence[Batch],
+    network: nn.Module,
+    stream: Callable[[int], Callable[[], AnyBatch]],
+    validation: Sequence[AnyBatch],
     config: Config,
+    recipe: Recipe[AnyBatch] = RECIPE,
     *,
     out: Path | None = None,
     resume: bool = False,
     on_record: Callable[[Record], None] | None = None,
+    on_save: Callable[[TrainState], None] | None = None,
 ) -> list[Record]:
     """Trains the network in place; it ends with the averaged weights of the lowest validation loss.
+
+    Where the recipe keeps the newest weights, it ends with those. `on_save` is called at every save and at the end.
 
     `stream(n)` gives the function that draws batches from the n-th on. With `out`, metrics.jsonl and the resumable
     state are written there; with `resume`, training goes on from that state if there is one. Returns all records,
@@ -84,12 +88,12 @@ def train(
     window = _Window(config)
     saved = state.step
     with log:
-        for step in training_steps(state, stream(state.step), config):
+        for step in training_steps(state, stream(state.step), config, recipe):
             window.add(step)
             is_last = step.step == config.n_train_steps
             loss = None
             if is_last or step.step % config.validate_every_steps == 0:
-                loss = _keep_best(state, best, validation, config)
+                loss = _keep_best(state, best, validation, config, recipe)
             if not (is_last or loss is not None or step.step % config.log_every_steps == 0):
                 continue
             record = window.record(loss)
@@ -101,16 +105,24 @@ def train(
             # only where a record ends, so that the records of a resumed run are those of an uninterrupted one
             if out is not None and not is_last and step.step - saved >= config.save_every_steps:
                 save_state(out / STATE, state, best.weights, best.validation_loss)
+                if on_save is not None:
+                    on_save(state)
                 saved = step.step
-    with torch.no_grad():
-        for name, p in network.named_parameters():
-            p.copy_(best.weights[name])
+    if on_save is not None:
+        on_save(state)
+    if recipe.keeps_average:
+        with torch.no_grad():
+            for name, p in network.named_parameters():
+                p.copy_(best.weights[name])
+    network.eval()
     return records
 
 
-def _keep_best(state: TrainState, best: Best, validation: Sequence[Batch], config: Config) -> float | None:
+def _keep_best(
+    state: TrainState, best: Best, validation: Sequence[AnyBatch], config: Config, recipe: Recipe[AnyBatch]
+) -> float | None:
     """The validation loss of the averaged weights; without validation cells the newest weights are the best."""
-    loss = validation_loss(state, validation, config.seed) if validation else None
+    loss = validation_loss(state, validation, config.seed, recipe) if validation else None
     if loss is None or loss < best.validation_loss:
         best.weights = {name: t.clone() for name, t in state.average.items()}
         best.validation_loss = float("inf") if loss is None else loss

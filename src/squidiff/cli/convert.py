@@ -1,0 +1,49 @@
+"""squidiff convert, squidiff export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from squidiff.cli.options import SchemaOptions, given
+from squidiff.cli.show import refuse_overwriting, say
+from squidiff.config import Schema
+
+
+def convert(
+    checkpoint: Annotated[Path, Parameter(help="a checkpoint of upstream's Squidiff: model.pt, model_0.9999.pt")],
+    /,
+    *,
+    genes: Annotated[Path, Parameter(help="names of its genes, in their order: a text file, one a line, or an .h5ad")],
+    out: Annotated[Path, Parameter(help="the run folder to write")],
+    schema: SchemaOptions = Schema(),
+) -> None:
+    """Turn a checkpoint of upstream's Squidiff into a run, for every command that takes one.
+
+    Without schema options a model with drugs has upstream's columns (SMILES, dose), another is for plain generation.
+    """
+    from squidiff.legacy.convert import convert as read
+
+    model = read(checkpoint, genes, given(schema))
+    model.save(out)
+    sizes = model.fitted.network.sizes
+    variant = f"with drug structure ({sizes.n_fingerprint:,} bits)" if sizes.n_fingerprint else "without drugs"
+    say(f"{sizes.n_genes:,} genes, width {sizes.width:,}, {sizes.n_blocks} blocks, {variant}")
+    say(f"run: {out}")
+
+
+def export(
+    run: Annotated[Path, Parameter(help="a run folder of upstream's architecture")],
+    /,
+    *,
+    upstream: Annotated[Path, Parameter(help="the checkpoint to write, such as model.pt")],
+) -> None:
+    """Write a run of upstream's architecture as a checkpoint that upstream's Squidiff loads."""
+    from squidiff.estimator import Squidiff
+    from squidiff.legacy.convert import export as write
+
+    refuse_overwriting(run / "model.safetensors", upstream)
+    write(Squidiff.load(run, "cpu"), upstream)
+    say(f"checkpoint: {upstream}")

@@ -1,0 +1,231 @@
+"""Upstream's architecture as a model of ours: what it leaves behind, and predictions by its latent arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from squidiff.config import Config, InputError, Sampling, Schema, ShownBatch
+from squidiff.data.conditions import ConditionEncoder
+from squidiff.data.dataset import ShownPairs
+from squidiff.data.preprocess import Normalisation
+from squidiff.data.queries import Query
+from squidiff.data.table import CellTable
+from squidiff.diffusion.samplers import SAMPLERS, last
+from squidiff.diffusion.schedule import StepSchedule
+from squidiff.estimator.fitted import check_tensors, in_chunks, load_vocabulary, summarise
+from squidiff.estimator.generate import annotated, draw_rows, nothing_to_start_from, understood
+from squidiff.model.upstream import UpstreamDenoiser, UpstreamNetwork, UpstreamSizes
+from squidiff.response.populations import Population, Populations, Source
+from squidiff.response.stack import LATENT_GROUPS, Anchor
+from squidiff.train.loop import Recipe
+from squidiff.train.upstream_recipe import upstream_recipe
+
+
+@dataclass(frozen=True)
+class UpstreamFitted:
+    """What training, or a checkpoint, leaves behind."""
+
+    genes: tuple[str, ...]
+    encoder: ConditionEncoder
+    seen: tuple[Population, ...]
+    """The populations of training; none where they are not known."""
+    network: UpstreamNetwork
+    schedule: StepSchedule
+    normalisation: Normalisation
+
+    @property
+    def has_drugs(self) -> bool:
+        return self.network.sizes.n_fingerprint > 0
+
+    @torch.no_grad()
+    def encode(self, cells: np.ndarray, drugs: np.ndarray) -> torch.Tensor:
+        """z_sem (B x Z) of cells (B x G) and their drug encodings (B x D; D = 0 without drugs)."""
+        shown = np.concatenate([cells, drugs], axis=1, dtype=np.float32)
+        z_sem: torch.Tensor = self.network.encoder(torch.from_numpy(shown).to(self.network.device))
+        return z_sem
+
+    def drugs(self, table: CellTable) -> np.ndarray:
+        """The drug encodings of a table's populations, P x D."""
+        if not self.has_drugs:
+            return np.zeros((len(table.keys), 0), dtype=np.float32)
+        return np.stack([self.encoder.encode(parts) for parts in table.parts])
+
+    def encode_table(self, table: CellTable, schema: Schema) -> np.ndarray:
+        """z_sem of each cell under its own drugs, N x Z."""
+        drugs, chunks = self.drugs(table), in_chunks(np.arange(len(table.names)))
+        latents = [self.encode(table.dense(chunk), drugs[table.population[chunk]]) for chunk in chunks]
+        return np.concatenate([z_sem.cpu().numpy() for z_sem in latents])
+
+    def to_tensors(self) -> dict[str, torch.Tensor]:
+        """All arrays by name, as model.safetensors holds them."""
+        network = {f"network.{name}": t for name, t in self.network.state_dict().items()}
+        return {"vocabulary.vectors": torch.from_numpy(np.ascontiguousarray(self.encoder.vectors)), **network}
+
+    def to_json(self) -> dict[str, Any]:
+        """What config.json says."""
+        return {
+            "genes": list(self.genes),
+            "vocabulary": {"kind": self.encoder.kind, "names": list(self.encoder.names)},
+            "populations": [list(key) for key in self.seen],
+            "normalisation": asdict(self.normalisation),
+        }
+
+
+def begin_upstream(
+    table: CellTable,
+    encoder: ConditionEncoder,
+    normalisation: Normalisation,
+    schema: Schema,
+    config: Config,
+    device: torch.device,
+    source_rows: np.ndarray | None = None,
+) -> tuple[UpstreamFitted, ShownPairs, Recipe[ShownBatch]]:
+    """An untrained model, the pairs to train it on and how.
+
+    Without SMILES the encoder is shown the target itself. With them it is shown a control cell and the drug encoding;
+    every target keeps one control cell: that of `source_rows` (N,), or one drawn from its context.
+    """
+    n_drugs = encoder.vectors.shape[1] if schema.smiles_key is not None else 0
+    sizes = UpstreamSizes(
+        len(table.genes), n_drugs, config.n_latent, config.width, config.width, config.n_blocks, config.width
+    )
+    network = UpstreamNetwork.initialise(sizes, config.seed).to(device)
+    schedule = StepSchedule.named(config.noise_schedule, config.n_diffusion_steps)
+    seen = tuple(Population(*key) for key in table.keys)
+    fitted = UpstreamFitted(table.genes, encoder, seen, network, schedule, normalisation)
+    if n_drugs and source_rows is None:
+        source_rows = _draw_sources(table, schema, config.seed)
+    pairs = ShownPairs(table, source_rows if n_drugs else None, fitted.drugs(table))
+    return fitted, pairs, upstream_recipe(schedule)
+
+
+def _draw_sources(table: CellTable, schema: Schema, seed: int) -> np.ndarray:
+    """A row of the source population for each cell, (N,); -1 where there is none."""
+    populations = summarise(table, np.zeros((len(table.keys), 1)), schema)
+    rng = np.random.default_rng((seed, 5))
+    rows = np.full(len(table.population), -1)
+    for i, source in enumerate(populations.sources):
+        if source >= 0:
+            mine = np.flatnonzero(table.population == i)
+            rows[mine] = draw_rows(np.flatnonzero(table.population == source), len(mine), rng)
+    return rows
+
+
+def rebuild_upstream(
+    saved: dict[str, Any], tensors: dict[str, torch.Tensor], config: Config, device: torch.device
+) -> UpstreamFitted:
+    """The inverse of `to_tensors` and `to_json`. Raises InputError when they do not belong together."""
+    try:
+        weights = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
+        network = UpstreamNetwork.from_state(weights)
+        encoder = load_vocabulary(saved, tensors)
+        genes = tuple(saved["genes"])
+        if len(genes) != network.sizes.n_genes:
+            raise ValueError(f"there are {len(genes)} gene names and {network.sizes.n_genes} genes")
+        check_tensors(tensors)
+        return UpstreamFitted(
+            genes,
+            encoder,
+            tuple(Population(*key) for key in saved["populations"]),
+            network.to(device),
+            StepSchedule.named(config.noise_schedule, config.n_diffusion_steps),
+            Normalisation(**saved["normalisation"]),
+        )
+    except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"the run's model.safetensors and config.json do not belong together: {error}") from error
+
+
+@dataclass(frozen=True)
+class LatentPlan:
+    """One population to generate, understood."""
+
+    index: int
+    query: Query
+    start: int
+    """Index of the source population in the source table."""
+    shift: np.ndarray
+    """(Z,) added to the source cells' latents."""
+    drugs: np.ndarray
+    """(D,) the drug encoding."""
+    predictor: str
+
+
+class LatentGenerator:
+    """Plans and generates populations from one source table, by the arithmetic of mean latents or by drug encodings.
+
+    Directions are taken between the source table's own populations: upstream's model keeps none of training.
+    """
+
+    def __init__(self, fitted: UpstreamFitted, table: CellTable, schema: Schema, sampling: Sampling) -> None:
+        if sampling.strength != Sampling().strength:
+            raise InputError("--strength has no use for upstream's architecture: it always starts from pure noise")
+        self.fitted, self.table, self.sampling = fitted, table, sampling
+        self.schema, self.has_control = schema, schema.control is not None
+        self.steps = fitted.schedule.sampling_steps(sampling.n_sample_steps)
+        self.levels = fitted.schedule.sampling_levels(self.steps)
+        cells = self.z_sem if not fitted.has_drugs else np.zeros((len(table.names), 1), dtype=np.float32)
+        keys = tuple(Population(*key) for key in table.keys)
+        features = np.zeros((len(keys), 1))
+        self.starts = Populations.summarise(cells, table.population, keys, features, self.has_control)
+
+    @cached_property
+    def z_sem(self) -> np.ndarray:
+        """Of the source cells, N x Z."""
+        return self.fitted.encode_table(self.table, self.schema)
+
+    @cached_property
+    def denoiser(self) -> UpstreamDenoiser:
+        return UpstreamDenoiser(self.fitted.network, self.levels[:-1], self.steps)
+
+    def plans(self, queries: Sequence[Query]) -> list[LatentPlan]:
+        """All are understood before one is generated. Raises InputError, which names the query where there are more."""
+        return understood(queries, self.plan)
+
+    def plan(self, index: int, query: Query) -> LatentPlan:
+        """What will be generated for a query, from which cells. Raises InputError when it cannot be predicted."""
+        key = Population(*query.key)
+        # cells of a population that training did not see are the answer, should the source hold them
+        is_start = key.condition == "" and (self.has_control or key.time is None)
+        known = is_start or key in self.fitted.seen
+        start = self.starts.source(key, itself=known)
+        if start is None:
+            raise nothing_to_start_from(key, self.starts)
+        if self.fitted.has_drugs:
+            drugs = self.fitted.encoder.encode(query.parts)
+            return LatentPlan(index, query, start, np.zeros(1, np.float32), drugs, "drug structure")
+        told = [i for i, there in enumerate(self.starts.keys) if known or there != key]
+        anchor = Anchor(LATENT_GROUPS).fit(self.starts.only(np.array(told)))
+        source = Source(self.starts.keys[start], self.starts.mean[start])
+        mean, predictor = anchor.predict(key, np.zeros(1), source)
+        shift = (mean - source.mean).astype(np.float32)
+        return LatentPlan(index, query, start, shift, np.zeros(0, np.float32), f"latents: {predictor}")
+
+    def generate(self, plan: LatentPlan) -> ad.AnnData:
+        """The cells of a plan; the same seed and query number give the same cells."""
+        rng = np.random.default_rng((self.sampling.seed, plan.index))
+        available = np.flatnonzero(self.table.population == plan.start)
+        rows = draw_rows(available, plan.query.n_cells or len(available), rng)
+        cells, latents = [], []
+        for chunk in np.array_split(rows, -(-len(rows) // self.sampling.cells_per_batch)):
+            z_sem = self._latents(chunk, plan)
+            noise = rng.standard_normal((len(chunk), len(self.fitted.genes)), dtype=np.float32)
+            sampler = SAMPLERS[self.sampling.sampler]
+            x_t = torch.from_numpy(noise).to(z_sem)
+            cells.append(sp.csr_matrix(last(sampler(self.denoiser.bind(z_sem), x_t, self.levels)).cpu().numpy()))
+            latents.append(z_sem.cpu().numpy())
+        names = self.table.names[rows]
+        stacked, z_sem, genes = sp.vstack(cells, format="csr"), np.concatenate(latents), self.fitted.genes
+        return annotated(stacked, z_sem, names, genes, plan.index, plan.query, plan.predictor)
+
+    def _latents(self, rows: np.ndarray, plan: LatentPlan) -> torch.Tensor:
+        if self.fitted.has_drugs:
+            return self.fitted.encode(self.table.dense(rows), np.tile(plan.drugs, (len(rows), 1)))
+        return torch.from_numpy(self.z_sem[rows] + plan.shift).to(self.fitted.network.device)

@@ -1,0 +1,84 @@
+"""A checkpoint of upstream's as a run of ours, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from squidiff.config import PRESETS, InputError, Schema
+from squidiff.data.conditions import ConditionEncoder
+from squidiff.data.manifest import hash_names, provenance
+from squidiff.data.preprocess import Normalisation
+from squidiff.data.table import read_cells, schema_of
+from squidiff.diffusion.schedule import StepSchedule
+from squidiff.estimator import Squidiff
+from squidiff.estimator.upstream import UpstreamFitted
+from squidiff.legacy.cells import DOSE, SMILES
+from squidiff.train.upstream_checkpoint import read_upstream, write_upstream
+
+DRUG_SCHEMA = Schema(condition_key=SMILES, control="", smiles_key=SMILES, dose_key=DOSE)
+"""Upstream's own columns: a drug's SMILES is its name, and a cell without one is a control cell."""
+
+
+def convert(checkpoint: Path, genes: Path, schema: Schema | None = None) -> Squidiff:
+    """A model of ours with a checkpoint's weights; `genes` is a text file of names, one a line, or an .h5ad file.
+
+    Without a schema it is the one that the .h5ad file remembers, or upstream's columns for drugs, or none (plain
+    generation). Raises InputError when the genes are not as many as the model's or the schema does not fit it.
+    """
+    network = read_upstream(checkpoint)
+    sizes = network.sizes
+    names, remembered = _read_genes(genes)
+    if len(names) != sizes.n_genes:
+        raise InputError(f"{genes} names {len(names)} genes, but {checkpoint} is a model of {sizes.n_genes}")
+    has_drugs = sizes.n_fingerprint > 0
+    schema = schema or remembered or (DRUG_SCHEMA if has_drugs else Schema())
+    if has_drugs != (schema.smiles_key is not None):
+        remedy = "name the obs column of the SMILES with --smiles-key" if has_drugs else "leave --smiles-key out"
+        was = "with" if has_drugs else "without"
+        raise InputError(f"{checkpoint} was trained {was} drug structure: {remedy}")
+    config = dataclasses.replace(
+        PRESETS["upstream"], width=sizes.width, n_latent=sizes.n_latent, n_blocks=sizes.n_blocks
+    )
+    encoder = ConditionEncoder("smiles" if has_drugs else "one-hot", (), np.zeros((0, sizes.n_fingerprint), np.float32))
+    schedule = StepSchedule.named(config.noise_schedule, config.n_diffusion_steps)
+    fitted = UpstreamFitted(names, encoder, (), network, schedule, Normalisation.unknown())
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    return Squidiff.of(
+        fitted,
+        schema,
+        config,
+        manifest={"n_genes": len(names), "genes_sha256": hash_names(names), "populations": []},
+        provenance=provenance(converted_from=checkpoint.name, checkpoint_sha256=digest),
+    )
+
+
+def export(model: Squidiff, path: Path) -> None:
+    """Writes a checkpoint that upstream loads. Raises InputError for a model of another architecture."""
+    if not isinstance(model.fitted, UpstreamFitted):
+        raise InputError(
+            "only models of upstream's architecture become its checkpoints (train with --preset upstream, or convert): "
+            "this one has this project's own"
+        )
+    write_upstream(path, model.fitted.network.state_dict())
+
+
+def _read_genes(path: Path) -> tuple[tuple[str, ...], Schema | None]:
+    """Gene names, and the schema that an .h5ad file remembers. Raises InputError when they cannot be read."""
+    if path.suffix in (".h5ad", ".h5"):
+        cells = read_cells(path)
+        names, schema = tuple(map(str, cells.var_names)), schema_of(cells, None)
+        remembered = None if schema == Schema() else schema
+    else:
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} cannot be read as a list of gene names: {error}") from error
+        names, remembered = tuple(line.strip() for line in lines if line.strip()), None
+    repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
+    if repeated:
+        raise InputError(f"{path} names gene {min(repeated)!r} twice: names must be unique")
+    return names, remembered

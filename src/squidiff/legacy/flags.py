@@ -1,0 +1,106 @@
+"""Upstream's flags of training, and the settings that they ask for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from squidiff.config import PRESETS, Config, InputError
+
+Say = Callable[[str], None]
+
+
+class Flag(NamedTuple):
+    """One of upstream's flags."""
+
+    default: Any
+    help: str
+    refusal: str | None = None
+    """Why another value than the default is refused; None where it is not."""
+    no_effect: bool = False
+    """Whether it never did anything."""
+
+
+_BOUND = "upstream's samplers cannot use such a model"
+FLAGS = {
+    "data_path": Flag("", "the .h5ad file of training cells; obs has Group and, with drugs, SMILES and dose"),
+    "control_data_path": Flag("", "with drugs: the .h5ad file of control cells, paired by row"),
+    "logger_path": Flag("", "the folder of log.txt and progress.csv, and of the model without --resume_checkpoint"),
+    "resume_checkpoint": Flag("", "the folder of the model; one that holds an unfinished run is gone on with"),
+    "gene_size": Flag(100, "number of genes"),
+    "output_dim": Flag(100, "number of genes, again"),
+    "num_layers": Flag(3, "blocks of the denoiser"),
+    "use_drug_structure": Flag(False, "show the encoder control cells and drugs"),
+    "comb_num": Flag(1, "drugs are told apart at '+' whatever it says", no_effect=True),
+    "batch_size": Flag(64, "cells a step"),
+    "lr": Flag(1e-4, "first learning rate"),
+    "lr_anneal_steps": Flag(1e5, "optimiser steps, over which the learning rate falls to 0"),
+    "weight_decay": Flag(0.0, "AdamW's weight decay"),
+    "ema_rate": Flag("0.9999", "decay of the weights' moving average: one number"),
+    "log_interval": Flag(1e4, "steps between two rows of the log"),
+    "save_interval": Flag(1e4, "steps between two saves"),
+    "diffusion_steps": Flag(1000, "steps of the diffusion"),
+    "noise_schedule": Flag("linear", "linear or cosine"),
+    "schedule_sampler": Flag("uniform", "how steps are drawn", "it crashes upstream with any numpy since 1.24"),
+    "microbatch": Flag(-1, "cells a backward pass", "give a smaller --batch_size instead"),
+    "learn_sigma": Flag(False, "learn variances", f"DDIM does not use them, and {_BOUND}"),
+    "predict_xstart": Flag(False, "predict x0 in place of eps", _BOUND),
+    "use_kl": Flag(False, "train on the variational bound", _BOUND),
+    "rescale_learned_sigmas": Flag(False, "weigh the variational bound", _BOUND),
+    "rescale_timesteps": Flag(False, "scale steps to 1,000", "with 1,000 steps it changes nothing; leave it out"),
+    "timestep_respacing": Flag("", "train on some steps", "give --steps to sample_squidiff.py instead"),
+    "use_encoder": Flag(True, "condition on z_sem", "a model without an encoder has nothing to condition on"),
+    "class_cond": Flag(False, "condition on Group", "it crashes upstream wherever it is used"),
+    "drug_dimension": Flag(1024, "bits of a fingerprint", "upstream encodes drugs in 1,024 bits, whatever it says"),
+    "use_fp16": Flag(False, "half precision", "it crashes upstream at its first step"),
+    "fp16_scale_growth": Flag(1e-3, "loss scaling", no_effect=True),
+    "num_channels": Flag(128, "nothing", no_effect=True),
+    "dropout": Flag(0.0, "nothing", no_effect=True),
+    "use_checkpoint": Flag(False, "nothing", no_effect=True),
+    "use_scale_shift_norm": Flag(True, "nothing", no_effect=True),
+    "use_ddim": Flag(True, "nothing in training", no_effect=True),
+}
+"""Every flag that upstream's newest commit declares, with its default."""
+
+
+def settings(values: Mapping[str, Any], given: Sequence[str], say: Say, *, seed: int) -> Config:
+    """The configuration that upstream's flags ask for. Raises InputError for one that is refused.
+
+    `given` names the flags that were given; those without effect are told with `say`.
+    """
+    for name in given:
+        flag = FLAGS[name]
+        if flag.refusal is not None and values[name] != flag.default:
+            raise InputError(f"--{name} {values[name]} is refused: {flag.refusal}")
+        if flag.no_effect:
+            say(f"--{name} has no effect, as in upstream: it is ignored")
+    if values["output_dim"] != values["gene_size"]:
+        raise InputError(
+            f"--output_dim is {values['output_dim']}, --gene_size {values['gene_size']}: both are the number of genes"
+        )
+    try:
+        ema_decay = float(values["ema_rate"])
+    except ValueError:
+        raise InputError(f"--ema_rate is {values['ema_rate']!r}: it must be one number, such as 0.9999") from None
+    n_steps, log, save = (whole(name, values[name]) for name in ("lr_anneal_steps", "log_interval", "save_interval"))
+    return dataclasses.replace(
+        PRESETS["upstream"],
+        n_blocks=values["num_layers"],
+        n_train_steps=n_steps,
+        batch_size=values["batch_size"],
+        learning_rate=values["lr"],
+        weight_decay=values["weight_decay"],
+        ema_decay=ema_decay,
+        log_every_steps=max(1, min(log, n_steps // 1000)),
+        save_every_steps=save,
+        n_diffusion_steps=values["diffusion_steps"],
+        noise_schedule=values["noise_schedule"],
+        seed=seed,
+    )
+
+
+def whole(name: str, value: float) -> int:
+    if not value >= 1 or value != int(value):
+        raise InputError(f"--{name} is {value:g}: it must be a whole number of 1 or more")
+    return int(value)

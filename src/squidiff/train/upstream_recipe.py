@@ -1,0 +1,33 @@
+"""How upstream trains: its loss, its falling learning rate, an average that starts at the first weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from squidiff.config import Config, ShownBatch
+from squidiff.diffusion.loss import Losses, upstream_loss
+from squidiff.diffusion.schedule import StepSchedule
+from squidiff.model.upstream import UpstreamNetwork
+from squidiff.train.loop import Recipe
+
+
+def upstream_learning_rate(step: int, config: Config) -> float:
+    """Rate of step number `step` (from 0): the highest, times 1 - n / n_train_steps after n whole steps.
+
+    Upstream sets the rate of a step after the step before it, so the first two have the highest. A warm-up is ours;
+    upstream has none.
+    """
+    warm_up = min(1.0, (step + 1) / config.n_warmup_steps) if config.n_warmup_steps else 1.0
+    return config.learning_rate * warm_up * (1 - max(step - 1, 0) / config.n_train_steps)
+
+
+def upstream_recipe(schedule: StepSchedule) -> Recipe[ShownBatch]:
+    """The newest weights are what is saved: upstream's model.pt."""
+
+    def losses(network: nn.Module, batch: ShownBatch, generator: torch.Generator) -> Losses:
+        assert isinstance(network, UpstreamNetwork)
+        z_sem = network.encoder(batch.shown)
+        return upstream_loss(lambda x_t, step: network(x_t, step, z_sem), batch.target, schedule, generator)
+
+    return Recipe(losses, upstream_learning_rate, lambda n_steps, config: config.ema_decay, keeps_average=False)
