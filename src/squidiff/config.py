@@ -56,10 +56,11 @@ class _Checked:
             low, high = f.metadata.get("low"), f.metadata.get("high")
             if value is None:
                 continue
-            if low is not None and not value >= low:
-                raise InputError(f"{flag(f.name)} is {value}: it must be at least {low}")
-            if high is not None and not value <= high:
-                raise InputError(f"{flag(f.name)} is {value}: it must be at most {high}")
+            for number in value if isinstance(value, tuple) else (value,):
+                if low is not None and not number >= low:
+                    raise InputError(f"{flag(f.name)} is {number}: it must be at least {low}")
+                if high is not None and not number <= high:
+                    raise InputError(f"{flag(f.name)} is {number}: it must be at most {high}")
             if typing.get_origin(hints[f.name]) is Literal and value not in typing.get_args(hints[f.name]):
                 raise InputError(
                     f"{flag(f.name)} is {value!r}: choose one of {', '.join(typing.get_args(hints[f.name]))}"
@@ -124,12 +125,18 @@ class Config(_Checked):
     n_axes: int = _setting(32, "axes of the cells' covariance that the denoiser starts from", low=1)
     n_train_steps: int = _setting(1500, "optimiser steps", low=1)
     batch_size: int = _setting(256, "cells a step", low=2)
+    micro_batch_size: int | None = _setting(
+        None, "cells a backward pass, where a whole batch does not fit the memory (None: all at once)", low=2
+    )
     learning_rate: float = _setting(1e-3, "highest learning rate, after the warm-up", low=0.0)
     n_warmup_steps: int = _setting(100, "steps over which the learning rate rises from 0", low=0)
     weight_decay: float = _setting(0.01, "AdamW's weight decay", low=0.0)
     max_grad_norm: float | None = _setting(1.0, "the gradient's norm is clipped here (None: not at all)", low=1e-6)
     ema_decay: float = _setting(
         0.995, "decay of the weights' moving average, which is what is saved", low=0.0, high=0.99999
+    )
+    further_ema_decays: tuple[float, ...] = _setting(
+        (), "further averages to keep, as model_DECAY.pt (upstream's only)", low=0.0, high=0.99999
     )
     validation_fraction: float = _setting(
         0.1, "share of the training cells kept for the validation loss", low=0.0, high=0.5
@@ -151,7 +158,7 @@ class Config(_Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        own = {"squidiff": ("n_axes",), "upstream": ("n_diffusion_steps", "noise_schedule")}
+        own = {"squidiff": ("n_axes",), "upstream": ("n_diffusion_steps", "noise_schedule", "further_ema_decays")}
         for f in dataclasses.fields(self):
             for architecture, names in own.items():
                 if f.name in names and self.architecture != architecture and getattr(self, f.name) != f.default:
@@ -223,9 +230,12 @@ def _coerce(name: str, hint: Any, value: Any) -> Any:
     if typing.get_origin(hint) is Literal:
         return value
     if typing.get_origin(hint) is tuple:
-        if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
-            raise InputError(f"{flag(name)} is {value!r}: it must be a tuple of texts")
-        return tuple(value)
+        kind = typing.get_args(hint)[0]
+        if not isinstance(value, (list, tuple)) or (kind is str and not all(isinstance(v, str) for v in value)):
+            raise InputError(
+                f"{flag(name)} is {value!r}: it must be a tuple of {'texts' if kind is str else 'numbers'}"
+            )
+        return tuple(_coerce(name, kind, v) for v in value)
     wanted = {int: numbers.Integral, float: numbers.Real}.get(hint, hint)
     if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
         raise InputError(f"{flag(name)} is {value!r}: it must be of type {hint.__name__}")

@@ -58,7 +58,7 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_was(run: Path) -> N
 def test_a_folder_of_foreign_files_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years", encoding="utf-8")
     for resume in (False, True):
-        with pytest.raises(InputError, match=r"is not empty and holds no run: choose another folder$"):
+        with pytest.raises(InputError, match=r"and no run: choose another folder$"):
             Squidiff(SCHEMA, SMALL, "cpu").fit(TRAIN, out=tmp_path, resume=resume)
     assert contents(tmp_path) == {"thesis.txt": b"years"}
 

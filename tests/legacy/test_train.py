@@ -127,6 +127,15 @@ def test_drugs_are_paired_with_the_control_of_their_row(folder: Path, capsys: py
     assert model.predict(asked, "control.h5ad").shape == (5, 40)
 
 
+def test_every_average_has_its_file(folder: Path) -> None:
+    run("--logger_path", "log", "--data_path", "cells.h5ad", *SMALL, "--ema_rate", "0.5,0.9", "--microbatch", 8)
+    newest, quick, slow = (
+        torch.load(f"log/{name}", weights_only=True)["output_layer.weight"]
+        for name in ("model.pt", "model_0.5.pt", "model_0.9.pt")
+    )
+    assert 0 < (newest - quick).norm() < (newest - slow).norm()
+
+
 def test_false_is_false(folder: Path) -> None:
     run("--logger_path", "log", "--data_path", "cells.h5ad", *SMALL, "--use_drug_structure", "False")
     assert torch.load("log/model.pt", weights_only=True)["encoder.fc1.weight"].shape == (2048, 40)
@@ -204,7 +213,7 @@ def test_what_never_had_an_effect_is_one_line(name: str) -> None:
         (("--use_drug_structure", "True"), "column 'SMILES' is missing in obs of cells.h5ad"),
         (("--use_drug_structure", "True", "--data_path", "treated.h5ad"), "needs --control_data_path"),
         (("--lr_anneal_steps", 0), "--lr_anneal_steps is 0: it must be a whole number of 1 or more"),
-        (("--ema_rate", "0.9,0.99"), "--ema_rate is '0.9,0.99': it must be one number"),
+        (("--ema_rate", "0.9;0.99"), "--ema_rate is '0.9;0.99': it must be numbers such as 0.9999,0.999"),
         (("--noise_schedule", "sqrt"), "--noise-schedule is 'sqrt': choose one of linear, cosine"),
         (("--batch_size", "many"), "argument --batch_size: invalid int value: 'many'"),
         (("--nonsense", 1), "unrecognized arguments: --nonsense 1"),

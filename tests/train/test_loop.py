@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -9,10 +10,13 @@ import torch
 from easy_problem import batch, config, network, run, same, stream, weights, whole
 
 from squidiff.config import InputError
+from squidiff.diffusion.loss import Losses
 from squidiff.train.loop import (
+    RECIPE,
     TrainState,
     averaged_weights,
     find_device,
+    in_parts,
     learning_rate,
     training_steps,
     validation_loss,
@@ -197,3 +201,39 @@ def test_a_cpu_is_found_and_nonsense_is_refused() -> None:
     torch.zeros(1, device=find_device("auto"))
     with pytest.raises(InputError, match=r"^device 'nonsense' is not to be had on this machine: use auto or cpu$"):
         find_device("nonsense")
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_whole() -> None:
+    """The parts draw other noise than the whole, so the loss is made one that needs none."""
+    settings = config(max_grad_norm=None)
+    recipe = dataclasses.replace(
+        RECIPE, losses=lambda n, b, g: Losses(n.encode(b.source, b.condition).mean(1) ** 2, b.target[:, 0])
+    )
+    gradients = []
+    for size in (None, 10):
+        state = TrainState.start(network(settings), settings)
+        steps = training_steps(state, stream(0), dataclasses.replace(settings, micro_batch_size=size), recipe)
+        losses = next(steps).losses
+        gradients.append([p.grad for p in state.network.encoder.parameters()])
+        assert len(losses.loss) == 32
+        assert torch.equal(losses.position, batch(0).target[:, 0])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(("n", "size", "expected"), [(8, 3, [3, 3, 2]), (3, 2, [3]), (5, 2, [3, 2]), (4, 9, [4])])
+def test_parts_are_even_and_never_a_single_cell(n: int, size: int, expected: list[int]) -> None:
+    assert [len(part.target) for part in in_parts(batch(0, n=n), size)] == expected
+
+
+def test_further_averages_follow_their_own_decay_from_the_first_weights() -> None:
+    settings = config(architecture="upstream", n_axes=32, further_ema_decays=(0.5, 0.75))
+    state = TrainState.start(network(), settings)
+    expected = [weights(state), weights(state)]
+    for _ in training_steps(state, stream(0), settings):
+        for decay, average in zip((0.5, 0.75), expected, strict=True):
+            for name, w in weights(state).items():
+                average[name] = decay * average[name] + (1 - decay) * w
+    for average, found in zip(expected, state.further, strict=True):
+        for name in average:
+            torch.testing.assert_close(found[name], average[name], rtol=0, atol=1e-6)

@@ -46,7 +46,7 @@ def train_squidiff(tokens: Sequence[str] | None = None) -> None:
             model, folder = train(values, config, say, device=args["device"], on_record=lambda r: advance(r.step, r))
         save(training_loss(training_metrics(folder), "eps"), folder / "loss_plot.pdf")
         say(f"trained on {model.device} in {model.provenance['seconds']:g} s: {model.history[-1]}")
-        say(f"model.pt, model_{config.ema_decay}.pt, loss_plot.pdf: {folder}")
+        say(f"model.pt, its averages and loss_plot.pdf: {folder}")
 
 
 def _truth(text: str) -> bool:

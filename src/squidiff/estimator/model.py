@@ -316,12 +316,14 @@ class Squidiff:
         """The files that upstream's training leaves, where the network is upstream's: newest and averaged weights."""
         if isinstance(state.network, UpstreamNetwork):
             newest = state.network.state_dict()
-            for name, weights in zip(self._upstream_files, (newest, newest | state.average), strict=True):
-                write_upstream(folder / name, weights)
+            averages = (state.average, *state.further)
+            for name, average in zip(self._upstream_files, ({}, *averages), strict=True):
+                write_upstream(folder / name, newest | average)
 
     @property
-    def _upstream_files(self) -> tuple[str, str]:
-        return "model.pt", f"model_{self.config.ema_decay}.pt"
+    def _upstream_files(self) -> tuple[str, ...]:
+        decays = (self.config.ema_decay, *self.config.further_ema_decays)
+        return "model.pt", *(f"model_{decay}.pt" for decay in decays)
 
     def _table(self, data: ad.AnnData | str | Path) -> CellTable:
         """Cells to start from or to encode, with the genes of training in its order, in its unit."""

@@ -37,13 +37,13 @@ FLAGS = {
     "lr": Flag(1e-4, "first learning rate"),
     "lr_anneal_steps": Flag(1e5, "optimiser steps, over which the learning rate falls to 0"),
     "weight_decay": Flag(0.0, "AdamW's weight decay"),
-    "ema_rate": Flag("0.9999", "decay of the weights' moving average: one number"),
+    "ema_rate": Flag("0.9999", "decays of the weights' moving averages, separated by commas"),
     "log_interval": Flag(1e4, "steps between two rows of the log"),
     "save_interval": Flag(1e4, "steps between two saves"),
     "diffusion_steps": Flag(1000, "steps of the diffusion"),
     "noise_schedule": Flag("linear", "linear or cosine"),
     "schedule_sampler": Flag("uniform", "how steps are drawn", "it crashes upstream with any numpy since 1.24"),
-    "microbatch": Flag(-1, "cells a backward pass", "give a smaller --batch_size instead"),
+    "microbatch": Flag(-1, "cells a backward pass, where a batch does not fit the memory; -1: all at once"),
     "learn_sigma": Flag(False, "learn variances", f"DDIM does not use them, and {_BOUND}"),
     "predict_xstart": Flag(False, "predict x0 in place of eps", _BOUND),
     "use_kl": Flag(False, "train on the variational bound", _BOUND),
@@ -80,9 +80,9 @@ def settings(values: Mapping[str, Any], given: Sequence[str], say: Say, *, seed:
             f"--output_dim is {values['output_dim']}, --gene_size {values['gene_size']}: both are the number of genes"
         )
     try:
-        ema_decay = float(values["ema_rate"])
+        ema_decay, *further = (float(rate) for rate in str(values["ema_rate"]).split(","))
     except ValueError:
-        raise InputError(f"--ema_rate is {values['ema_rate']!r}: it must be one number, such as 0.9999") from None
+        raise InputError(f"--ema_rate is {values['ema_rate']!r}: it must be numbers such as 0.9999,0.999") from None
     n_steps, log, save = (whole(name, values[name]) for name in ("lr_anneal_steps", "log_interval", "save_interval"))
     return dataclasses.replace(
         PRESETS["upstream"],
@@ -92,6 +92,8 @@ def settings(values: Mapping[str, Any], given: Sequence[str], say: Say, *, seed:
         learning_rate=values["lr"],
         weight_decay=values["weight_decay"],
         ema_decay=ema_decay,
+        further_ema_decays=tuple(further),
+        micro_batch_size=values["microbatch"] if values["microbatch"] > 0 else None,
         log_every_steps=max(1, min(log, n_steps // 1000)),
         save_every_steps=save,
         n_diffusion_steps=values["diffusion_steps"],

@@ -47,6 +47,8 @@ def save_state(path: Path, state: TrainState, best: Mapping[str, torch.Tensor], 
     tensors |= {f"buffers.{name}": b for name, b in state.network.named_buffers()}
     tensors |= {f"average.{name}": t for name, t in state.average.items()}
     tensors |= {f"best.{name}": t for name, t in best.items()}
+    for i, average in enumerate(state.further):
+        tensors |= {f"further.{i}.{name}": t for name, t in average.items()}
     unmoved = []  # a parameter that the loss does not depend on never has a gradient
     for name, p in state.network.named_parameters():
         if p in state.optimizer.state:
@@ -68,6 +70,8 @@ def load_state(path: Path, state: TrainState, n_train_steps: int) -> tuple[dict[
             for name, p in state.network.named_parameters():
                 p.copy_(tensors[f"weights.{name}"])
                 state.average[name].copy_(tensors[f"average.{name}"])
+                for i, average in enumerate(state.further):
+                    average[name].copy_(tensors[f"further.{i}.{name}"])
                 if name not in note["unmoved"]:
                     moments = {moment: tensors[f"optimizer.{name}.{moment}"] for moment in MOMENTS}
                     state.optimizer.state[p] = {moment: value.to(state.device) for moment, value in moments.items()}

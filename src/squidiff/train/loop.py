@@ -37,6 +37,8 @@ class TrainState:
     network: nn.Module
     average: dict[str, torch.Tensor]
     """Moving average of the network's parameters."""
+    further: tuple[dict[str, torch.Tensor], ...]
+    """The same by config.further_ema_decays."""
     optimizer: torch.optim.AdamW
     generator: torch.Generator
     """Of noise and levels, on the CPU so that every device draws the same."""
@@ -54,7 +56,8 @@ class TrainState:
         )
         network.train()
         average = {name: p.detach().clone() for name, p in network.named_parameters()}
-        return cls(network, average, optimizer, torch.Generator().manual_seed(config.seed))
+        further = tuple({name: t.clone() for name, t in average.items()} for _ in config.further_ema_decays)
+        return cls(network, average, further, optimizer, torch.Generator().manual_seed(config.seed))
 
 
 def find_device(name: str) -> torch.device:
@@ -115,9 +118,13 @@ def training_steps(
     parameters = list(state.network.parameters())
     averages = [state.average[name] for name, _ in state.network.named_parameters()]
     while state.step < config.n_train_steps:
-        losses = recipe.losses(state.network, on_device(draw(), state.device), state.generator)
+        batch = on_device(draw(), state.device)
+        n_cells, done = len(batch[0]), []
         state.optimizer.zero_grad(set_to_none=True)
-        losses.loss.mean().backward()
+        for part in in_parts(batch, config.micro_batch_size or n_cells):
+            losses = recipe.losses(state.network, part, state.generator)
+            (losses.loss.sum() / n_cells).backward()
+            done.append(Losses(losses.loss.detach(), losses.position))
         norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm or math.inf)
         rate = recipe.learning_rate(state.step, config)
         for group in state.optimizer.param_groups:
@@ -125,7 +132,16 @@ def training_steps(
         state.optimizer.step()
         state.step += 1
         torch._foreach_lerp_(averages, [p.detach() for p in parameters], 1 - recipe.decay(state.step, config))
-        yield Step(state.step, Losses(losses.loss.detach(), losses.position), rate, norm.detach())
+        for decay, average in zip(config.further_ema_decays, state.further, strict=True):
+            torch._foreach_lerp_(list(average.values()), [p.detach() for p in parameters], 1 - decay)
+        yield Step(state.step, Losses(*map(torch.cat, zip(*done, strict=True))), rate, norm.detach())
+
+
+def in_parts(batch: AnyBatch, size: int) -> list[AnyBatch]:
+    """The batch in even parts of at most `size` cells; never of a single one, which BatchNorm cannot normalise."""
+    n_cells = len(batch[0])
+    n_parts = min(-(-n_cells // size), max(1, n_cells // 2))
+    return [type(batch)(*part) for part in zip(*(t.tensor_split(n_parts) for t in batch), strict=True)]
 
 
 def on_device(batch: AnyBatch, device: torch.device) -> AnyBatch:
