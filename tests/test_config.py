@@ -51,13 +51,14 @@ def test_a_bound_is_allowed_and_what_is_beyond_it_is_refused(
 ) -> None:
     bound = field.metadata[side]
     is_int = field.type.startswith("int")
-    upstreams = field.name == "n_diffusion_steps"
-    kind(**{field.name: int(bound) if is_int else bound}, **({"architecture": "upstream"} if upstreams else {}))
+    wrap = (lambda value: (value,)) if field.type.startswith("tuple") else (lambda value: value)
+    only = {"architecture": "upstream"} if field.name in ("n_diffusion_steps", "further_ema_decays") else {}
+    kind(**{field.name: wrap(int(bound) if is_int else bound)}, **only)
     outwards = -1 if side == "low" else 1
     beyond = bound + outwards if is_int else math.nextafter(bound, outwards * math.inf)
     must = "at least" if side == "low" else "at most"
     with pytest.raises(InputError, match=rf"^{flag(field.name)} is .*: it must be {must} {bound}$".replace("+", r"\+")):
-        kind(**{field.name: beyond})
+        kind(**{field.name: wrap(beyond)})
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "ema_decay", "target_sum"])

@@ -258,7 +258,10 @@ def _short(value: float) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a PNG of 150 dots an inch, or a PDF where the name ends so: the whole file or, on any failure, none; an older one stays until then."""
+    """Writes a PNG of 150 dots an inch, or a PDF where the name ends so.
+
+    The whole file or, on any failure, none; an older one stays until then.
+    """
     kind = "pdf" if path.suffix == ".pdf" else "png"
     with warnings.catch_warnings():
         # a label in a script that the font lacks is drawn as boxes, which needs no word on the terminal
