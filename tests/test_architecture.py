@@ -36,7 +36,7 @@ PARTS = {
 
 ALLOWED = {
     **PARTS,
-    "legacy": ("config", "data", "diffusion", "estimator", "model", "report.plots", "train"),
+    "legacy": ("config", "data", "diffusion", "estimator", "files", "model", "report.plots", "train"),
     "workflows": tuple(PARTS),
     "cli": (*PARTS, "legacy", "workflows", "__init__"),
     "__main__": ("cli",),

@@ -17,7 +17,7 @@ import pytest
 
 from made_cells import HELD_OUT, contents, counts, dense, mean_of, split
 from squidiff.cli.app import main
-from squidiff.config import Config, Preparation, Sampling, Schema
+from squidiff.config import PRESETS, Config, Preparation, Sampling, Schema
 
 SCHEMA_FLAGS = ["--condition-key", "condition", "--control", "control", "--context-key", "cell_type"]
 SMALL_FLAGS = ["--n-latent", "8", "--width", "32", "--n-blocks", "2", "--n-axes", "4", "--n-train-steps", "20"]
@@ -429,3 +429,24 @@ def test_no_change_gives_control_cells_back(here: Path, tmp_path: Path) -> None:
     controls = train[((train.obs["condition"] == "control") & (train.obs["cell_type"] == HELD_OUT)).to_numpy()]
     one, other = (np.sort(dense(x), axis=0) for x in (ad.read_h5ad(out), controls))
     assert np.array_equal(one, other)
+
+
+def test_a_preset_gives_what_was_not_given_even_where_that_is_the_usual_value(tmp_path: Path) -> None:
+    split()[0].write_h5ad(tmp_path / "train.h5ad")
+    small = [
+        "--width",
+        "16",
+        "--n-train-steps",
+        "4",
+        "--batch-size",
+        "256",
+        "--device",
+        "cpu",
+    ]  # 256 is our own default
+    command = ("train", tmp_path / "train.h5ad", *SCHEMA_FLAGS, "--preset", "upstream", *small)
+    assert squidiff(*command, "--out", tmp_path / "run") == 0
+    found = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))["config"]
+    given = {"width": 16, "n_train_steps": 4, "batch_size": 256}
+    assert Config(**found) == dataclasses.replace(PRESETS["upstream"], **given)
+    assert (tmp_path / "run" / "loss_plot.pdf").read_bytes().startswith(b"%PDF")
+    assert squidiff(*command, "--preset", "other", "--out", tmp_path / "none") == 2
