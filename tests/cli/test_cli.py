@@ -442,7 +442,7 @@ def test_a_preset_gives_what_was_not_given_even_where_that_is_the_usual_value(tm
         "256",
         "--device",
         "cpu",
-    ]  # 256 is our own default
+    ]
     command = ("train", tmp_path / "train.h5ad", *SCHEMA_FLAGS, "--preset", "upstream", *small)
     assert squidiff(*command, "--out", tmp_path / "run") == 0
     found = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))["config"]

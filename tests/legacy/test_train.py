@@ -142,14 +142,18 @@ def test_false_is_false(folder: Path) -> None:
 
 
 def test_a_folder_that_holds_an_unfinished_run_is_gone_on_with(folder: Path, capsys: Any) -> None:
-    tokens = ("--logger_path", "log", "--data_path", "cells.h5ad", *SMALL, "--save_interval", 4)
+    tokens = ("--logger_path", "log", "--data_path", "cells.h5ad", *SMALL, "--save_interval", 4, "--log_interval", 3)
     run(*tokens, "--resume_checkpoint", "whole")
+    expected = Path("log/progress.csv").read_text(encoding="utf-8")
     from squidiff.train import run as training
 
     class Stopped(Exception):
         pass
 
-    def stop(self: object, record: Any) -> None:
+    write = training._Log.write
+
+    def stop(self: Any, record: Any) -> None:
+        write(self, record)
         if record.step == 6:
             raise Stopped
 
@@ -159,6 +163,7 @@ def test_a_folder_that_holds_an_unfinished_run_is_gone_on_with(folder: Path, cap
             run(*tokens, "--resume_checkpoint", "cut")
     assert (folder / "cut" / "resume").is_dir()
     run(*tokens, "--resume_checkpoint", "cut")
+    assert Path("log/progress.csv").read_text(encoding="utf-8") == expected
     assert "going on with the run in cut" in capsys.readouterr().out
     one, other = (torch.load(f"{name}/model.pt", weights_only=True) for name in ("whole", "cut"))
     assert all(torch.equal(one[name], other[name]) for name in one)

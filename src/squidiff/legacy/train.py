@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from squidiff.files import write_atomically
 from squidiff.legacy.cells import DOSE, GROUP, SMILES, dense, drugs_of, read_paired_controls, read_upstream_cells
 from squidiff.legacy.convert import DRUG_SCHEMA
 from squidiff.legacy.flags import Say, whole
-from squidiff.train.run import STATE, Record
+from squidiff.train.run import METRICS, STATE, Record, read_records
 
 
 def train(
@@ -46,7 +47,8 @@ def train(
     if looks_like_counts(as_matrix(cells)):
         say("X holds raw counts and is trained on as it is, as in upstream: log-normalised cells are better")
     model = Squidiff(DRUG_SCHEMA if has_drugs else Schema(), config, device)
-    log = UpstreamLog(logs, config, whole("log_interval", values["log_interval"]), say)
+    earlier = read_records(folder / METRICS)
+    log = UpstreamLog(logs, config, whole("log_interval", values["log_interval"]), earlier)
 
     def record(new: Record) -> None:
         log.add(new)
@@ -83,32 +85,38 @@ def _paired(treated: ad.AnnData, controls: ad.AnnData) -> tuple[ad.AnnData, np.n
 
 
 class UpstreamLog:
-    """log.txt and progress.csv, with upstream's names of what is logged."""
+    """log.txt and progress.csv, with upstream's names of what is logged: a row for each interval of steps."""
 
-    def __init__(self, folder: Path, config: Config, interval: int, say: Say) -> None:
-        self.folder, self.config, self.interval, self.say = folder, config, interval, say
-        self.window: list[Record] = []
-        self.rows: list[dict[str, float]] = []
+    def __init__(self, folder: Path, config: Config, interval: int, earlier: Sequence[Record]) -> None:
+        self.folder, self.config, self.interval = folder, config, interval
+        self.records = list(earlier)
 
     def add(self, record: Record) -> None:
-        """Gathers records until an interval is full, or training ends; then writes both files anew."""
-        self.window.append(record)
+        """Both files are written anew when an interval is full, or training ends."""
+        self.records = [*(r for r in self.records if r.step < record.step), record]
         if record.step % self.interval and record.step != self.config.n_train_steps:
             return
-        quartiles = {f"_q{q}": f"loss_q{q + 1}" for q in range(4)}
-        means = {"": self._mean("loss"), **{name: self._mean(field) for name, field in quartiles.items()}}
-        row = {"step": record.step, "samples": record.step * self.config.batch_size}
-        row |= {f"{what}{name}": value for what in ("loss", "mse") for name, value in means.items()}
-        self.rows.append(row | {"grad_norm": self._mean("gradient_norm")})
-        self.window = []
+        rows = [self._row(list(window)) for _, window in itertools.groupby(self.records, self._interval_of)]
         table = io.StringIO()
-        writer = csv.DictWriter(table, list(self.rows[0]))
+        writer = csv.DictWriter(table, list(rows[0]))
         writer.writeheader()
-        writer.writerows(self.rows)
-        text = "\n".join("".join(f"| {name:<10} | {value:<10.4g} |\n" for name, value in r.items()) for r in self.rows)
+        writer.writerows(rows)
+        text = "\n".join("".join(f"| {name:<10} | {value:<10.4g} |\n" for name, value in row.items()) for row in rows)
         write_atomically(self.folder / "progress.csv", lambda path: path.write_text(table.getvalue(), encoding="utf-8"))
         write_atomically(self.folder / "log.txt", lambda path: path.write_text(text, encoding="utf-8"))
 
-    def _mean(self, field: str) -> float:
-        values = [v for record in self.window if (v := getattr(record, field)) is not None]
-        return float(np.mean(values)) if values else float("nan")
+    def _interval_of(self, record: Record) -> int:
+        return (record.step - 1) // self.interval
+
+    def _row(self, window: Sequence[Record]) -> dict[str, float]:
+        """Means over the records of an interval."""
+        fields = {"": "loss"} | {f"_q{q}": f"loss_q{q + 1}" for q in range(4)}
+        row: dict[str, float] = {"step": window[-1].step, "samples": window[-1].step * self.config.batch_size}
+        for what in ("loss", "mse"):
+            row |= {f"{what}{name}": _mean(window, field) for name, field in fields.items()}
+        return row | {"grad_norm": _mean(window, "gradient_norm")}
+
+
+def _mean(window: Sequence[Record], field: str) -> float:
+    values = [value for record in window if (value := getattr(record, field)) is not None]
+    return float(np.mean(values)) if values else float("nan")
