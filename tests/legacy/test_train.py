@@ -98,6 +98,7 @@ def test_upstreams_defaults_are_the_preset() -> None:
     assert found == PRESETS["upstream"]
 
 
+@pytest.mark.slow
 def test_the_notes_own_command_writes_upstreams_files_to_the_logger_path(folder: Path) -> None:
     run("--logger_path", "log", "--data_path", "cells.h5ad", *SMALL, "--log_interval", 5)
     names = {path.name for path in (folder / "log").iterdir()}
@@ -114,6 +115,7 @@ def test_the_notes_own_command_writes_upstreams_files_to_the_logger_path(folder:
     assert model.fitted.network.sizes.width == 2048
 
 
+@pytest.mark.slow
 def test_drugs_are_paired_with_the_control_of_their_row(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(
         *("--logger_path", "log", "--resume_checkpoint", "out", "--data_path", "treated.h5ad", *SMALL),
@@ -127,6 +129,7 @@ def test_drugs_are_paired_with_the_control_of_their_row(folder: Path, capsys: py
     assert model.predict(asked, "control.h5ad").shape == (5, 40)
 
 
+@pytest.mark.slow
 def test_every_average_has_its_file(folder: Path) -> None:
     run("--logger_path", "log", "--data_path", "cells.h5ad", *SMALL, "--ema_rate", "0.5,0.9", "--microbatch", 8)
     newest, quick, slow = (
@@ -136,11 +139,13 @@ def test_every_average_has_its_file(folder: Path) -> None:
     assert 0 < (newest - quick).norm() < (newest - slow).norm()
 
 
+@pytest.mark.slow
 def test_false_is_false(folder: Path) -> None:
     run("--logger_path", "log", "--data_path", "cells.h5ad", *SMALL, "--use_drug_structure", "False")
     assert torch.load("log/model.pt", weights_only=True)["encoder.fc1.weight"].shape == (2048, 40)
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_an_unfinished_run_is_gone_on_with(folder: Path, capsys: Any) -> None:
     tokens = ("--logger_path", "log", "--data_path", "cells.h5ad", *SMALL, "--save_interval", 4, "--log_interval", 3)
     run(*tokens, "--resume_checkpoint", "whole")
@@ -169,6 +174,7 @@ def test_a_folder_that_holds_an_unfinished_run_is_gone_on_with(folder: Path, cap
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_files_of_others_stay_and_a_finished_model_is_not_replaced(folder: Path, capsys: Any) -> None:
     (folder / "out").mkdir()
     (folder / "out" / "notes.txt").write_text("mine", encoding="utf-8")
@@ -182,6 +188,7 @@ def test_files_of_others_stay_and_a_finished_model_is_not_replaced(folder: Path,
     assert (folder / "theirs" / "model.pt").read_bytes() == b"months of work"
 
 
+@pytest.mark.slow
 def test_raw_counts_are_taken_but_not_in_silence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cells = ad.read_h5ad("cells.h5ad")
     cells.X = np.random.default_rng(0).poisson(3.0, cells.shape).astype(np.float32)
