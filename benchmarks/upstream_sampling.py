@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from scipy.spatial.distance import cdist, pdist
 
-from squidiff.diffusion.samplers import SAMPLERS, last
 from squidiff.diffusion.schedule import StepSchedule
+from squidiff.estimator.upstream import Decoder
 from squidiff.legacy.cells import dense
-from squidiff.legacy.sample import CELLS_PER_BATCH, N_STEPS
-from squidiff.model.upstream import UpstreamDenoiser, UpstreamNetwork, UpstreamSizes
+from squidiff.legacy.sample import N_STEPS
+from squidiff.model.upstream import UpstreamNetwork, UpstreamSizes
 from squidiff.train.upstream_checkpoint import read_upstream, write_upstream
 
 UPSTREAM = """
@@ -48,15 +48,6 @@ np.savez(out_path, seconds=time.perf_counter() - started, sample=sample.numpy())
 """
 
 
-def sample(network: UpstreamNetwork, x_t: torch.Tensor, z_sem: torch.Tensor, name: str, n: int) -> torch.Tensor:
-    schedule = StepSchedule.named("linear", N_STEPS)
-    steps = schedule.sampling_steps(n)
-    levels = schedule.sampling_levels(steps)
-    denoiser = UpstreamDenoiser(network, levels[:-1], steps)
-    chunks = zip(z_sem.split(CELLS_PER_BATCH), x_t.split(CELLS_PER_BATCH), strict=True)
-    return torch.cat([last(SAMPLERS[name](denoiser.bind(z), x, levels)) for z, x in chunks])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("python", type=Path, help="the Python that has Squidiff 1.0.8")
@@ -68,6 +59,7 @@ def main() -> None:
     args = parser.parse_args()
     sizes = UpstreamSizes(args.n_genes, 0, 60, 2048, 2048, 3, 2048)
     network = read_upstream(args.model) if args.model else UpstreamNetwork.initialise(sizes, 0).eval()
+    schedule = StepSchedule.named("linear", N_STEPS)
     generator = torch.Generator().manual_seed(0)
     z_sem = torch.randn(args.n_cells, network.sizes.n_latent, generator=generator)
     if args.cells:
@@ -88,12 +80,12 @@ def main() -> None:
     reference, seconds = theirs["sample"], float(theirs["seconds"])
     print(f"{len(z_sem)} cells of {network.sizes.n_genes} genes, torch {torch.__version__}")
     print(f"Squidiff 1.0.8, 1,000 steps of DDIM: {seconds:.1f} s")
-    sample(network, x_t[:8], z_sem[:8], "ddim", 5)  # warm
+    Decoder(network, schedule, 5, "ddim")(z_sem[:8], x_t[:8])  # warm
     for method, n, repeats in (("ddim", 1000, 1), ("dpmpp_2m", 20, args.repeats), ("ddim", 20, args.repeats)):
         took = []
         for _ in range(repeats):
             started = time.perf_counter()
-            found = sample(network, x_t, z_sem, method, n).numpy()
+            found = Decoder(network, schedule, n, method)(z_sem, x_t).numpy()
             took.append(time.perf_counter() - started)
         times = f"{min(took):.2f} s, {seconds / min(took):.2f} times faster"
         print(f"ours, {n} steps of {method}: {times}; {told(found, reference)}")

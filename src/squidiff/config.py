@@ -159,10 +159,10 @@ class Config(_Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         own = {"squidiff": ("n_axes",), "upstream": ("n_diffusion_steps", "noise_schedule", "further_ema_decays")}
-        for f in dataclasses.fields(self):
-            for architecture, names in own.items():
-                if f.name in names and self.architecture != architecture and getattr(self, f.name) != f.default:
-                    raise InputError(f"{flag(f.name)} has no use with --architecture {self.architecture}: leave it out")
+        others = (name for architecture, names in own.items() if architecture != self.architecture for name in names)
+        for name in others:
+            if getattr(self, name) != getattr(Config, name):
+                raise InputError(f"{flag(name)} has no use with --architecture {self.architecture}: leave it out")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from made_cells import SCHEMA, SMALL, split
 from squidiff.cli.app import main
 from squidiff.config import InputError, Sampling, Schema
 from squidiff.estimator import Squidiff
-from squidiff.legacy.convert import DRUG_SCHEMA, convert, export
+from squidiff.legacy.cells import DRUG_SCHEMA
+from squidiff.legacy.convert import convert, export
 from upstream_oracles import VARIANTS, assert_near, checkpoint, oracle, state
 
 GENES = [f"g{i}" for i in range(30)]

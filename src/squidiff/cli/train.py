@@ -37,9 +37,11 @@ def train(
         say(f"{out} holds no saved state: training starts at its first step")
     with progress("training", config.n_train_steps) as advance:
         model.fit(data, out=out, resume=resume, on_record=lambda r: advance(r.step, r))
-    predicts = "eps" if config.architecture == "upstream" else "v"
-    for name in ("training_loss.png", "loss_plot.pdf")[: 2 if config.architecture == "upstream" else 1]:
-        save(training_loss(training_metrics(out), predicts), out / name)
+    is_upstream = config.architecture == "upstream"
+    figure = training_loss(training_metrics(out), "eps" if is_upstream else "v")
+    save(figure, out / "training_loss.png")
+    if is_upstream:
+        save(figure, out / "loss_plot.pdf")
     last = model.history[-1]
     say(f"trained on {model.device} in {model.provenance['seconds']:g} s: {last}")
     say(f"run: {out}")

@@ -21,7 +21,7 @@ class _Parser(argparse.ArgumentParser):
 
 def train_squidiff(tokens: Sequence[str] | None = None) -> None:
     """`python train_squidiff.py`: trains upstream's network with upstream's flags."""
-    from squidiff.legacy.flags import FLAGS
+    from squidiff.legacy.flags import FLAGS, settings
 
     parser = _Parser(prog="train_squidiff.py", description="Train upstream's network, with upstream's flags and files.")
     for name, known in FLAGS.items():
@@ -33,10 +33,8 @@ def train_squidiff(tokens: Sequence[str] | None = None) -> None:
         args = vars(parser.parse_args(sys.argv[1:] if tokens is None else tokens))
         chosen = [name for name in FLAGS if args[name] is not None]
         values = {name: known.default if args[name] is None else args[name] for name, known in FLAGS.items()}
-        for name in ("logger_path", "data_path"):
-            if not values[name]:
-                raise InputError("train_squidiff.py needs --logger_path FOLDER and --data_path CELLS.h5ad")
-        from squidiff.legacy.flags import settings
+        if not (values["logger_path"] and values["data_path"]):
+            raise InputError("train_squidiff.py needs --logger_path FOLDER and --data_path CELLS.h5ad")
         from squidiff.legacy.train import train
         from squidiff.report.plots import save, training_loss
         from squidiff.report.tables import training_metrics

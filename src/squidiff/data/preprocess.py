@@ -127,9 +127,11 @@ class Normalisation:
         median = None if total is None or not np.isfinite(total).all() else float(np.median(total))
         if bool(done.get("normalize", False)):
             return cls(f"log1p of counts per {float(done.get('target_sum', 0)):g}", by, median)
-        if total is not None and median and not looks_like_counts(cells) and np.ptp(total) < SAME_TOTAL * median:
+        if looks_like_counts(cells):
+            return cls(COUNTS, "the values", None)
+        if total is not None and median and np.ptp(total) < SAME_TOTAL * median:
             return cls(f"log1p of counts per {float(f'{median:.3g}'):g}", "the values", median)
-        return cls(COUNTS, "the values", None) if looks_like_counts(cells) else cls("as given", "nothing", median)
+        return cls("as given", "nothing", median)
 
     @classmethod
     def unknown(cls) -> Self:

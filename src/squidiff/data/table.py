@@ -56,8 +56,7 @@ class CellTable:
         """
         table = matched(adata, genes, where) if genes is not None else adata
         cells = as_matrix(table)
-        if not np.isfinite(stored_values(cells)).all():
-            raise InputError(f"X of {where} holds NaN or infinite values: run `squidiff check` on the file")
+        require_finite(cells, where)
         population, keys, parts = group_rows(adata.obs, schema, f"obs of {where}")
         return cls(
             cells, tuple(map(str, table.var_names)), np.asarray(adata.obs_names, dtype=str), population, keys, parts
@@ -171,6 +170,12 @@ def as_matrix(adata: ad.AnnData) -> np.ndarray | sp.csr_matrix:
 def stored_values(cells: np.ndarray | sp.csr_matrix) -> np.ndarray:
     """The values of a dense matrix, or those that a sparse one stores."""
     return cells.data if sp.issparse(cells) else cells
+
+
+def require_finite(cells: np.ndarray | sp.csr_matrix, where: str) -> None:
+    """Raises InputError when a value is NaN or infinite."""
+    if not np.isfinite(stored_values(cells)).all():
+        raise InputError(f"X of {where} holds NaN or infinite values: run `squidiff check` on the file")
 
 
 def non_negative_genes(cells: np.ndarray | sp.csr_matrix) -> np.ndarray:

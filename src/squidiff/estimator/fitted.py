@@ -19,7 +19,7 @@ from squidiff.data.preprocess import Normalisation
 from squidiff.data.table import CellTable, non_negative_genes
 from squidiff.model.network import Network, Standardisation
 from squidiff.response.populations import Population, Populations
-from squidiff.train.checkpoint import load_standardisation
+from squidiff.train.checkpoint import load_standardisation, require_finite_tensors
 from squidiff.train.loop import RECIPE, Recipe
 
 SMALLEST_SCALE = 0.01
@@ -195,13 +195,6 @@ def load_vocabulary(saved: dict[str, Any], tensors: dict[str, torch.Tensor]) -> 
     return ConditionEncoder(vocabulary["kind"], tuple(vocabulary["names"]), tensors["vocabulary.vectors"].numpy())
 
 
-def check_tensors(tensors: dict[str, torch.Tensor]) -> None:
-    """Raises ValueError when one holds values that are not finite."""
-    damaged = [name for name, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
-    if damaged:
-        raise ValueError(f"{damaged[0]} holds values that are not finite")
-
-
 def rebuild(saved: dict[str, Any], tensors: dict[str, torch.Tensor], config: Config, device: torch.device) -> Fitted:
     """The inverse of `to_tensors` and `to_json`. Raises InputError when they do not belong together."""
     try:
@@ -231,7 +224,7 @@ def rebuild(saved: dict[str, Any], tensors: dict[str, torch.Tensor], config: Con
         for name, shape in expected.items():
             if tuple(tensors[name].shape) != shape:
                 raise ValueError(f"{name} is of shape {tuple(tensors[name].shape)}, not {shape}")
-        check_tensors(tensors)
+        require_finite_tensors(tensors)
         return Fitted(
             genes,
             encoder,

@@ -69,10 +69,6 @@ class Generator:
         """How zero fractions follow the mean, over the training populations."""
         return ZeroLaw().fit(self.fitted.populations.mean, self.fitted.populations.zero_fraction)
 
-    def plans(self, queries: Sequence[Query]) -> list[Plan]:
-        """All are understood before one is generated. Raises InputError, which names the query where there are more."""
-        return understood(queries, self.plan)
-
     def plan(self, index: int, query: Query) -> Plan:
         """What will be generated for a query, from which cells. Raises InputError when it cannot be predicted."""
         key, starts = Population(*query.key), self.starts
@@ -148,7 +144,7 @@ class Generator:
 
 
 def understood(queries: Sequence[Query], plan: Callable[[int, Query], AnyPlan]) -> list[AnyPlan]:
-    """The plans of all queries. Raises InputError, which names the query where there are more."""
+    """The plans of all queries, before one is generated. Raises InputError, which names the query of several."""
     plans = []
     for i, query in enumerate(queries):
         try:

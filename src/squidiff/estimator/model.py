@@ -31,7 +31,7 @@ from squidiff.data.table import (
     remember_schema,
 )
 from squidiff.estimator.fitted import Fitted, begin_again, begin_anchored, digest, rebuild
-from squidiff.estimator.generate import Generator
+from squidiff.estimator.generate import Generator, understood
 from squidiff.estimator.upstream import LatentGenerator, UpstreamFitted, begin_upstream, rebuild_upstream
 from squidiff.files import read_json, write_json
 from squidiff.model.upstream import UpstreamNetwork
@@ -161,7 +161,7 @@ class Squidiff:
         asked = read_queries(queries, self.schema)
         make = LatentGenerator if isinstance(self.fitted, UpstreamFitted) else Generator
         generator = make(self.fitted, self._table(source), self.schema, sampling)
-        plans = generator.plans(asked)
+        plans = understood(asked, generator.plan)
         results = []
         for i, plan in enumerate(plans):
             results.append(generator.generate(plan))

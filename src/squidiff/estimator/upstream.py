@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -20,11 +19,12 @@ from squidiff.data.queries import Query
 from squidiff.data.table import CellTable
 from squidiff.diffusion.samplers import SAMPLERS, last
 from squidiff.diffusion.schedule import StepSchedule
-from squidiff.estimator.fitted import check_tensors, in_chunks, load_vocabulary, summarise
-from squidiff.estimator.generate import annotated, draw_rows, nothing_to_start_from, understood
+from squidiff.estimator.fitted import in_chunks, load_vocabulary, summarise
+from squidiff.estimator.generate import annotated, draw_rows, nothing_to_start_from
 from squidiff.model.upstream import UpstreamDenoiser, UpstreamNetwork, UpstreamSizes
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.stack import LATENT_GROUPS, Anchor
+from squidiff.train.checkpoint import require_finite_tensors
 from squidiff.train.loop import Recipe
 from squidiff.train.upstream_recipe import upstream_recipe
 
@@ -43,7 +43,7 @@ class UpstreamFitted:
 
     @property
     def has_drugs(self) -> bool:
-        return self.network.sizes.n_fingerprint > 0
+        return self.network.sizes.has_drugs
 
     @torch.no_grad()
     def encode(self, cells: np.ndarray, drugs: np.ndarray) -> torch.Tensor:
@@ -130,7 +130,7 @@ def rebuild_upstream(
         genes = tuple(saved["genes"])
         if len(genes) != network.sizes.n_genes:
             raise ValueError(f"there are {len(genes)} gene names and {network.sizes.n_genes} genes")
-        check_tensors(tensors)
+        require_finite_tensors(tensors)
         return UpstreamFitted(
             genes,
             encoder,
@@ -158,6 +158,23 @@ class LatentPlan:
     predictor: str
 
 
+class Decoder:
+    """Cells of latents by n steps from pure noise; what is the same for all cells is computed when it is made."""
+
+    CELLS_AT_ONCE = 512
+    """So many activations stay in a processor's cache."""
+
+    def __init__(self, network: UpstreamNetwork, schedule: StepSchedule, n_steps: int, sampler: str) -> None:
+        self.steps = schedule.sampling_steps(n_steps)
+        self.levels = schedule.sampling_levels(self.steps)
+        self.denoiser, self.sample = UpstreamDenoiser(network, self.levels[:-1], self.steps), SAMPLERS[sampler]
+
+    def __call__(self, z_sem: torch.Tensor, x_t: torch.Tensor) -> torch.Tensor:
+        """Cells (N x G) of latents (N x Z) and noise (N x G)."""
+        chunks = zip(z_sem.split(self.CELLS_AT_ONCE), x_t.to(z_sem).split(self.CELLS_AT_ONCE), strict=True)
+        return torch.cat([last(self.sample(self.denoiser.bind(z), x, self.levels)) for z, x in chunks])
+
+
 class LatentGenerator:
     """Plans and generates populations from one source table, by the arithmetic of mean latents or by drug encodings.
 
@@ -169,8 +186,7 @@ class LatentGenerator:
             raise InputError("--strength has no use for upstream's architecture: it always starts from pure noise")
         self.fitted, self.table, self.sampling = fitted, table, sampling
         self.schema, self.has_control = schema, schema.control is not None
-        self.steps = fitted.schedule.sampling_steps(sampling.n_sample_steps)
-        self.levels = fitted.schedule.sampling_levels(self.steps)
+        self.decode = Decoder(fitted.network, fitted.schedule, sampling.n_sample_steps, sampling.sampler)
         cells = self.z_sem if not fitted.has_drugs else np.zeros((len(table.names), 1), dtype=np.float32)
         keys = tuple(Population(*key) for key in table.keys)
         features = np.zeros((len(keys), 1))
@@ -180,14 +196,6 @@ class LatentGenerator:
     def z_sem(self) -> np.ndarray:
         """Of the source cells, N x Z."""
         return self.fitted.encode_table(self.table, self.schema)
-
-    @cached_property
-    def denoiser(self) -> UpstreamDenoiser:
-        return UpstreamDenoiser(self.fitted.network, self.levels[:-1], self.steps)
-
-    def plans(self, queries: Sequence[Query]) -> list[LatentPlan]:
-        """All are understood before one is generated. Raises InputError, which names the query where there are more."""
-        return understood(queries, self.plan)
 
     def plan(self, index: int, query: Query) -> LatentPlan:
         """What will be generated for a query, from which cells. Raises InputError when it cannot be predicted."""
@@ -217,9 +225,7 @@ class LatentGenerator:
         for chunk in np.array_split(rows, -(-len(rows) // self.sampling.cells_per_batch)):
             z_sem = self._latents(chunk, plan)
             noise = rng.standard_normal((len(chunk), len(self.fitted.genes)), dtype=np.float32)
-            sampler = SAMPLERS[self.sampling.sampler]
-            x_t = torch.from_numpy(noise).to(z_sem)
-            cells.append(sp.csr_matrix(last(sampler(self.denoiser.bind(z_sem), x_t, self.levels)).cpu().numpy()))
+            cells.append(sp.csr_matrix(self.decode(z_sem, torch.from_numpy(noise)).cpu().numpy()))
             latents.append(z_sem.cpu().numpy())
         names = self.table.names[rows]
         stacked, z_sem, genes = sp.vstack(cells, format="csr"), np.concatenate(latents), self.fitted.genes

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import anndata as ad
@@ -10,11 +12,13 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from squidiff.config import InputError
-from squidiff.data.conditions import N_BITS, fingerprint, split_parts
-from squidiff.data.table import as_matrix, as_text, read_cells, require_columns, stored_values
+from squidiff.config import InputError, Schema
+from squidiff.data.conditions import N_BITS, Part, fingerprint, split_parts
+from squidiff.data.table import as_matrix, as_text, read_cells, require_columns, require_finite
 
 SMILES, DOSE, GROUP = "SMILES", "dose", "Group"
+DRUG_SCHEMA = Schema(condition_key=SMILES, control="", smiles_key=SMILES, dose_key=DOSE)
+"""Upstream's own columns: a drug's SMILES is its name, and a cell without one is a control cell."""
 
 
 def encode_drugs(smiles: Sequence[str], doses: Sequence[float], n_bits: int = N_BITS) -> np.ndarray:
@@ -23,16 +27,22 @@ def encode_drugs(smiles: Sequence[str], doses: Sequence[float], n_bits: int = N_
     Parts are joined by '+' outside brackets (charges hold a '+'). Raises InputError that names the row, from 0, and its
     text when a SMILES does not parse or a dose is no number of 0 or more.
     """
+    encodings = np.zeros((len(smiles), n_bits))
+    for row, (fingerprints, strength) in enumerate(_read_drugs(smiles, doses, n_bits)):
+        encodings[row] = fingerprints * strength
+    return encodings
+
+
+def _read_drugs(smiles: Sequence[str], doses: Sequence[float], n_bits: int) -> Iterator[tuple[np.ndarray, float]]:
+    """The added fingerprints and the strength of each row, what is written alike read once."""
     if len(smiles) != len(doses):
         raise InputError(f"there are {len(smiles)} SMILES and {len(doses)} doses: give one dose a row")
-    encodings = np.zeros((len(smiles), n_bits))
     known: dict[str, np.ndarray] = {}
     for row, (text, dose) in enumerate(zip(smiles, doses, strict=True)):
         strength = _strength(dose, row)
         if text not in known:
             known[text] = _added(text, row, n_bits)
-        encodings[row] = known[text] * strength
-    return encodings
+        yield known[text], strength
 
 
 def _added(text: object, row: int, n_bits: int) -> np.ndarray:
@@ -57,7 +67,7 @@ def _strength(dose: object, row: int) -> float:
         number = float("nan")
     if not 0 <= number < float("inf"):
         raise InputError(f"row {row} has dose {str(dose)!r}: it must be a number of 0 or more")
-    return float(np.log10(number + 1))
+    return Part("", dose=number).strength
 
 
 def read_upstream_cells(path: Path, n_genes: int, columns: Sequence[str]) -> ad.AnnData:
@@ -66,8 +76,7 @@ def read_upstream_cells(path: Path, n_genes: int, columns: Sequence[str]) -> ad.
     require_columns(adata.obs, columns, f"obs of {path}")
     if adata.n_vars != n_genes:
         raise InputError(f"{path} has {adata.n_vars} genes, but --gene_size is {n_genes}: give the number that it has")
-    if not np.isfinite(stored_values(as_matrix(adata))).all():
-        raise InputError(f"X of {path} holds NaN or infinite values: run `squidiff check` on the file")
+    require_finite(as_matrix(adata), str(path))
     return adata
 
 
@@ -79,11 +88,26 @@ def dense(adata: ad.AnnData) -> np.ndarray:
 
 def drugs_of(obs: pd.DataFrame, n_bits: int, where: Path) -> np.ndarray:
     """The drug encodings of cells, N x n_bits, float32. Raises InputError that names the file and the row."""
+    with _saying_which_file(where):
+        return encode_drugs(*_drug_columns(obs), n_bits).astype(np.float32)
+
+
+def require_drugs(obs: pd.DataFrame, where: Path) -> None:
+    """Raises what `drugs_of` raises, without the memory of its encodings."""
+    with _saying_which_file(where):
+        deque(_read_drugs(*_drug_columns(obs), N_BITS), maxlen=0)
+
+
+def _drug_columns(obs: pd.DataFrame) -> tuple[list[str], list[float]]:
+    return as_text(obs[SMILES]).tolist(), obs[DOSE].tolist()
+
+
+@contextmanager
+def _saying_which_file(where: Path) -> Iterator[None]:
     try:
-        encodings = encode_drugs(as_text(obs[SMILES]).tolist(), obs[DOSE].tolist(), n_bits)
+        yield
     except InputError as error:
         raise InputError(f"obs of {where}, {error}") from None
-    return encodings.astype(np.float32)
 
 
 def read_paired_controls(path: Path, n_genes: int, n_cells: int, treated: Path) -> ad.AnnData:

@@ -16,11 +16,8 @@ from squidiff.data.table import read_cells, schema_of
 from squidiff.diffusion.schedule import StepSchedule
 from squidiff.estimator import Squidiff
 from squidiff.estimator.upstream import UpstreamFitted
-from squidiff.legacy.cells import DOSE, SMILES
+from squidiff.legacy.cells import DRUG_SCHEMA
 from squidiff.train.upstream_checkpoint import read_upstream, write_upstream
-
-DRUG_SCHEMA = Schema(condition_key=SMILES, control="", smiles_key=SMILES, dose_key=DOSE)
-"""Upstream's own columns: a drug's SMILES is its name, and a cell without one is a control cell."""
 
 
 def convert(checkpoint: Path, genes: Path, schema: Schema | None = None) -> Squidiff:
@@ -34,7 +31,7 @@ def convert(checkpoint: Path, genes: Path, schema: Schema | None = None) -> Squi
     names, remembered = _read_genes(genes)
     if len(names) != sizes.n_genes:
         raise InputError(f"{genes} names {len(names)} genes, but {checkpoint} is a model of {sizes.n_genes}")
-    has_drugs = sizes.n_fingerprint > 0
+    has_drugs = sizes.has_drugs
     schema = schema or remembered or (DRUG_SCHEMA if has_drugs else Schema())
     if has_drugs != (schema.smiles_key is not None):
         remedy = "name the obs column of the SMILES with --smiles-key" if has_drugs else "leave --smiles-key out"

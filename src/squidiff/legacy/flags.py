@@ -103,6 +103,7 @@ def settings(values: Mapping[str, Any], given: Sequence[str], say: Say, *, seed:
 
 
 def whole(name: str, value: float) -> int:
+    """A flag's number, which upstream reads as 1e5. Raises InputError when it is not whole or less than 1."""
     if not value >= 1 or value != int(value):
         raise InputError(f"--{name} is {value:g}: it must be a whole number of 1 or more")
     return int(value)

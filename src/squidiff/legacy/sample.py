@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from squidiff.config import InputError, NoiseLevel, check_seed
-from squidiff.diffusion.samplers import SAMPLERS, invert_ddim, last
+from squidiff.diffusion.samplers import invert_ddim
 from squidiff.diffusion.schedule import StepSchedule
+from squidiff.estimator.upstream import Decoder
 from squidiff.legacy.cells import DOSE, SMILES, dense, drugs_of, read_paired_controls, read_upstream_cells
 from squidiff.model.upstream import UpstreamDenoiser, UpstreamNetwork
 from squidiff.train.loop import find_device
@@ -20,7 +21,6 @@ from squidiff.train.upstream_checkpoint import read_upstream
 
 N_STEPS = 1000
 """Of upstream's diffusion. Its sampler knows no other number, whatever the model was trained with."""
-CELLS_PER_BATCH = 512
 
 
 class sampler:
@@ -45,7 +45,8 @@ class sampler:
         self.model = read_upstream(Path(model_path)).to(find_device(device))
         _require_sizes(self.model, Path(model_path), gene_size, output_dim, use_drug_structure)
         self.schedule = StepSchedule.named("linear", N_STEPS)
-        self.steps = self.schedule.sampling_steps(N_STEPS if steps is None else steps)
+        self.n_steps = N_STEPS if steps is None else steps
+        self.schedule.sampling_steps(self.n_steps)  # raises where there are not as many
         self.sample_fn = self._ddim_sample_loop
         self._noise = torch.Generator().manual_seed(seed)
         self._rng = np.random.default_rng(seed)
@@ -141,11 +142,12 @@ class sampler:
             raise InputError(f"gene_size is {shape[1]}, but the model has {model.sizes.n_genes} genes")
         x_t = torch.randn(tuple(shape), generator=self._noise) if noise is None else noise
         z_sem = _latents(model, model_kwargs or {}).expand(shape[0], -1)
-        levels = self.schedule.sampling_levels(self.steps)
-        denoiser = UpstreamDenoiser(model, levels[:-1], self.steps)
-        sample = SAMPLERS["ddim" if len(self.steps) == N_STEPS else "dpmpp_2m"]
-        chunks = zip(z_sem.split(CELLS_PER_BATCH), x_t.to(z_sem).split(CELLS_PER_BATCH), strict=True)
-        return torch.cat([last(sample(denoiser.bind(z), x, levels)) for z, x in chunks])
+        return Decoder(model, self.schedule, self.n_steps, _sampler_of(self.n_steps))(z_sem, x_t)
+
+
+def _sampler_of(n_steps: int) -> str:
+    """All steps are taken as upstream takes them."""
+    return "ddim" if n_steps == N_STEPS else "dpmpp_2m"
 
 
 def _latents(model: UpstreamNetwork, model_kwargs: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -164,8 +166,8 @@ def _require_sizes(model: UpstreamNetwork, path: Path, gene_size: int, output_di
     for name, value in (("gene_size", gene_size), ("output_dim", output_dim)):
         if value != sizes.n_genes:
             raise InputError(f"{path} is a model of {sizes.n_genes} genes, but {name} is {value}: give {sizes.n_genes}")
-    if has_drugs != (sizes.n_fingerprint > 0):
-        was = "with" if sizes.n_fingerprint else "without"
+    if has_drugs != sizes.has_drugs:
+        was = "with" if sizes.has_drugs else "without"
         raise InputError(f"{path} was trained {was} drug structure, but use_drug_structure is {has_drugs}")
 
 
@@ -184,10 +186,13 @@ def sample_file(
     With a drug model the encoder is shown the control cell of the same row (the cell itself without a control file)
     and the row's SMILES and dose. Sizes are read from the checkpoint unless gene_size is given, to be checked.
     """
-    sizes = read_upstream(model_path).sizes
-    has_drugs = sizes.n_fingerprint > 0
+    check_seed(seed)
+    network = read_upstream(model_path).to(find_device(device))
+    sizes, has_drugs = network.sizes, network.sizes.has_drugs
     n_genes = sizes.n_genes if gene_size is None else gene_size
-    tool = sampler(model_path, n_genes, n_genes, has_drugs, steps=steps, seed=seed, device=device)
+    _require_sizes(network, model_path, n_genes, n_genes, has_drugs)
+    n_steps = N_STEPS if steps is None else steps
+    decode = Decoder(network, StepSchedule.named("linear", N_STEPS), n_steps, _sampler_of(n_steps))
     cells = read_upstream_cells(data_path, sizes.n_genes, (SMILES, DOSE) if has_drugs else ())
     shown = dense(cells)
     given: dict[str, np.ndarray] = {}
@@ -198,9 +203,10 @@ def sample_file(
     elif control_data_path is not None:
         raise InputError(f"{model_path} was trained without drug structure: --control_data_path has no use")
     tensors = {name: torch.from_numpy(array) for name, array in {"x_start": shown, **given}.items()}
-    z_sem = _latents(tool.model, tensors)
-    predicted = tool.pred(z_sem, n_genes)
+    z_sem = _latents(network, tensors)
+    noise = torch.randn((cells.n_obs, n_genes), generator=torch.Generator().manual_seed(seed))
+    predicted = decode(z_sem, noise)
     result = ad.AnnData(predicted.cpu().numpy(), obs=cells.obs.copy(), var=cells.var[[]].copy())
     result.obsm["X_z_sem"] = z_sem.cpu().numpy()
-    result.uns["squidiff"] = {"model": str(model_path), "steps": len(tool.steps), "seed": seed}
+    result.uns["squidiff"] = {"model": str(model_path), "steps": n_steps, "seed": seed}
     return result

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import itertools
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,17 @@ import pandas as pd
 from squidiff.config import Config, InputError, Schema
 from squidiff.data.table import as_matrix, looks_like_counts
 from squidiff.estimator import Squidiff
-from squidiff.files import write_atomically
-from squidiff.legacy.cells import DOSE, GROUP, SMILES, dense, drugs_of, read_paired_controls, read_upstream_cells
-from squidiff.legacy.convert import DRUG_SCHEMA
+from squidiff.files import saying_where, write_atomically
+from squidiff.legacy.cells import (
+    DOSE,
+    DRUG_SCHEMA,
+    GROUP,
+    SMILES,
+    dense,
+    read_paired_controls,
+    read_upstream_cells,
+    require_drugs,
+)
 from squidiff.legacy.flags import Say, whole
 from squidiff.train.run import METRICS, STATE, Record, read_records
 
@@ -41,7 +47,7 @@ def train(
     if has_drugs:
         if not values["control_data_path"]:
             raise InputError("--use_drug_structure True needs --control_data_path, the control cells paired by row")
-        drugs_of(cells.obs, 1024, data)  # names the row of what cannot be read
+        require_drugs(cells.obs, data)
         controls = read_paired_controls(Path(values["control_data_path"]), values["gene_size"], cells.n_obs, data)
         cells, source_rows = _paired(cells, controls)
     if looks_like_counts(as_matrix(cells)):
@@ -84,37 +90,57 @@ def _paired(treated: ad.AnnData, controls: ad.AnnData) -> tuple[ad.AnnData, np.n
     return ad.AnnData(cells, obs=obs, var=treated.var[[]].copy()), rows
 
 
+COLUMNS = (
+    *("step", "samples"),
+    *(f"{what}{part}" for what in ("loss", "mse") for part in ("", "_q0", "_q1", "_q2", "_q3")),
+    "grad_norm",
+)
+"""Of progress.csv. Upstream's loss is a mean squared error and has both names."""
+
+
 class UpstreamLog:
     """log.txt and progress.csv, with upstream's names of what is logged: a row for each interval of steps."""
 
     def __init__(self, folder: Path, config: Config, interval: int, earlier: Sequence[Record]) -> None:
         self.folder, self.config, self.interval = folder, config, interval
-        self.records = list(earlier)
+        self.earlier: Sequence[Record] | None = earlier
+        self.window: list[Record] = []
 
     def add(self, record: Record) -> None:
-        """Both files are written anew when an interval is full, or training ends."""
-        self.records = [*(r for r in self.records if r.step < record.step), record]
-        if record.step % self.interval and record.step != self.config.n_train_steps:
-            return
-        rows = [self._row(list(window)) for _, window in itertools.groupby(self.records, self._interval_of)]
-        table = io.StringIO()
-        writer = csv.DictWriter(table, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-        text = "\n".join("".join(f"| {name:<10} | {value:<10.4g} |\n" for name, value in row.items()) for row in rows)
-        write_atomically(self.folder / "progress.csv", lambda path: path.write_text(table.getvalue(), encoding="utf-8"))
-        write_atomically(self.folder / "log.txt", lambda path: path.write_text(text, encoding="utf-8"))
+        """Appends a row when an interval is full, or training ends; before the first, those of before a resumption."""
+        if self.earlier is not None:
+            kept = [row for r in self.earlier if r.step < record.step and (row := self._row_if_full(r))]
+            self.earlier = None
+            header = ",".join(COLUMNS) + "\n"
+            for name, text in (("progress.csv", header + _as_csv(kept)), ("log.txt", _as_text(kept))):
+                write_atomically(self.folder / name, functools.partial(Path.write_text, data=text, encoding="utf-8"))
+        row = self._row_if_full(record)
+        if row is not None:
+            for name, text in (("progress.csv", _as_csv([row])), ("log.txt", _as_text([row]))):
+                with saying_where(self.folder / name), (self.folder / name).open("a", encoding="utf-8") as file:
+                    file.write(text)
 
-    def _interval_of(self, record: Record) -> int:
-        return (record.step - 1) // self.interval
+    def _row_if_full(self, record: Record) -> dict[str, float] | None:
+        self.window.append(record)
+        if record.step % self.interval and record.step != self.config.n_train_steps:
+            return None
+        row, self.window = self._row(self.window), []
+        return row
 
     def _row(self, window: Sequence[Record]) -> dict[str, float]:
         """Means over the records of an interval."""
-        fields = {"": "loss"} | {f"_q{q}": f"loss_q{q + 1}" for q in range(4)}
-        row: dict[str, float] = {"step": window[-1].step, "samples": window[-1].step * self.config.batch_size}
-        for what in ("loss", "mse"):
-            row |= {f"{what}{name}": _mean(window, field) for name, field in fields.items()}
-        return row | {"grad_norm": _mean(window, "gradient_norm")}
+        loss = [_mean(window, field) for field in ("loss", "loss_q1", "loss_q2", "loss_q3", "loss_q4")]
+        n = window[-1].step
+        values = (n, n * self.config.batch_size, *loss, *loss, _mean(window, "gradient_norm"))
+        return dict(zip(COLUMNS, values, strict=True))
+
+
+def _as_csv(rows: Sequence[Mapping[str, float]]) -> str:
+    return "".join(",".join(map(str, row.values())) + "\n" for row in rows)
+
+
+def _as_text(rows: Sequence[Mapping[str, float]]) -> str:
+    return "".join("".join(f"| {n:<10} | {v:<10.4g} |\n" for n, v in row.items()) + "\n" for row in rows)
 
 
 def _mean(window: Sequence[Record], field: str) -> float:

@@ -42,6 +42,10 @@ class UpstreamSizes(NamedTuple):
     n_encoder: int
     """Width of the encoder's hidden layers."""
 
+    @property
+    def has_drugs(self) -> bool:
+        return self.n_fingerprint > 0
+
     @classmethod
     def of(cls, state: Mapping[str, torch.Tensor]) -> UpstreamSizes:
         """Raises InputError when the tensors are not those of one of upstream's networks with a semantic encoder."""

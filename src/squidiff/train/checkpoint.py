@@ -40,6 +40,13 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     return tensors, note
 
 
+def require_finite_tensors(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raises ValueError that names a tensor of values that are not finite."""
+    damaged = [name for name, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
+    if damaged:
+        raise ValueError(f"{damaged[0]} holds values that are not finite")
+
+
 def save_state(path: Path, state: TrainState, best: Mapping[str, torch.Tensor], best_loss: float) -> None:
     """Writes all that resuming needs: weights, their average, the best one so far, optimiser and random state."""
     tensors = {"generator": state.generator.get_state()}

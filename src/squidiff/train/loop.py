@@ -89,10 +89,14 @@ class Recipe(Generic[AnyBatch]):
     """Whether the average is what a run saves, and not the newest weights."""
 
 
+def warmed_up_rate(step: int, config: Config) -> float:
+    """The highest rate, or its share while the warm-up rises linearly; of step number `step`, from 0."""
+    return config.learning_rate * (min(1.0, (step + 1) / config.n_warmup_steps) if config.n_warmup_steps else 1.0)
+
+
 def learning_rate(step: int, config: Config) -> float:
     """Rate of step number `step` (from 0): a linear warm-up, under half a cosine that is 0 after the last step."""
-    warm_up = min(1.0, (step + 1) / config.n_warmup_steps) if config.n_warmup_steps else 1.0
-    return config.learning_rate * warm_up * 0.5 * (1 + math.cos(math.pi * step / config.n_train_steps))
+    return warmed_up_rate(step, config) * 0.5 * (1 + math.cos(math.pi * step / config.n_train_steps))
 
 
 def _young_decay(n_steps: int, config: Config) -> float:

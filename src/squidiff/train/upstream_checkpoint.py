@@ -14,6 +14,7 @@ import torch
 from squidiff.config import InputError
 from squidiff.files import write_atomically
 from squidiff.model.upstream import UpstreamNetwork
+from squidiff.train.checkpoint import require_finite_tensors
 
 WRAPPERS = ("state_dict", "model")
 """Keys under which a state dict may lie, as in upstream's loader."""
@@ -32,12 +33,10 @@ def read_upstream(path: Path) -> UpstreamNetwork:
     if not isinstance(loaded, Mapping) or not all(isinstance(t, torch.Tensor) for t in loaded.values()):
         raise InputError(f"{path} holds no state dict (names and tensors): give a model.pt as upstream saves it")
     state = {str(key): t.detach().float() if t.is_floating_point() else t for key, t in loaded.items()}
-    damaged = [key for key, t in state.items() if not torch.isfinite(t).all()]
-    if damaged:
-        raise InputError(f"{path} is of no use: {damaged[0]} holds values that are not finite")
     try:
+        require_finite_tensors(state)
         return UpstreamNetwork.from_state(state)
-    except InputError as error:
+    except ValueError as error:  # an InputError is one
         raise InputError(f"{path} cannot be used: {error}") from None
 
 

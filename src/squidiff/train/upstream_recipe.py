@@ -9,7 +9,7 @@ from squidiff.config import Config, ShownBatch
 from squidiff.diffusion.loss import Losses, upstream_loss
 from squidiff.diffusion.schedule import StepSchedule
 from squidiff.model.upstream import UpstreamNetwork
-from squidiff.train.loop import Recipe
+from squidiff.train.loop import Recipe, warmed_up_rate
 
 
 def upstream_learning_rate(step: int, config: Config) -> float:
@@ -18,8 +18,7 @@ def upstream_learning_rate(step: int, config: Config) -> float:
     Upstream sets the rate of a step after the step before it, so the first two have the highest. A warm-up is ours;
     upstream has none.
     """
-    warm_up = min(1.0, (step + 1) / config.n_warmup_steps) if config.n_warmup_steps else 1.0
-    return config.learning_rate * warm_up * (1 - max(step - 1, 0) / config.n_train_steps)
+    return warmed_up_rate(step, config) * (1 - max(step - 1, 0) / config.n_train_steps)
 
 
 def upstream_recipe(schedule: StepSchedule) -> Recipe[ShownBatch]:
