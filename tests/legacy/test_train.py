@@ -201,13 +201,13 @@ def test_raw_counts_are_taken_but_not_in_silence(folder: Path, capsys: pytest.Ca
 def test_what_is_refused_is_refused_in_the_sentence_of_the_docs(name: str) -> None:
     other = {bool: not FLAGS[name].default, int: 7, str: "other"}[type(FLAGS[name].default)]
     with pytest.raises(InputError, match=f"^--{name} {other} is refused: ") as error:
-        settings(DEFAULTS | {name: other}, [name], pytest.fail, seed=0)
+        settings(DEFAULTS | {name: other, "diffusion_steps": 500}, [name], pytest.fail, seed=0)
     assert FLAGS[name].refusal in DOCS.read_text(encoding="utf-8")
     assert str(error.value).endswith(str(FLAGS[name].refusal))
     assert settings(DEFAULTS, [name], lambda text: None, seed=0) == PRESETS["upstream"]  # its default is no offence
 
 
-@pytest.mark.parametrize("name", [name for name, flag in FLAGS.items() if flag.no_effect])
+@pytest.mark.parametrize("name", [*(name for name, flag in FLAGS.items() if flag.no_effect), "rescale_timesteps"])
 def test_what_never_had_an_effect_is_one_line(name: str) -> None:
     said: list[str] = []
     assert settings(DEFAULTS | {name: 3}, [name], said.append, seed=0) == PRESETS["upstream"]

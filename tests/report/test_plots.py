@@ -82,6 +82,11 @@ def test_the_loss_titles_state_the_numbers_of_the_table(metrics: pd.DataFrame) -
     )
 
 
+def test_both_losses_are_named_after_what_the_network_predicts(metrics: pd.DataFrame) -> None:
+    labels = [panel.get_ylabel() for panel in training_loss(metrics, "eps").axes[:2]]
+    assert labels == ["loss: mean squared error of eps"] * 2
+
+
 def test_the_loss_title_says_when_the_end_is_the_lowest_or_not_validated(metrics: pd.DataFrame) -> None:
     last_is_lowest = metrics[metrics["step"] <= 150]
     assert (

@@ -48,7 +48,7 @@ FLAGS = {
     "predict_xstart": Flag(False, "predict x0 in place of eps", _BOUND),
     "use_kl": Flag(False, "train on the variational bound", _BOUND),
     "rescale_learned_sigmas": Flag(False, "weigh the variational bound", _BOUND),
-    "rescale_timesteps": Flag(False, "scale steps to 1,000", "with 1,000 steps it changes nothing; leave it out"),
+    "rescale_timesteps": Flag(False, "scale steps to 1,000", f"{_BOUND}; with 1,000 steps it changes nothing"),
     "timestep_respacing": Flag("", "train on some steps", "give --steps to sample_squidiff.py instead"),
     "use_encoder": Flag(True, "condition on z_sem", "a model without an encoder has nothing to condition on"),
     "class_cond": Flag(False, "condition on Group", "it crashes upstream wherever it is used"),
@@ -71,6 +71,8 @@ def settings(values: Mapping[str, Any], given: Sequence[str], say: Say, *, seed:
     """
     for name in given:
         flag = FLAGS[name]
+        if name == "rescale_timesteps" and values["diffusion_steps"] == 1000:
+            flag = flag._replace(refusal=None, no_effect=True)
         if flag.refusal is not None and values[name] != flag.default:
             raise InputError(f"--{name} {values[name]} is refused: {flag.refusal}")
         if flag.no_effect:

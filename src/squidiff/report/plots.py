@@ -88,7 +88,7 @@ def training_loss(metrics: pd.DataFrame, predicts: str = "v") -> Figure:
     if ends:
         hard, easy = max(ends, key=ends.__getitem__), min(ends, key=ends.__getitem__)
         title = f"By quartile of the noise level: {_short(ends[hard])} for {hard}, {_short(ends[easy])} for {easy}"
-    _finish(middle, title, y="loss: mean squared error of v")
+    _finish(middle, title, y=f"loss: mean squared error of {predicts}")
     _loss_scale(middle, pd.concat(list(by_noise.values())))
     _legend(middle, 4)
 
