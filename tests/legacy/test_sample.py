@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import torch
 from scipy import sparse
 
 from squidiff.cli.upstream import sample_squidiff
-from squidiff.config import InputError
+from squidiff.config import PRESETS, InputError
+from squidiff.estimator import Squidiff
 from squidiff.legacy.cells import encode_drugs
 from squidiff.legacy.sample import sample_file, sampler
 from squidiff.train.upstream_checkpoint import read_upstream, write_upstream
@@ -320,3 +322,16 @@ def test_the_class_refuses_what_the_checkpoint_is_not() -> None:
     tool = made("autoencoder")
     with pytest.raises(InputError, match="has neither z_mod nor x_start"):
         tool.load_sample_fn()(tool.model, shape=(2, 30))
+
+
+def test_a_model_of_other_levels_is_not_sampled_with_upstreams(cells: ad.AnnData, tmp_path: Path) -> None:
+    data = written(cells, tmp_path / "cells.h5ad")
+    small = {"width": 8, "n_latent": 4, "n_blocks": 1, "n_train_steps": 2, "batch_size": 4}
+    for name, levels in (("usual", {}), ("cosine", {"noise_schedule": "cosine"}), ("few", {"n_diffusion_steps": 50})):
+        config = dataclasses.replace(PRESETS["upstream"], **small, **levels)
+        Squidiff(config=config, device="cpu").fit(cells, out=tmp_path / name)
+    assert sample_file(tmp_path / "usual" / "model.pt", data, steps=2).n_obs == 12
+    with pytest.raises(InputError, match=r"cosine was trained with 1000 steps, cosine, but .* use squidiff predict"):
+        sample_file(tmp_path / "cosine" / "model.pt", data, steps=2)
+    with pytest.raises(InputError, match="few was trained with 50 steps, linear"):
+        sampler(tmp_path / "few" / "model.pt", 30, 30, False)

@@ -14,6 +14,7 @@ from squidiff.config import InputError, NoiseLevel, check_seed
 from squidiff.diffusion.samplers import invert_ddim
 from squidiff.diffusion.schedule import StepSchedule
 from squidiff.estimator.upstream import Decoder
+from squidiff.files import read_json
 from squidiff.legacy.cells import DOSE, SMILES, dense, drugs_of, read_paired_controls, read_upstream_cells
 from squidiff.model.upstream import UpstreamDenoiser, UpstreamNetwork
 from squidiff.train.loop import find_device
@@ -44,6 +45,7 @@ class sampler:
         check_seed(seed)
         self.model = read_upstream(Path(model_path)).to(find_device(device))
         _require_sizes(self.model, Path(model_path), gene_size, output_dim, use_drug_structure)
+        _require_levels(Path(model_path).parent)
         self.schedule = StepSchedule.named("linear", N_STEPS)
         self.n_steps = N_STEPS if steps is None else steps
         self.schedule.sampling_steps(self.n_steps)  # raises where there are not as many
@@ -171,6 +173,22 @@ def _require_sizes(model: UpstreamNetwork, path: Path, gene_size: int, output_di
         raise InputError(f"{path} was trained {was} drug structure, but use_drug_structure is {has_drugs}")
 
 
+def _require_levels(folder: Path) -> None:
+    """Raises InputError when the checkpoint lies in a run of ours that was trained with other levels."""
+    if not (folder / "config.json").is_file():
+        return
+    saved = read_json(folder / "config.json")
+    config = saved.get("config") if isinstance(saved, dict) else None
+    if not isinstance(config, dict) or config.get("architecture") != "upstream":
+        return
+    trained = config.get("n_diffusion_steps"), config.get("noise_schedule")
+    if trained != (N_STEPS, "linear"):
+        raise InputError(
+            f"{folder} was trained with {trained[0]} steps, {trained[1]}, but upstream's sampler knows {N_STEPS:,} "
+            f"linear ones only: use squidiff predict {folder}"
+        )
+
+
 def sample_file(
     model_path: Path,
     data_path: Path,
@@ -191,6 +209,7 @@ def sample_file(
     sizes, has_drugs = network.sizes, network.sizes.has_drugs
     n_genes = sizes.n_genes if gene_size is None else gene_size
     _require_sizes(network, model_path, n_genes, n_genes, has_drugs)
+    _require_levels(model_path.parent)
     n_steps = N_STEPS if steps is None else steps
     decode = Decoder(network, StepSchedule.named("linear", N_STEPS), n_steps, _sampler_of(n_steps))
     cells = read_upstream_cells(data_path, sizes.n_genes, (SMILES, DOSE) if has_drugs else ())
