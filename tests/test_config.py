@@ -117,8 +117,8 @@ def test_a_value_of_another_type_is_refused(kind: type, name: str, value: object
 
 
 def test_json_is_held_to_the_ranges_too() -> None:
-    with pytest.raises(InputError, match="--width is 1: it must be at least 8"):
-        settings_from_json(Config, {"width": 1})
+    with pytest.raises(InputError, match="--width is 0: it must be at least 1"):
+        settings_from_json(Config, {"width": 0})
     with pytest.raises(InputError, match="--sampler is 'euler'"):
         settings_from_json(Sampling, {"sampler": "euler"})
 

@@ -120,7 +120,7 @@ class Config(_Checked):
     """Settings of the model and of its training, saved in the run's config.json."""
 
     n_latent: int = _setting(64, "size Z of the semantic latent", low=1)
-    width: int = _setting(512, "width of the denoiser", low=8)
+    width: int = _setting(512, "width of the denoiser", low=1)
     n_blocks: int = _setting(3, "residual blocks of the denoiser", low=1)
     n_axes: int = _setting(32, "axes of the cells' covariance that the denoiser starts from", low=1)
     n_train_steps: int = _setting(1500, "optimiser steps", low=1)
@@ -133,10 +133,13 @@ class Config(_Checked):
     weight_decay: float = _setting(0.01, "AdamW's weight decay", low=0.0)
     max_grad_norm: float | None = _setting(1.0, "the gradient's norm is clipped here (None: not at all)", low=1e-6)
     ema_decay: float = _setting(
-        0.995, "decay of the weights' moving average, which is what is saved", low=0.0, high=0.99999
+        0.995,
+        "decay of the weights' moving average, which is what is saved (upstream's: beside the newest)",
+        low=0.0,
+        high=0.9999999,
     )
     further_ema_decays: tuple[float, ...] = _setting(
-        (), "further averages to keep, as model_DECAY.pt (upstream's only)", low=0.0, high=0.99999
+        (), "further averages to keep, as model_DECAY.pt (upstream's only)", low=0.0, high=0.9999999
     )
     validation_fraction: float = _setting(
         0.1, "share of the training cells kept for the validation loss", low=0.0, high=0.5

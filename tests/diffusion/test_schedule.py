@@ -93,6 +93,12 @@ def test_linear_steps_end_alike_whatever_their_number() -> None:
     assert few == pytest.approx(many, rel=0.02)
 
 
+def test_linear_steps_that_leave_nothing_of_a_cell_are_refused() -> None:
+    with pytest.raises(InputError, match="20 steps of linear noise are too few: take 21 or more"):
+        StepSchedule.named("linear", 20)
+    assert StepSchedule.named("linear", 21).alphas_cumprod[-1] > 0
+
+
 def test_cosine_steps_by_hand() -> None:
     schedule = StepSchedule.named("cosine", 100)
     halfway = math.cos((0.5 + 0.008) / 1.008 * math.pi / 2) ** 2 / math.cos(0.008 / 1.008 * math.pi / 2) ** 2

@@ -13,7 +13,7 @@ import pytest
 import torch
 from small_models import QUERY, TRAIN, queries
 
-from made_cells import HELD_OUT, SCHEMA, counts, dense, logged
+from made_cells import HELD_OUT, SCHEMA, SMALL, counts, dense, logged
 from squidiff.config import PRESETS, Config, InputError, Sampling, Schema
 from squidiff.data.conditions import fingerprint
 from squidiff.diffusion.samplers import last, sample_ddim
@@ -179,13 +179,33 @@ def test_an_interrupted_run_goes_on_bit_by_bit(tmp_path: Path) -> None:
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_targets_keep_the_control_cell_that_they_are_given() -> None:
+def test_training_takes_the_control_cells_that_it_is_given() -> None:
     cells = drugged()
-    rows = np.where(cells.obs["SMILES"] == "CCO", np.flatnonzero(cells.obs["SMILES"] == "")[0], -1)
+    is_control = (cells.obs["SMILES"] == "").to_numpy()
+    rows = np.where(is_control, -1, np.flatnonzero(is_control)[0])
     one = Squidiff(DRUGS, settings(), "cpu").fit(cells, source_rows=rows)
-    other = trained(cells, DRUGS)
-    name = "output_layer.weight"
-    assert not torch.equal(fitted(one).network.state_dict()[name], fitted(other).network.state_dict()[name])
+    moved = cells.copy()  # all other control cells are noise that must not matter
+    X = dense(moved)
+    X[np.flatnonzero(is_control)[1:]] += 1.0
+    moved.X = X.astype(np.float32)
+    same, other = Squidiff(DRUGS, settings(), "cpu").fit(moved, source_rows=rows), trained(moved, DRUGS)
+    weights = [fitted(model).network.state_dict()["output_layer.weight"] for model in (one, same, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    with pytest.raises(InputError, match="source_rows have no use but with upstream's architecture and SMILES"):
+        Squidiff(SCHEMA, settings(), "cpu").fit(TRAIN, source_rows=np.zeros(TRAIN.n_obs, int))
+
+
+def test_cells_without_a_smiles_column_are_controls_for_upstreams_architecture_alone() -> None:
+    cells, own = drugged(), dataclasses.replace(SMALL, n_train_steps=2)
+    bare = cells.copy()
+    del bare.obs["SMILES"]
+    all_controls = cells.copy()
+    all_controls.obs["SMILES"], all_controls.obs["dose"] = "", 0.0
+    upstreams = trained(cells, DRUGS)
+    assert np.array_equal(upstreams.encode(bare), upstreams.encode(all_controls))
+    with pytest.raises(InputError, match="column 'SMILES' is missing"):
+        Squidiff(DRUGS, own, "cpu").fit(cells).encode(bare)
 
 
 def test_the_preset_is_upstreams_defaults() -> None:

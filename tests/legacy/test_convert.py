@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -10,9 +12,9 @@ import pandas as pd
 import pytest
 import torch
 
-from made_cells import SCHEMA, SMALL, split
+from made_cells import SCHEMA, SMALL, dense, split
 from squidiff.cli.app import main
-from squidiff.config import InputError, Sampling, Schema
+from squidiff.config import PRESETS, InputError, Sampling, Schema
 from squidiff.estimator import Squidiff
 from squidiff.legacy.cells import DRUG_SCHEMA
 from squidiff.legacy.convert import convert, export
@@ -103,3 +105,34 @@ def test_what_does_not_fit_is_said(genes: Path, tmp_path: Path) -> None:
     own = Squidiff(SCHEMA, SMALL, "cpu").fit(split()[0])
     with pytest.raises(InputError, match="only models of upstream's architecture become its checkpoints"):
         export(own, tmp_path / "model.pt")
+
+
+def test_the_levels_of_training_are_those_of_the_run_beside_or_those_given(tmp_path: Path, capsys: Any) -> None:
+    small = {"width": 8, "n_latent": 4, "n_blocks": 1, "n_train_steps": 2, "batch_size": 4, "n_diffusion_steps": 50}
+    config = dataclasses.replace(PRESETS["upstream"], **small, noise_schedule="cosine")
+    Squidiff(config=config, device="cpu").fit(cells(), out=tmp_path / "run")
+    genes = tmp_path / "cells.h5ad"
+    cells().write_h5ad(genes)
+    inside, outside = tmp_path / "run" / "model.pt", tmp_path / "model.pt"
+    with pytest.raises(SystemExit):
+        main(["export", str(tmp_path / "run"), "--upstream", str(outside)])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "trained with 50 cosine steps: a checkpoint does not tell, and upstream's sampler takes 1,000 linear" in said
+
+    def levels(model: Squidiff) -> tuple[int, str]:
+        return model.config.n_diffusion_steps, model.config.noise_schedule
+
+    assert levels(convert(inside, genes)) == (50, "cosine")
+    assert levels(convert(outside, genes)) == (1000, "linear")
+    options = ("--n-diffusion-steps", "50", "--noise-schedule", "cosine", "--out", str(tmp_path / "again"))
+    with pytest.raises(SystemExit) as stop:
+        main(["convert", str(outside), "--genes", str(genes), *options])
+    assert not stop.value.code
+    again, first = (Squidiff.load(tmp_path / name, "cpu") for name in ("again", "run"))
+    assert levels(again) == (50, "cosine")
+    asked = pd.DataFrame({"n_cells": [3]})
+    one, same = (model.predict(asked, cells(), Sampling(n_sample_steps=5)) for model in (again, first))
+    assert np.array_equal(dense(one), dense(same))
+    cells()[:, ::-1].copy().write_h5ad(genes)
+    with pytest.raises(InputError, match=r"has other genes, or in another order, than the run in"):
+        convert(inside, genes)

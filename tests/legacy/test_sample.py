@@ -104,6 +104,37 @@ def test_a_direction_moves_the_mean_latent() -> None:
     assert around.std() == pytest.approx(0.7, rel=0.01)
 
 
+def test_a_direction_has_noise_around_the_mean_latent_unless_told_otherwise() -> None:
+    tool, other = made("autoencoder", steps=2), made("autoencoder", steps=2)
+    z_sem, direction = oracle("autoencoder_io")["z_sem"], torch.ones(60)
+    around = other.sample_around_point(z_sem.numpy().mean(axis=0) + 3.0, num_samples=12)
+    expected = other.pred(torch.from_numpy(around.astype(np.float32)), 30)
+    assert_near(tool.interp_with_direction(z_sem, 30, direction, 3.0), expected)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_network_is_called_as_upstream_calls_it(variant: str) -> None:
+    given, model = oracle(f"{variant}_io"), made(variant).model
+    shown = {"x_start": given["x_start"], "drug_dose": None, "control_feature": None}
+    if variant == "drug":
+        shown |= {"drug_dose": given["drug_dose"], "control_feature": given["control"]}
+    with torch.no_grad():
+        assert_near(model(given["x_t"], given["t"], z_mod=given["z_sem"]), given["eps"])
+        assert_near(model(given["x_t"], timesteps=given["t"], group=np.zeros(12), **shown), given["eps"])
+    with pytest.raises(InputError, match="neither z_mod nor x_start is given"):
+        model(given["x_t"], given["t"])
+
+
+def test_the_sample_function_takes_upstreams_arguments() -> None:
+    given, tool = oracle("autoencoder_io"), made("autoencoder", steps=3)
+    kwargs = {"z_mod": given["z_sem"], "group": np.zeros(12)}
+    expected = tool.sample_fn(tool.model, (12, 30), noise=given["x_T"], model_kwargs=kwargs)
+    found = tool.sample_fn(tool.model, (12, 30), given["x_T"], False, None, None, kwargs, "cpu", True, 0.0)
+    assert torch.equal(found, expected)
+    with pytest.raises(InputError, match="eta other than 0 are not supported"):
+        tool.sample_fn(tool.model, (12, 30), model_kwargs=kwargs, eta=1.0)
+
+
 def test_noising_adds_i_over_t_at_step_i() -> None:
     tool, x = made("autoencoder"), torch.zeros(2000, 30)
     found = tool.get_diffused_data(tool.model, x, 4, {})
@@ -283,7 +314,7 @@ def test_the_script_alone_says_what_it_needs(capsys: pytest.CaptureFixture[str])
         (("--data_path", "unnamed.h5ad"), "column 'SMILES' is missing in obs of unnamed.h5ad"),
         (("--data_path", "undosed.h5ad"), "column 'dose' is missing in obs of undosed.h5ad"),
         (("--data_path", "unread.h5ad"), "obs of unread.h5ad, row 3: SMILES 'C1CC' does not parse"),
-        (("--data_path", "narrow.h5ad"), "narrow.h5ad has 29 genes, but --gene_size is 30"),
+        (("--data_path", "narrow.h5ad"), "narrow.h5ad has 29 genes, but the model 30"),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -312,6 +343,12 @@ def test_bad_input_is_one_sentence(
     assert not Path("out.h5ad").exists()
 
 
+def test_a_drug_without_smiles_names_its_row(cells: ad.AnnData, tmp_path: Path) -> None:
+    cells.obs["SMILES"] = [*cells.obs["SMILES"][:4], None, *cells.obs["SMILES"][5:]]
+    with pytest.raises(InputError, match=r"obs of .*data.h5ad, row 4 has no SMILES"):
+        sample_file(checkpoint("drug"), written(cells, tmp_path / "data.h5ad"), steps=2)
+
+
 def test_the_class_refuses_what_the_checkpoint_is_not() -> None:
     with pytest.raises(InputError, match="output_dim is 31: give 30"):
         sampler(checkpoint("drug"), 30, 31, True)
@@ -331,7 +368,10 @@ def test_a_model_of_other_levels_is_not_sampled_with_upstreams(cells: ad.AnnData
         config = dataclasses.replace(PRESETS["upstream"], **small, **levels)
         Squidiff(config=config, device="cpu").fit(cells, out=tmp_path / name)
     assert sample_file(tmp_path / "usual" / "model.pt", data, steps=2).n_obs == 12
-    with pytest.raises(InputError, match=r"cosine was trained with 1000 steps, cosine, but .* use squidiff predict"):
+    turned = sample_file(tmp_path / "usual" / "model.pt", written(cells[:, ::-1].copy(), tmp_path / "t.h5ad"), steps=2)
+    assert np.array_equal(turned.X, sample_file(tmp_path / "usual" / "model.pt", data, steps=2).X)
+    assert list(turned.var_names) == list(cells.var_names)  # a run knows its genes
+    with pytest.raises(InputError, match=r"model.pt was trained with 1,000 cosine steps, but .* use squidiff predict"):
         sample_file(tmp_path / "cosine" / "model.pt", data, steps=2)
-    with pytest.raises(InputError, match="few was trained with 50 steps, linear"):
+    with pytest.raises(InputError, match="was trained with 50 linear steps"):
         sampler(tmp_path / "few" / "model.pt", 30, 30, False)

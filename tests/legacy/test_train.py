@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,15 @@ import torch
 from made_cells import logged
 from squidiff.cli.upstream import train_squidiff
 from squidiff.config import PRESETS, InputError
+from squidiff.data.conditions import ConditionEncoder
+from squidiff.data.preprocess import Normalisation
+from squidiff.data.table import CellTable
 from squidiff.estimator import Squidiff
-from squidiff.legacy.flags import FLAGS, settings
+from squidiff.estimator.upstream import begin_upstream
+from squidiff.legacy.cells import DRUG_SCHEMA, dense, encode_drugs, read_paired_controls
+from squidiff.legacy.flags import FLAGS, NO_EFFECT, settings
+from squidiff.legacy.train import UpstreamLog, _paired
+from squidiff.train.run import Record
 
 UPSTREAMS = [
     "output_dim",
@@ -98,6 +106,91 @@ def test_upstreams_defaults_are_the_preset() -> None:
     assert found == PRESETS["upstream"]
 
 
+def test_every_flag_reaches_its_setting() -> None:
+    given = {"num_layers": 2, "batch_size": 5, "lr": 0.5, "weight_decay": 0.25, "ema_rate": "0.5,0.25", "microbatch": 3}
+    given |= {"lr_anneal_steps": 7e3, "log_interval": 12, "save_interval": 30, "diffusion_steps": 300}
+    found = settings(DEFAULTS | given | {"noise_schedule": "cosine"}, list(given), pytest.fail, seed=9)
+    assert found == dataclasses.replace(
+        PRESETS["upstream"],
+        n_blocks=2,
+        batch_size=5,
+        learning_rate=0.5,
+        weight_decay=0.25,
+        ema_decay=0.5,
+        further_ema_decays=(0.25,),
+        micro_batch_size=3,
+        n_train_steps=7000,
+        log_every_steps=6,  # divides 12 and 30
+        save_every_steps=30,
+        n_diffusion_steps=300,
+        noise_schedule="cosine",
+        seed=9,
+    )
+
+
+@pytest.mark.parametrize(
+    ("n_steps", "log", "save"), [(100_000, 250, 10_000), (12_345, 1000, 10_000), (30_000, 5000, 77), (9, 10_000, 4)]
+)
+def test_a_record_ends_wherever_a_row_of_the_log_or_a_save_is_due(n_steps: int, log: int, save: int) -> None:
+    values = DEFAULTS | {"lr_anneal_steps": n_steps, "log_interval": log, "save_interval": save}
+    every = settings(values, (), pytest.fail, seed=0).log_every_steps
+    assert log % every == save % every == 0
+    assert every <= max(1, n_steps // 1000)
+
+
+def test_the_log_has_a_row_for_each_interval(tmp_path: Path) -> None:
+    config = settings(DEFAULTS | {"lr_anneal_steps": 12_345, "log_interval": 1000}, (), pytest.fail, seed=0)
+    log = UpstreamLog(tmp_path, config, 1000, [])
+    for step in [*range(config.log_every_steps, 12_345, config.log_every_steps), 12_345]:
+        log.add(Record(step, 1.0, None, None, None, None, None, 1e-4, 1.0, None, None))
+    assert pd.read_csv(tmp_path / "progress.csv")["step"].tolist() == [*range(1000, 12_001, 1000), 12_345]
+
+
+def test_each_target_is_shown_the_control_of_its_row_and_its_drug(folder: Path) -> None:
+    treated, control = ad.read_h5ad("treated.h5ad"), ad.read_h5ad("control.h5ad")
+    treated.obs["dose"] = np.arange(treated.n_obs, dtype=float)
+    cells, rows = _paired(treated, control)
+    table = CellTable.from_anndata(cells, DRUG_SCHEMA)
+    encoder = ConditionEncoder.fit(table.parts, DRUG_SCHEMA)
+    config = dataclasses.replace(PRESETS["upstream"], width=8)
+    unit, cpu = Normalisation.unknown(), torch.device("cpu")
+    _, pairs, _ = begin_upstream(table, encoder, unit, DRUG_SCHEMA, config, cpu, rows)
+    assert pairs.target_rows().tolist() == list(range(treated.n_obs))
+    chosen = np.array([5, 0, 7, 12])
+    target, shown = pairs.batch(chosen, np.random.default_rng(0))
+    np.testing.assert_array_equal(target, dense(treated)[chosen])
+    np.testing.assert_array_equal(shown[:, :40], dense(control)[chosen])
+    drugs = encode_drugs(treated.obs["SMILES"].tolist(), treated.obs["dose"].tolist())
+    assert len(np.unique(drugs[chosen], axis=0)) == 4
+    np.testing.assert_allclose(shown[:, 40:], drugs[chosen], rtol=1e-6)
+
+
+def test_controls_are_matched_by_gene_name_where_they_have_them(folder: Path) -> None:
+    treated, control = ad.read_h5ad("treated.h5ad"), ad.read_h5ad("control.h5ad")
+    control[:, ::-1].copy().write_h5ad("turned.h5ad")
+    found = read_paired_controls(Path("turned.h5ad"), treated, Path("treated.h5ad"))
+    np.testing.assert_array_equal(dense(found), dense(control))
+    ad.AnnData(control.X).write_h5ad("nameless.h5ad")
+    found = read_paired_controls(Path("nameless.h5ad"), treated, Path("treated.h5ad"))
+    np.testing.assert_array_equal(dense(found), dense(control))
+    control.var_names = ["another", *control.var_names[1:]]
+    control.write_h5ad("other.h5ad")
+    with pytest.raises(InputError, match=r"1 of the 40 genes of treated.h5ad are missing in other.h5ad"):
+        read_paired_controls(Path("other.h5ad"), treated, Path("treated.h5ad"))
+
+
+@pytest.mark.parametrize(("where", "file"), [("log", "log.txt"), ("log", "progress.csv"), ("out", "loss_plot.pdf")])
+def test_the_log_and_the_plot_of_another_training_are_not_replaced(
+    folder: Path, capsys: Any, where: str, file: str
+) -> None:
+    (folder / where).mkdir()
+    (folder / where / file).write_text("theirs", encoding="utf-8")
+    said = refused(capsys, "--logger_path", "log", "--resume_checkpoint", "out", "--data_path", "cells.h5ad", *SMALL)
+    assert f"{where}/{file} is there already" in said
+    assert (folder / where / file).read_text(encoding="utf-8") == "theirs"
+    assert not (folder / "out" / "config.json").exists()
+
+
 @pytest.mark.slow
 def test_the_notes_own_command_writes_upstreams_files_to_the_logger_path(folder: Path) -> None:
     run("--logger_path", "log", "--data_path", "cells.h5ad", *SMALL, "--log_interval", 5)
@@ -121,7 +214,7 @@ def test_drugs_are_paired_with_the_control_of_their_row(folder: Path, capsys: py
         *("--logger_path", "log", "--resume_checkpoint", "out", "--data_path", "treated.h5ad", *SMALL),
         *("--use_drug_structure", "True", "--control_data_path", "control.h5ad", "--comb_num", 2),
     )
-    assert "--comb_num has no effect" in " ".join(capsys.readouterr().out.split())
+    assert "--comb_num is not needed" in " ".join(capsys.readouterr().out.split())
     assert {path.name for path in (folder / "log").iterdir()} == {"log.txt", "progress.csv"}
     assert torch.load("out/model.pt", weights_only=True)["encoder.fc1.weight"].shape == (2048, 40 + 1024)
     model = Squidiff.load("out", "cpu")
@@ -207,11 +300,11 @@ def test_what_is_refused_is_refused_in_the_sentence_of_the_docs(name: str) -> No
     assert settings(DEFAULTS, [name], lambda text: None, seed=0) == PRESETS["upstream"]  # its default is no offence
 
 
-@pytest.mark.parametrize("name", [*(name for name, flag in FLAGS.items() if flag.no_effect), "rescale_timesteps"])
+@pytest.mark.parametrize("name", [*(name for name, flag in FLAGS.items() if flag.notice), "rescale_timesteps"])
 def test_what_never_had_an_effect_is_one_line(name: str) -> None:
     said: list[str] = []
     assert settings(DEFAULTS | {name: 3}, [name], said.append, seed=0) == PRESETS["upstream"]
-    assert said == [f"--{name} has no effect, as in upstream: it is ignored"]
+    assert said == [f"--{name} {FLAGS[name].notice or NO_EFFECT}"]
     assert f"`--{name}`" in DOCS.read_text(encoding="utf-8")
 
 
@@ -219,14 +312,23 @@ def test_what_never_had_an_effect_is_one_line(name: str) -> None:
     ("tokens", "message"),
     [
         (("--data_path", ""), "train_squidiff.py needs --logger_path FOLDER and --data_path CELLS.h5ad"),
-        (("--gene_size", 41, "--output_dim", 41), "cells.h5ad has 40 genes, but --gene_size is 41"),
+        (
+            ("--gene_size", 41, "--output_dim", 41),
+            "cells.h5ad has 40 genes, but the model 41: --gene_size must be what both have",
+        ),
         (("--output_dim", 30), "--output_dim is 30, --gene_size 40: both are the number of genes"),
         (("--use_drug_structure", "maybe"), "'maybe' is neither True nor False"),
         (("--use_drug_structure", "True"), "column 'SMILES' is missing in obs of cells.h5ad"),
         (("--use_drug_structure", "True", "--data_path", "treated.h5ad"), "needs --control_data_path"),
         (("--lr_anneal_steps", 0), "--lr_anneal_steps is 0: it must be a whole number of 1 or more"),
         (("--ema_rate", "0.9;0.99"), "--ema_rate is '0.9;0.99': it must be numbers such as 0.9999,0.999"),
-        (("--noise_schedule", "sqrt"), "--noise-schedule is 'sqrt': choose one of linear, cosine"),
+        (("--lr_anneal_steps", "inf"), "--lr_anneal_steps is inf: it must be a whole number of 1 or more"),
+        (("--lr", -1), "--lr is -1.0: it must be at least 0.0"),
+        (("--num_layers", 0), "--num_layers is 0: it must be at least 1"),
+        (("--microbatch", 1), "--microbatch is 1: it must be at least 2"),
+        (("--ema_rate", "0.9,1"), "--ema_rate is 1.0: it must be at most"),
+        (("--diffusion_steps", 20), "20 steps of linear noise are too few: take 21 or more"),
+        (("--noise_schedule", "sqrt"), "--noise_schedule is 'sqrt': choose one of linear, cosine"),
         (("--batch_size", "many"), "argument --batch_size: invalid int value: 'many'"),
         (("--nonsense", 1), "unrecognized arguments: --nonsense 1"),
         (("--data_path", "bare.h5ad"), "column 'Group' is missing in obs of bare.h5ad"),

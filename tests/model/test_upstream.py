@@ -101,6 +101,9 @@ def test_weights_come_from_the_seed_and_leave_the_global_state_alone() -> None:
     assert not torch.equal(one["output_layer.weight"], other["output_layer.weight"])
 
 
+BLOCKS = [key for key in state("autoencoder") if key.startswith("mlp_blocks.")]
+
+
 def broken(**changes: torch.Tensor | None) -> dict[str, torch.Tensor]:
     changed = {key.replace("__", "."): value for key, value in changes.items()}
     return {key: t for key, t in {**state("autoencoder"), **changed}.items() if t is not None}
@@ -111,6 +114,8 @@ def broken(**changes: torch.Tensor | None) -> dict[str, torch.Tensor]:
     [
         ({"input_layer__weight": None}, "'input_layer.weight' is missing"),
         ({"input_layer__weight": torch.zeros(3)}, "of another shape"),
+        ({"output_layer__weight": torch.tensor(1.0)}, "of another shape"),
+        ({f"mlp_blocks__{key.removeprefix('mlp_blocks.')}": None for key in BLOCKS}, "it has no blocks"),
         ({"encoder__fc1__weight": None}, "no semantic encoder"),
         ({"output_layer__weight": torch.zeros(60, 32)}, "--learn_sigma True are not supported"),
         ({"output_layer__weight": torch.zeros(31, 32)}, "reads 30 genes, writes 31"),

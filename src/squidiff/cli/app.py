@@ -45,7 +45,9 @@ def main(tokens: Sequence[str] | None = None) -> None:
 
 
 @contextmanager
-def ending_with_a_sentence() -> Iterator[None]:
+def ending_with_a_sentence(
+    interrupted: str = "interrupted; a run that was training goes on with --resume",
+) -> Iterator[None]:
     """Inside, input that cannot be used ends the process with one sentence and code 2, an interruption with 130."""
     # OpenMP's threads spin while they wait for each other; where another process holds one of the cores, a training
     # step then takes ten times as long. Read when torch is loaded, so it is set before.
@@ -57,7 +59,7 @@ def ending_with_a_sentence() -> Iterator[None]:
             say_error(_sentence(error))
             sys.exit(EXIT_BAD_INPUT)
         except KeyboardInterrupt:
-            say_error("interrupted; a run that was training goes on with --resume")
+            say_error(interrupted)
             sys.exit(EXIT_INTERRUPTED)
 
 

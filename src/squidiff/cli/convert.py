@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from squidiff.cli.options import SchemaOptions, given
 from squidiff.cli.show import refuse_overwriting, say
-from squidiff.config import Schema
+from squidiff.config import PRESETS, Schema
 
 
 def convert(
@@ -18,6 +18,10 @@ def convert(
     *,
     genes: Annotated[Path, Parameter(help="names of its genes, in their order: a text file, one a line, or an .h5ad")],
     out: Annotated[Path, Parameter(help="the run folder to write")],
+    n_diffusion_steps: Annotated[int | None, Parameter(help="of its training, if not 1,000")] = None,
+    noise_schedule: Annotated[
+        Literal["linear", "cosine"] | None, Parameter(help="of its training, if not linear")
+    ] = None,
     schema: SchemaOptions = Schema(),
 ) -> None:
     """Turn a checkpoint of upstream's Squidiff into a run, for every command that takes one.
@@ -26,7 +30,8 @@ def convert(
     """
     from squidiff.legacy.convert import convert as read
 
-    model = read(checkpoint, genes, given(schema))
+    levels = {"n_diffusion_steps": n_diffusion_steps, "noise_schedule": noise_schedule}
+    model = read(checkpoint, genes, given(schema), **levels)
     model.save(out)
     sizes = model.fitted.network.sizes
     variant = f"with drug structure ({sizes.n_fingerprint:,} bits)" if sizes.n_fingerprint else "without drugs"
@@ -45,5 +50,11 @@ def export(
     from squidiff.legacy.convert import export as write
 
     refuse_overwriting(run / "model.safetensors", upstream)
-    write(Squidiff.load(run, "cpu"), upstream)
+    model = Squidiff.load(run, "cpu")
+    write(model, upstream)
     say(f"checkpoint: {upstream}")
+    levels, usual = (
+        f"{config.n_diffusion_steps:,} {config.noise_schedule} steps" for config in (model.config, PRESETS["upstream"])
+    )
+    if levels != usual:
+        say(f"it was trained with {levels}: a checkpoint does not tell, and upstream's sampler takes {usual}")

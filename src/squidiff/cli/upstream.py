@@ -29,22 +29,22 @@ def train_squidiff(tokens: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=kind, help=f"{known.help} (default: {known.default!r})")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and noise (default: 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, or a name that torch knows (default: auto)")
-    with ending_with_a_sentence():
+    with ending_with_a_sentence("interrupted; the same command goes on where the last save was"):
         args = vars(parser.parse_args(sys.argv[1:] if tokens is None else tokens))
         chosen = [name for name in FLAGS if args[name] is not None]
         values = {name: known.default if args[name] is None else args[name] for name, known in FLAGS.items()}
         if not (values["logger_path"] and values["data_path"]):
             raise InputError("train_squidiff.py needs --logger_path FOLDER and --data_path CELLS.h5ad")
-        from squidiff.legacy.train import train
+        from squidiff.legacy.train import LOSS_PLOT, train
         from squidiff.report.plots import save, training_loss
         from squidiff.report.tables import training_metrics
 
         config = settings(values, chosen, say, seed=args["seed"])
         with progress("training", config.n_train_steps) as advance:
             model, folder = train(values, config, say, device=args["device"], on_record=lambda r: advance(r.step, r))
-        save(training_loss(training_metrics(folder), "eps"), folder / "loss_plot.pdf")
+        save(training_loss(training_metrics(folder), "eps"), folder / LOSS_PLOT)
         say(f"trained on {model.device} in {model.provenance['seconds']:g} s: {model.history[-1]}")
-        say(f"model.pt, its averages and loss_plot.pdf: {folder}")
+        say(f"model.pt, its averages and {LOSS_PLOT}: {folder}")
 
 
 def _truth(text: str) -> bool:
@@ -67,7 +67,7 @@ def sample_squidiff(tokens: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, or a name that torch knows (default: auto)")
     parser.add_argument("--out", type=Path, help="the .h5ad file to write (default: beside the checkpoint)")
-    with ending_with_a_sentence():
+    with ending_with_a_sentence("interrupted; nothing was written"):
         args = parser.parse_args(sys.argv[1:] if tokens is None else tokens)
         if args.model_path is None or args.data_path is None:
             raise InputError(

@@ -218,9 +218,10 @@ def group_rows(
 ) -> tuple[np.ndarray, tuple[Key, ...], tuple[tuple[Part, ...], ...]]:
     """The population of each row (N,), the populations' keys and the parts of their conditions.
 
-    The SMILES column may be absent (a query of known drugs); any other column of the schema may not.
+    A SMILES column may be absent (a query of known drugs) unless it names the condition too; any other may not.
     """
-    columns = [c for c in schema.columns if c in obs.columns or c != schema.smiles_key]
+    optional = schema.smiles_key if schema.smiles_key != schema.condition_key else None
+    columns = [c for c in schema.columns if c in obs.columns or c != optional]
     require_columns(obs, columns, where)
     for column in columns:
         if obs[column].isna().any() and column not in (schema.smiles_key, schema.dose_key, schema.direction_key):

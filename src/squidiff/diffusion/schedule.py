@@ -61,8 +61,13 @@ class StepSchedule:
 
     @classmethod
     def named(cls, name: str, n_steps: int) -> StepSchedule:
-        """`linear`: beta from 0.1 / T to 20 / T (Ho et al. 2020, for any T); `cosine`: Nichol and Dhariwal 2021."""
+        """`linear`: beta from 0.1 / T to 20 / T (Ho et al. 2020, for any T); `cosine`: Nichol and Dhariwal 2021.
+
+        Raises InputError when there are so few linear steps that the last one would leave nothing of a cell.
+        """
         if name == "linear":
+            if n_steps <= 20:
+                raise InputError(f"{n_steps} steps of linear noise are too few: take 21 or more, or cosine noise")
             return cls(torch.linspace(0.1 / n_steps, 20.0 / n_steps, n_steps, dtype=torch.float64))
         angle = (torch.arange(n_steps + 1, dtype=torch.float64) / n_steps + 0.008) / 1.008 * math.pi / 2
         remaining = torch.cos(angle).square()

@@ -101,6 +101,8 @@ class Squidiff:
         Raises InputError when the data have errors (see `check`), or when the folder holds another run.
         """
         started = time.perf_counter()
+        if source_rows is not None and (self.config.architecture != "upstream" or self.schema.smiles_key is None):
+            raise InputError("source_rows have no use but with upstream's architecture and SMILES: leave them out")
         adata = read_cells(data)
         report = check(adata, self.schema, normalize=self.config.normalize)
         if as_given:
@@ -267,7 +269,7 @@ class Squidiff:
         begun = {"check.json", "manifest.json"}  # a run that was killed before config.json, which comes last
         there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         if beside_others:
-            there &= {*RUN_FILES, *self._upstream_files}
+            there &= {*(name.split("/")[0] for name in RUN_FILES), *self._upstream_files}
         if not there <= begun:
             raise InputError(f"{folder} holds {min(there - begun)!r} and no run: choose another folder")
         write_json(folder / "check.json", self.check)
@@ -304,7 +306,8 @@ class Squidiff:
     def _as_sources(self, adata: ad.AnnData) -> ad.AnnData:
         """With upstream's drugs, cells that have no SMILES column are control cells all, as in its control files."""
         key = self.schema.condition_key
-        if key is None or key != self.schema.smiles_key or key in adata.obs:
+        is_upstream = self.config.architecture == "upstream"
+        if not is_upstream or key is None or key != self.schema.smiles_key or key in adata.obs:
             return adata
         dose_key = self.schema.dose_key
         columns = {key: self.schema.control} | ({} if dose_key is None else {dose_key: 0.0})

@@ -21,7 +21,7 @@ DRUG_SCHEMA = Schema(condition_key=SMILES, control="", smiles_key=SMILES, dose_k
 """Upstream's own columns: a drug's SMILES is its name, and a cell without one is a control cell."""
 
 
-def encode_drugs(smiles: Sequence[str], doses: Sequence[float], n_bits: int = N_BITS) -> np.ndarray:
+def encode_drugs(smiles: Sequence[str | None], doses: Sequence[float], n_bits: int = N_BITS) -> np.ndarray:
     """Upstream's drug encodings, N x n_bits: the parts' fingerprints added up, times log10(dose + 1).
 
     Parts are joined by '+' outside brackets (charges hold a '+'). Raises InputError that names the row, from 0, and its
@@ -33,11 +33,13 @@ def encode_drugs(smiles: Sequence[str], doses: Sequence[float], n_bits: int = N_
     return encodings
 
 
-def _read_drugs(smiles: Sequence[str], doses: Sequence[float], n_bits: int) -> Iterator[tuple[np.ndarray, float]]:
+def _read_drugs(
+    smiles: Sequence[str | None], doses: Sequence[float], n_bits: int
+) -> Iterator[tuple[np.ndarray, float]]:
     """The added fingerprints and the strength of each row, what is written alike read once."""
     if len(smiles) != len(doses):
         raise InputError(f"there are {len(smiles)} SMILES and {len(doses)} doses: give one dose a row")
-    known: dict[str, np.ndarray] = {}
+    known: dict[str | None, np.ndarray] = {}
     for row, (text, dose) in enumerate(zip(smiles, doses, strict=True)):
         strength = _strength(dose, row)
         if text not in known:
@@ -75,7 +77,9 @@ def read_upstream_cells(path: Path, n_genes: int, columns: Sequence[str]) -> ad.
     adata = read_cells(path)
     require_columns(adata.obs, columns, f"obs of {path}")
     if adata.n_vars != n_genes:
-        raise InputError(f"{path} has {adata.n_vars} genes, but --gene_size is {n_genes}: give the number that it has")
+        raise InputError(
+            f"{path} has {adata.n_vars} genes, but the model {n_genes}: --gene_size must be what both have"
+        )
     require_finite(as_matrix(adata), str(path))
     return adata
 
@@ -98,8 +102,9 @@ def require_drugs(obs: pd.DataFrame, where: Path) -> None:
         deque(_read_drugs(*_drug_columns(obs), N_BITS), maxlen=0)
 
 
-def _drug_columns(obs: pd.DataFrame) -> tuple[list[str], list[float]]:
-    return as_text(obs[SMILES]).tolist(), obs[DOSE].tolist()
+def _drug_columns(obs: pd.DataFrame) -> tuple[list[str | None], list[float]]:
+    """SMILES, None where there is none, and doses."""
+    return as_text(obs[SMILES]).where(obs[SMILES].notna(), None).tolist(), obs[DOSE].tolist()
 
 
 @contextmanager
@@ -110,12 +115,27 @@ def _saying_which_file(where: Path) -> Iterator[None]:
         raise InputError(f"obs of {where}, {error}") from None
 
 
-def read_paired_controls(path: Path, n_genes: int, n_cells: int, treated: Path) -> ad.AnnData:
-    """The control cells, one for each treated cell in the same row. Raises InputError when they are not as many."""
-    controls = read_upstream_cells(path, n_genes, ())
-    if controls.n_obs != n_cells:
+def read_paired_controls(path: Path, treated: ad.AnnData, where: Path) -> ad.AnnData:
+    """The control cells, one for each treated cell in the same row, with the treated cells' order of genes.
+
+    Raises InputError when they are not as many, or when some genes are the treated cells' and others are not. Where
+    all names differ (a file without names has numbers) the order is taken as it is, as in upstream.
+    """
+    controls = read_upstream_cells(path, treated.n_vars, ())
+    if controls.n_obs != treated.n_obs:
         raise InputError(
-            f"{path} has {controls.n_obs} cells and {treated} has {n_cells}: controls are paired by row, so both must "
-            "have as many"
+            f"{path} has {controls.n_obs} cells and {where} has {treated.n_obs}: controls are paired by row, so both "
+            "must have as many"
         )
-    return controls
+    return in_order_of(controls, path, list(treated.var_names), str(where))
+
+
+def in_order_of(cells: ad.AnnData, path: Path, genes: Sequence[str], whose: str) -> ad.AnnData:
+    """Cells with their genes in this order, or as they are where no name is shared. Raises InputError in between."""
+    theirs = list(map(str, cells.var_names))
+    if theirs == list(genes) or not set(theirs) & set(genes):
+        return cells
+    if len(set(theirs)) < len(theirs) or set(theirs) != set(genes):
+        n = len(set(genes) - set(theirs))
+        raise InputError(f"{n} of the {len(genes)} genes of {whose} are missing in {path}, or it names genes twice")
+    return cells[:, list(genes)].copy()

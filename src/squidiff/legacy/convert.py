@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from squidiff.config import PRESETS, InputError, Schema
 from squidiff.data.conditions import ConditionEncoder
@@ -16,21 +18,34 @@ from squidiff.data.table import read_cells, schema_of
 from squidiff.diffusion.schedule import StepSchedule
 from squidiff.estimator import Squidiff
 from squidiff.estimator.upstream import UpstreamFitted
+from squidiff.legacy.beside import beside
 from squidiff.legacy.cells import DRUG_SCHEMA
 from squidiff.train.upstream_checkpoint import read_upstream, write_upstream
 
 
-def convert(checkpoint: Path, genes: Path, schema: Schema | None = None) -> Squidiff:
+def convert(
+    checkpoint: Path,
+    genes: Path,
+    schema: Schema | None = None,
+    *,
+    n_diffusion_steps: int | None = None,
+    noise_schedule: Literal["linear", "cosine"] | None = None,
+) -> Squidiff:
     """A model of ours with a checkpoint's weights; `genes` is a text file of names, one a line, or an .h5ad file.
 
     Without a schema it is the one that the .h5ad file remembers, or upstream's columns for drugs, or none (plain
-    generation). Raises InputError when the genes are not as many as the model's or the schema does not fit it.
+    generation). The levels of training are in no checkpoint: where they are not given they are those of the run in
+    whose folder it lies, or upstream's 1,000 linear steps. Raises InputError when the genes are not as many as the
+    model's or not those of the run, or when the schema does not fit it.
     """
+    known = beside(checkpoint)
     network = read_upstream(checkpoint)
     sizes = network.sizes
     names, remembered = _read_genes(genes)
     if len(names) != sizes.n_genes:
         raise InputError(f"{genes} names {len(names)} genes, but {checkpoint} is a model of {sizes.n_genes}")
+    if known.genes not in (None, names):
+        raise InputError(f"{genes} has other genes, or in another order, than the run in {checkpoint.parent}")
     has_drugs = sizes.has_drugs
     schema = schema or remembered or (DRUG_SCHEMA if has_drugs else Schema())
     if has_drugs != (schema.smiles_key is not None):
@@ -38,7 +53,12 @@ def convert(checkpoint: Path, genes: Path, schema: Schema | None = None) -> Squi
         was = "with" if has_drugs else "without"
         raise InputError(f"{checkpoint} was trained {was} drug structure: {remedy}")
     config = dataclasses.replace(
-        PRESETS["upstream"], width=sizes.width, n_latent=sizes.n_latent, n_blocks=sizes.n_blocks
+        PRESETS["upstream"],
+        width=sizes.width,
+        n_latent=sizes.n_latent,
+        n_blocks=sizes.n_blocks,
+        n_diffusion_steps=known.n_diffusion_steps if n_diffusion_steps is None else n_diffusion_steps,
+        noise_schedule=noise_schedule or known.noise_schedule,
     )
     encoder = ConditionEncoder("smiles" if has_drugs else "one-hot", (), np.zeros((0, sizes.n_fingerprint), np.float32))
     schedule = StepSchedule.named(config.noise_schedule, config.n_diffusion_steps)
@@ -75,7 +95,7 @@ def _read_genes(path: Path) -> tuple[tuple[str, ...], Schema | None]:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path} cannot be read as a list of gene names: {error}") from error
         names, remembered = tuple(line.strip() for line in lines if line.strip()), None
-    repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
-    if repeated:
-        raise InputError(f"{path} names gene {min(repeated)!r} twice: names must be unique")
+    repeated = pd.Index(names)[pd.Index(names).duplicated()]
+    if len(repeated):
+        raise InputError(f"{path} names gene {repeated[0]!r} twice: names must be unique")
     return names, remembered

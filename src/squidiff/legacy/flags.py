@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from math import gcd, isfinite
 from typing import Any, NamedTuple
 
-from squidiff.config import PRESETS, Config, InputError
+from squidiff.config import PRESETS, Config, InputError, flag
 
 Say = Callable[[str], None]
 
@@ -18,10 +19,11 @@ class Flag(NamedTuple):
     help: str
     refusal: str | None = None
     """Why another value than the default is refused; None where it is not."""
-    no_effect: bool = False
-    """Whether it never did anything."""
+    notice: str | None = None
+    """What is said when it is given; None where it does what it says."""
 
 
+NO_EFFECT = "has no effect, as in upstream: it is ignored"
 _BOUND = "upstream's samplers cannot use such a model"
 FLAGS = {
     "data_path": Flag("", "the .h5ad file of training cells; obs has Group and, with drugs, SMILES and dose"),
@@ -32,7 +34,7 @@ FLAGS = {
     "output_dim": Flag(100, "number of genes, again"),
     "num_layers": Flag(3, "blocks of the denoiser"),
     "use_drug_structure": Flag(False, "show the encoder control cells and drugs"),
-    "comb_num": Flag(1, "drugs are told apart at '+' whatever it says", no_effect=True),
+    "comb_num": Flag(1, "nothing", notice="is not needed: drugs are told apart at '+' whatever it says"),
     "batch_size": Flag(64, "cells a step"),
     "lr": Flag(1e-4, "first learning rate"),
     "lr_anneal_steps": Flag(1e5, "optimiser steps, over which the learning rate falls to 0"),
@@ -54,14 +56,29 @@ FLAGS = {
     "class_cond": Flag(False, "condition on Group", "it crashes upstream wherever it is used"),
     "drug_dimension": Flag(1024, "bits of a fingerprint", "upstream encodes drugs in 1,024 bits, whatever it says"),
     "use_fp16": Flag(False, "half precision", "it crashes upstream at its first step"),
-    "fp16_scale_growth": Flag(1e-3, "loss scaling", no_effect=True),
-    "num_channels": Flag(128, "nothing", no_effect=True),
-    "dropout": Flag(0.0, "nothing", no_effect=True),
-    "use_checkpoint": Flag(False, "nothing", no_effect=True),
-    "use_scale_shift_norm": Flag(True, "nothing", no_effect=True),
-    "use_ddim": Flag(True, "nothing in training", no_effect=True),
+    "fp16_scale_growth": Flag(1e-3, "loss scaling", notice=NO_EFFECT),
+    "num_channels": Flag(128, "nothing", notice=NO_EFFECT),
+    "dropout": Flag(0.0, "nothing", notice=NO_EFFECT),
+    "use_checkpoint": Flag(False, "nothing", notice=NO_EFFECT),
+    "use_scale_shift_norm": Flag(True, "nothing", notice=NO_EFFECT),
+    "use_ddim": Flag(True, "nothing in training", notice=NO_EFFECT),
 }
 """Every flag that upstream's newest commit declares, with its default."""
+
+
+_FLAG_OF = {
+    "n_blocks": "num_layers",
+    "n_train_steps": "lr_anneal_steps",
+    "batch_size": "batch_size",
+    "learning_rate": "lr",
+    "weight_decay": "weight_decay",
+    "ema_decay": "ema_rate",
+    "further_ema_decays": "ema_rate",
+    "micro_batch_size": "microbatch",
+    "n_diffusion_steps": "diffusion_steps",
+    "noise_schedule": "noise_schedule",
+}
+"""Upstream's flag for each of our settings, in which a setting out of its range is reported."""
 
 
 def settings(values: Mapping[str, Any], given: Sequence[str], say: Say, *, seed: int) -> Config:
@@ -70,13 +87,13 @@ def settings(values: Mapping[str, Any], given: Sequence[str], say: Say, *, seed:
     `given` names the flags that were given; those without effect are told with `say`.
     """
     for name in given:
-        flag = FLAGS[name]
+        known = FLAGS[name]
         if name == "rescale_timesteps" and values["diffusion_steps"] == 1000:
-            flag = flag._replace(refusal=None, no_effect=True)
-        if flag.refusal is not None and values[name] != flag.default:
-            raise InputError(f"--{name} {values[name]} is refused: {flag.refusal}")
-        if flag.no_effect:
-            say(f"--{name} has no effect, as in upstream: it is ignored")
+            known = known._replace(refusal=None, notice=NO_EFFECT)
+        if known.refusal is not None and values[name] != known.default:
+            raise InputError(f"--{name} {values[name]} is refused: {known.refusal}")
+        if known.notice is not None:
+            say(f"--{name} {known.notice}")
     if values["output_dim"] != values["gene_size"]:
         raise InputError(
             f"--output_dim is {values['output_dim']}, --gene_size {values['gene_size']}: both are the number of genes"
@@ -86,26 +103,36 @@ def settings(values: Mapping[str, Any], given: Sequence[str], say: Say, *, seed:
     except ValueError:
         raise InputError(f"--ema_rate is {values['ema_rate']!r}: it must be numbers such as 0.9999,0.999") from None
     n_steps, log, save = (whole(name, values[name]) for name in ("lr_anneal_steps", "log_interval", "save_interval"))
-    return dataclasses.replace(
-        PRESETS["upstream"],
-        n_blocks=values["num_layers"],
-        n_train_steps=n_steps,
-        batch_size=values["batch_size"],
-        learning_rate=values["lr"],
-        weight_decay=values["weight_decay"],
-        ema_decay=ema_decay,
-        further_ema_decays=tuple(further),
-        micro_batch_size=values["microbatch"] if values["microbatch"] > 0 else None,
-        log_every_steps=max(1, min(log, n_steps // 1000)),
-        save_every_steps=save,
-        n_diffusion_steps=values["diffusion_steps"],
-        noise_schedule=values["noise_schedule"],
-        seed=seed,
-    )
+    try:
+        return dataclasses.replace(
+            PRESETS["upstream"],
+            n_blocks=values["num_layers"],
+            n_train_steps=n_steps,
+            batch_size=values["batch_size"],
+            learning_rate=values["lr"],
+            weight_decay=values["weight_decay"],
+            ema_decay=ema_decay,
+            further_ema_decays=tuple(further),
+            micro_batch_size=values["microbatch"] if values["microbatch"] > 0 else None,
+            log_every_steps=_steps_of_a_record(n_steps, gcd(log, save)),
+            save_every_steps=save,
+            n_diffusion_steps=values["diffusion_steps"],
+            noise_schedule=values["noise_schedule"],
+            seed=seed,
+        )
+    except InputError as error:
+        ours, _, rest = str(error).partition(" ")
+        theirs = {flag(field): name for field, name in _FLAG_OF.items()}
+        raise InputError(f"--{theirs[ours]} {rest}" if ours in theirs else str(error)) from None
+
+
+def _steps_of_a_record(n_steps: int, interval: int) -> int:
+    """The most steps that divide the interval, so that it ends with a record, for a thousand records or more."""
+    return next(n for n in range(max(1, min(interval, n_steps // 1000)), 0, -1) if interval % n == 0)
 
 
 def whole(name: str, value: float) -> int:
     """A flag's number, which upstream reads as 1e5. Raises InputError when it is not whole or less than 1."""
-    if not value >= 1 or value != int(value):
+    if not (isfinite(value) and value >= 1 and value == int(value)):
         raise InputError(f"--{name} is {value:g}: it must be a whole number of 1 or more")
     return int(value)

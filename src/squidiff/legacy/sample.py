@@ -14,13 +14,13 @@ from squidiff.config import InputError, NoiseLevel, check_seed
 from squidiff.diffusion.samplers import invert_ddim
 from squidiff.diffusion.schedule import StepSchedule
 from squidiff.estimator.upstream import Decoder
-from squidiff.files import read_json
-from squidiff.legacy.cells import DOSE, SMILES, dense, drugs_of, read_paired_controls, read_upstream_cells
+from squidiff.legacy.beside import USUAL, beside
+from squidiff.legacy.cells import DOSE, SMILES, dense, drugs_of, in_order_of, read_paired_controls, read_upstream_cells
 from squidiff.model.upstream import UpstreamDenoiser, UpstreamNetwork
 from squidiff.train.loop import find_device
 from squidiff.train.upstream_checkpoint import read_upstream
 
-N_STEPS = 1000
+N_STEPS = USUAL.n_diffusion_steps
 """Of upstream's diffusion. Its sampler knows no other number, whatever the model was trained with."""
 
 
@@ -28,25 +28,27 @@ class sampler:
     """Upstream's class of that name: `sampler(model_path, gene_size, output_dim, use_drug_structure)`.
 
     `steps=None` is upstream's result, all 1,000 steps of DDIM; fewer steps are taken with DPM-Solver++(2M). Noise comes
-    from `seed`, and not from the process's random state. Raises InputError when the checkpoint is of other sizes.
+    from `seed`, and not from the process's random state. A size of None is the checkpoint's. Raises InputError when the
+    checkpoint is of other sizes, or lies in a run of ours that was trained with other levels.
     """
 
     def __init__(
         self,
         model_path: str | Path,
-        gene_size: int,
-        output_dim: int,
-        use_drug_structure: bool,
+        gene_size: int | None,
+        output_dim: int | None,
+        use_drug_structure: bool | None,
         *,
         steps: int | None = None,
         seed: int = 0,
         device: str = "auto",
     ) -> None:
         check_seed(seed)
-        self.model = read_upstream(Path(model_path)).to(find_device(device))
-        _require_sizes(self.model, Path(model_path), gene_size, output_dim, use_drug_structure)
-        _require_levels(Path(model_path).parent)
-        self.schedule = StepSchedule.named("linear", N_STEPS)
+        path = Path(model_path)
+        self.model = read_upstream(path).to(find_device(device))
+        _require_sizes(self.model, path, gene_size, output_dim, use_drug_structure)
+        _require_usual_levels(path)
+        self.schedule = StepSchedule.named(USUAL.noise_schedule, N_STEPS)
         self.n_steps = N_STEPS if steps is None else steps
         self.schedule.sampling_steps(self.n_steps)  # raises where there are not as many
         self.sample_fn = self._ddim_sample_loop
@@ -135,11 +137,20 @@ class sampler:
         model: UpstreamNetwork,
         shape: tuple[int, int],
         noise: torch.Tensor | None = None,
-        model_kwargs: Mapping[str, torch.Tensor] | None = None,
+        clip_denoised: bool = True,
+        denoised_fn: None = None,
+        cond_fn: None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
         device: torch.device | str | None = None,
         progress: bool = False,
+        eta: float = 0.0,
     ) -> torch.Tensor:
-        """Cells (N x G) from noise (N x G, standard normal if None). `device` and `progress` have no effect."""
+        """Cells (N x G) from noise (N x G, standard normal if None).
+
+        `device`, `progress` and, as in upstream, `clip_denoised` have no effect: x0 is always clamped to x0 >= 0.
+        """
+        if denoised_fn is not None or cond_fn is not None or eta != 0:
+            raise InputError("denoised_fn, cond_fn and an eta other than 0 are not supported: leave them out")
         if shape[1] != model.sizes.n_genes:
             raise InputError(f"gene_size is {shape[1]}, but the model has {model.sizes.n_genes} genes")
         x_t = torch.randn(tuple(shape), generator=self._noise) if noise is None else noise
@@ -152,40 +163,41 @@ def _sampler_of(n_steps: int) -> str:
     return "ddim" if n_steps == N_STEPS else "dpmpp_2m"
 
 
-def _latents(model: UpstreamNetwork, model_kwargs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+ENCODED = ("x_start", "drug_dose", "control_feature")
+
+
+@torch.no_grad()
+def _latents(model: UpstreamNetwork, model_kwargs: Mapping[str, Any]) -> torch.Tensor:
     """z_mod, or what the encoder makes of x_start (and drug_dose, control_feature), on the model's device."""
-    given = {name: t.to(model.device, torch.float32) for name, t in model_kwargs.items() if t is not None}
+    known = (name for name in ("z_mod", *ENCODED) if model_kwargs.get(name) is not None)
+    given = {name: torch.as_tensor(model_kwargs[name]).to(model.device, torch.float32) for name in known}
     if "z_mod" in given:
         return given["z_mod"]
     if "x_start" not in given:
         raise InputError("model_kwargs has neither z_mod nor x_start: give the latents of the cells to generate")
-    with torch.no_grad():
-        return model.encoder(given["x_start"], None, given.get("drug_dose"), given.get("control_feature"))
+    parts = {name: t.split(Decoder.CELLS_AT_ONCE) for name, t in given.items()}
+    chunks = (dict(zip(parts, chunk, strict=True)) for chunk in zip(*parts.values(), strict=True))
+    return torch.cat([model.encoder(**chunk) for chunk in chunks])
 
 
-def _require_sizes(model: UpstreamNetwork, path: Path, gene_size: int, output_dim: int, has_drugs: bool) -> None:
+def _require_sizes(
+    model: UpstreamNetwork, path: Path, gene_size: int | None, output_dim: int | None, has_drugs: bool | None
+) -> None:
     sizes = model.sizes
     for name, value in (("gene_size", gene_size), ("output_dim", output_dim)):
-        if value != sizes.n_genes:
+        if value not in (None, sizes.n_genes):
             raise InputError(f"{path} is a model of {sizes.n_genes} genes, but {name} is {value}: give {sizes.n_genes}")
-    if has_drugs != sizes.has_drugs:
+    if has_drugs not in (None, sizes.has_drugs):
         was = "with" if sizes.has_drugs else "without"
         raise InputError(f"{path} was trained {was} drug structure, but use_drug_structure is {has_drugs}")
 
 
-def _require_levels(folder: Path) -> None:
-    """Raises InputError when the checkpoint lies in a run of ours that was trained with other levels."""
-    if not (folder / "config.json").is_file():
-        return
-    saved = read_json(folder / "config.json")
-    config = saved.get("config") if isinstance(saved, dict) else None
-    if not isinstance(config, dict) or config.get("architecture") != "upstream":
-        return
-    trained = config.get("n_diffusion_steps"), config.get("noise_schedule")
-    if trained != (N_STEPS, "linear"):
+def _require_usual_levels(checkpoint: Path) -> None:
+    n_steps, schedule, _ = beside(checkpoint)
+    if (n_steps, schedule) != (USUAL.n_diffusion_steps, USUAL.noise_schedule):
         raise InputError(
-            f"{folder} was trained with {trained[0]} steps, {trained[1]}, but upstream's sampler knows {N_STEPS:,} "
-            f"linear ones only: use squidiff predict {folder}"
+            f"{checkpoint} was trained with {n_steps:,} {schedule} steps, but upstream's sampler knows {N_STEPS:,} "
+            f"linear ones only: use squidiff predict {checkpoint.parent}"
         )
 
 
@@ -204,28 +216,21 @@ def sample_file(
     With a drug model the encoder is shown the control cell of the same row (the cell itself without a control file)
     and the row's SMILES and dose. Sizes are read from the checkpoint unless gene_size is given, to be checked.
     """
-    check_seed(seed)
-    network = read_upstream(model_path).to(find_device(device))
-    sizes, has_drugs = network.sizes, network.sizes.has_drugs
-    n_genes = sizes.n_genes if gene_size is None else gene_size
-    _require_sizes(network, model_path, n_genes, n_genes, has_drugs)
-    _require_levels(model_path.parent)
-    n_steps = N_STEPS if steps is None else steps
-    decode = Decoder(network, StepSchedule.named("linear", N_STEPS), n_steps, _sampler_of(n_steps))
-    cells = read_upstream_cells(data_path, sizes.n_genes, (SMILES, DOSE) if has_drugs else ())
-    shown = dense(cells)
-    given: dict[str, np.ndarray] = {}
-    if has_drugs:
-        given["drug_dose"] = drugs_of(cells.obs, sizes.n_fingerprint, data_path)
+    tool = sampler(model_path, gene_size, gene_size, None, steps=steps, seed=seed, device=device)
+    sizes = tool.model.sizes
+    cells = read_upstream_cells(data_path, sizes.n_genes, (SMILES, DOSE) if sizes.has_drugs else ())
+    genes = beside(model_path).genes
+    if genes is not None:
+        cells = in_order_of(cells, data_path, genes, str(model_path))
+    shown = {"x_start": dense(cells)}
+    if sizes.has_drugs:
+        shown["drug_dose"] = drugs_of(cells.obs, sizes.n_fingerprint, data_path)
         if control_data_path is not None:
-            shown = dense(read_paired_controls(control_data_path, sizes.n_genes, cells.n_obs, data_path))
+            shown["control_feature"] = dense(read_paired_controls(control_data_path, cells, data_path))
     elif control_data_path is not None:
         raise InputError(f"{model_path} was trained without drug structure: --control_data_path has no use")
-    tensors = {name: torch.from_numpy(array) for name, array in {"x_start": shown, **given}.items()}
-    z_sem = _latents(network, tensors)
-    noise = torch.randn((cells.n_obs, n_genes), generator=torch.Generator().manual_seed(seed))
-    predicted = decode(z_sem, noise)
-    result = ad.AnnData(predicted.cpu().numpy(), obs=cells.obs.copy(), var=cells.var[[]].copy())
+    z_sem = _latents(tool.model, shown)
+    result = ad.AnnData(tool.pred(z_sem, sizes.n_genes).cpu().numpy(), obs=cells.obs.copy(), var=cells.var[[]].copy())
     result.obsm["X_z_sem"] = z_sem.cpu().numpy()
-    result.uns["squidiff"] = {"model": str(model_path), "steps": n_steps, "seed": seed}
+    result.uns["squidiff"] = {"model": str(model_path), "steps": tool.n_steps, "seed": seed}
     return result

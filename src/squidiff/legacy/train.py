@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from squidiff.config import Config, InputError, Schema
-from squidiff.data.table import as_matrix, looks_like_counts
+from squidiff.data.table import as_matrix, as_text, looks_like_counts
 from squidiff.estimator import Squidiff
 from squidiff.files import saying_where, write_atomically
 from squidiff.legacy.cells import (
@@ -26,7 +26,7 @@ from squidiff.legacy.cells import (
     require_drugs,
 )
 from squidiff.legacy.flags import Say, whole
-from squidiff.train.run import METRICS, STATE, Record, read_records
+from squidiff.train.run import METRICS, Record, read_records
 
 
 def train(
@@ -48,8 +48,9 @@ def train(
         if not values["control_data_path"]:
             raise InputError("--use_drug_structure True needs --control_data_path, the control cells paired by row")
         require_drugs(cells.obs, data)
-        controls = read_paired_controls(Path(values["control_data_path"]), values["gene_size"], cells.n_obs, data)
-        cells, source_rows = _paired(cells, controls)
+        cells, source_rows = _paired(cells, read_paired_controls(Path(values["control_data_path"]), cells, data))
+    elif values["control_data_path"]:
+        say("--control_data_path has no use without --use_drug_structure True: it is ignored")
     if looks_like_counts(as_matrix(cells)):
         say("X holds raw counts and is trained on as it is, as in upstream: log-normalised cells are better")
     model = Squidiff(DRUG_SCHEMA if has_drugs else Schema(), config, device)
@@ -61,12 +62,14 @@ def train(
         if on_record is not None:
             on_record(new)
 
-    resume = (folder / STATE).exists()
+    resume = (folder / "config.json").exists()
+    if not resume:
+        _refuse_replacing(logs / PROGRESS, logs / LOG, folder / LOSS_PLOT)
     say(f"{'going on with the run in' if resume else 'training into'} {folder}")
     model.fit(
         cells,
         out=folder,
-        resume=resume or (folder / "config.json").exists(),
+        resume=resume,
         on_record=record,
         as_given=True,
         source_rows=source_rows,
@@ -75,12 +78,18 @@ def train(
     return model, folder
 
 
+def _refuse_replacing(*files: Path) -> None:
+    for file in files:
+        if file.exists():
+            raise InputError(f"{file} is there already, of another training: move it, or name another folder")
+
+
 def _paired(treated: ad.AnnData, controls: ad.AnnData) -> tuple[ad.AnnData, np.ndarray]:
     """Treated cells and then their controls in one table, and each treated cell's row of its control (-1: none)."""
     n = treated.n_obs
     obs = pd.DataFrame(
         {
-            SMILES: [*treated.obs[SMILES].astype(str), *[""] * n],
+            SMILES: [*as_text(treated.obs[SMILES]), *[""] * n],
             DOSE: [*treated.obs[DOSE].astype(float), *[0.0] * n],
         },
         index=[*(f"treated {name}" for name in treated.obs_names), *(f"control {i}" for i in range(n))],
@@ -90,12 +99,13 @@ def _paired(treated: ad.AnnData, controls: ad.AnnData) -> tuple[ad.AnnData, np.n
     return ad.AnnData(cells, obs=obs, var=treated.var[[]].copy()), rows
 
 
+PROGRESS, LOG, LOSS_PLOT = "progress.csv", "log.txt", "loss_plot.pdf"
 COLUMNS = (
     *("step", "samples"),
     *(f"{what}{part}" for what in ("loss", "mse") for part in ("", "_q0", "_q1", "_q2", "_q3")),
     "grad_norm",
 )
-"""Of progress.csv. Upstream's loss is a mean squared error and has both names."""
+"""Of progress.csv: upstream's, but for its param_norm. Its loss is a mean squared error and has both names."""
 
 
 class UpstreamLog:
@@ -112,11 +122,11 @@ class UpstreamLog:
             kept = [row for r in self.earlier if r.step < record.step and (row := self._row_if_full(r))]
             self.earlier = None
             header = ",".join(COLUMNS) + "\n"
-            for name, text in (("progress.csv", header + _as_csv(kept)), ("log.txt", _as_text(kept))):
+            for name, text in ((PROGRESS, header + _as_csv(kept)), (LOG, _as_text(kept))):
                 write_atomically(self.folder / name, functools.partial(Path.write_text, data=text, encoding="utf-8"))
         row = self._row_if_full(record)
         if row is not None:
-            for name, text in (("progress.csv", _as_csv([row])), ("log.txt", _as_text([row]))):
+            for name, text in ((PROGRESS, _as_csv([row])), (LOG, _as_text([row]))):
                 with saying_where(self.folder / name), (self.folder / name).open("a", encoding="utf-8") as file:
                     file.write(text)
 

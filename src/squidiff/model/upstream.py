@@ -1,7 +1,8 @@
 """Upstream's network, key for key (siyuh/Squidiff, newest commit), so that its checkpoints load as they are.
 
 Owns the layers, what is read from a checkpoint's tensors, and the denoiser that sampling calls. The modules' names are
-the checkpoint's keys and stay as upstream calls them; everything else has this project's names.
+the checkpoint's keys, and calls of the network and of its encoder take upstream's arguments; everything else has this
+project's names.
 """
 
 from __future__ import annotations
@@ -59,10 +60,8 @@ class UpstreamSizes(NamedTuple):
             n_encoder, n_shown = state["encoder.fc1.weight"].shape
             n_latent = state["encoder.fc3.weight"].shape[0]
             n_embedding, n_sinusoidal = state["time_embed.0.weight"].shape
-        except (KeyError, ValueError) as error:
-            raise InputError(
-                f"it is no checkpoint of upstream's network: {error} is missing or of another shape"
-            ) from None
+        except (IndexError, KeyError, ValueError) as error:
+            raise InputError(f"{NO_CHECKPOINT}: {error} is missing or of another shape") from None
         if n_output == 2 * n_genes:
             raise InputError(
                 "its output is twice as wide as its input: models with --learn_sigma True are not supported"
@@ -73,6 +72,8 @@ class UpstreamSizes(NamedTuple):
                 f"reads {n_shown} numbers and its embedding of steps {n_sinusoidal}"
             )
         blocks = {key.split(".")[1] for key in state if key.startswith("mlp_blocks.")}
+        if not blocks:
+            raise InputError(f"{NO_CHECKPOINT}: it has no blocks")
         return cls(n_genes, n_shown - n_genes, n_latent, width, n_embedding, len(blocks), n_encoder)
 
 
@@ -183,10 +184,29 @@ class UpstreamNetwork(nn.Module):
     def device(self) -> torch.device:
         return self.input_layer.weight.device
 
-    def forward(self, x_t: torch.Tensor, step: torch.Tensor, z_sem: torch.Tensor) -> torch.Tensor:
-        """eps (B x G) of noised cells (B x G) at their steps (B,), under their latents (B x Z)."""
-        embedded = self.time_embed(embed_step(step, self.sizes.width))
-        h = self.input_layer(x_t)
+    def forward(
+        self,
+        x: torch.Tensor,
+        timesteps: torch.Tensor,
+        z_mod: torch.Tensor | None = None,
+        *,
+        x_start: torch.Tensor | None = None,
+        drug_dose: torch.Tensor | None = None,
+        control_feature: torch.Tensor | None = None,
+        group: object = None,
+    ) -> torch.Tensor:
+        """eps (B x G) of noised cells (B x G) at their steps (B,), under their latents (B x Z).
+
+        Without `z_mod` the latents are what the encoder makes of the rest, but for `group`, which upstream hands over
+        and does not use. Raises InputError when neither is given.
+        """
+        z_sem = z_mod
+        if z_sem is None:
+            if x_start is None:
+                raise InputError("neither z_mod nor x_start is given: give the latents of the cells to generate")
+            z_sem = self.encoder(x_start, None, drug_dose, control_feature)
+        embedded = self.time_embed(embed_step(timesteps, self.sizes.width))
+        h = self.input_layer(x)
         for block in self.blocks:
             h = block(h, embedded, z_sem)
         eps: torch.Tensor = self.output_layer(h)

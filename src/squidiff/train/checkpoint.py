@@ -48,7 +48,7 @@ def require_finite_tensors(tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def save_state(path: Path, state: TrainState, best: Mapping[str, torch.Tensor], best_loss: float) -> None:
-    """Writes all that resuming needs: weights, their average, the best one so far, optimiser and random state."""
+    """Writes all that resuming needs: weights, their averages, the best one if any, optimiser and random state."""
     tensors = {"generator": state.generator.get_state()}
     tensors |= {f"weights.{name}": p for name, p in state.network.named_parameters()}
     tensors |= {f"buffers.{name}": b for name, b in state.network.named_buffers()}
@@ -62,11 +62,12 @@ def save_state(path: Path, state: TrainState, best: Mapping[str, torch.Tensor], 
             tensors |= {f"optimizer.{name}.{moment}": state.optimizer.state[p][moment] for moment in MOMENTS}
         else:
             unmoved.append(name)
-    write_tensors(path, tensors, {"step": state.step, "validation_loss": best_loss, "unmoved": unmoved})
+    note = {"step": state.step, "validation_loss": best_loss, "keeps_best": bool(best), "unmoved": unmoved}
+    write_tensors(path, tensors, note)
 
 
 def load_state(path: Path, state: TrainState, n_train_steps: int) -> tuple[dict[str, torch.Tensor], float]:
-    """Fills a fresh state from a file; returns the best average and its validation loss.
+    """Fills a fresh state from a file; returns the best average, if one was kept, and its validation loss.
 
     Raises InputError when the file is damaged or is not of this model and this number of steps.
     """
@@ -82,7 +83,8 @@ def load_state(path: Path, state: TrainState, n_train_steps: int) -> tuple[dict[
                 if name not in note["unmoved"]:
                     moments = {moment: tensors[f"optimizer.{name}.{moment}"] for moment in MOMENTS}
                     state.optimizer.state[p] = {moment: value.to(state.device) for moment, value in moments.items()}
-                best[name] = tensors[f"best.{name}"].to(state.average[name])
+                if note["keeps_best"]:
+                    best[name] = tensors[f"best.{name}"].to(state.average[name])
             for name, buffer in state.network.named_buffers():
                 buffer.copy_(tensors[f"buffers.{name}"])
         state.generator.set_state(tensors["generator"])

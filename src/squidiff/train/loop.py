@@ -142,7 +142,7 @@ def training_steps(
 
 
 def in_parts(batch: AnyBatch, size: int) -> list[AnyBatch]:
-    """The batch in even parts of at most `size` cells; never of a single one, which BatchNorm cannot normalise."""
+    """The batch in even parts of `size` cells or fewer, but of 3 where one were alone: BatchNorm needs two."""
     n_cells = len(batch[0])
     n_parts = min(-(-n_cells // size), max(1, n_cells // 2))
     return [type(batch)(*part) for part in zip(*(t.tensor_split(n_parts) for t in batch), strict=True)]
