@@ -13,7 +13,6 @@ import scipy.sparse as sp
 
 from squidiff.config import InputError, Preparation, Schema
 from squidiff.data.preprocess import (
-    Normalisation,
     Prepared,
     follow_any,
     held_out_cells,
@@ -23,6 +22,7 @@ from squidiff.data.preprocess import (
     prepare,
 )
 from squidiff.data.table import CellTable, as_matrix
+from squidiff.data.unit import Normalisation
 
 SCHEMA = Schema(condition_key="condition", control="ctrl", context_keys=("type",))
 SIZES = {("T", "ctrl"): 40, ("T", "A"): 25, ("B", "ctrl"): 31, ("B", "A"): 24}

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from squidiff.cli.options import PreparationOptions, SchemaOptions
 from squidiff.cli.show import refuse_overwriting, say, show_table
 from squidiff.config import InputError, Preparation, Schema
+
+if TYPE_CHECKING:
+    from squidiff.data.finding import Finding
 
 
 def check(
@@ -20,23 +23,30 @@ def check(
     *,
     schema: SchemaOptions = Schema(),
     normalize: Annotated[bool, Parameter(help="X is meant to hold raw counts")] = False,
+    held_out: Annotated[Path | None, Parameter(help="an .h5ad file of held-out cells, to find what both share")] = None,
     as_json: Annotated[bool, Parameter(name="--json", help="print the findings as JSON")] = False,
 ) -> None:
     """Find what is wrong with a data set, and say what to do. Exit code 2 when there is an error."""
     from squidiff.data.check import check as examine
 
-    report = examine(data, schema, normalize=normalize)
+    report = examine(data, schema, normalize=normalize, held_out=held_out)
     if as_json:
         say(json.dumps(report.to_json(), ensure_ascii=False))
     else:
         say(f"{data}: {report.n_cells:,} cells, {report.n_genes:,} genes")
+        say(f"X holds: {report.unit}; genes have: {report.gene_names}")
         if report.findings:
-            rows = [(f.severity, f.what, f.where, f.count, f.remedy) for f in report.findings]
+            rows = [(f.severity, f.what, f.where, f.count, _to_do(f)) for f in report.findings]
             show_table(("", "what", "where", "how many", "what to do"), rows)
         else:
             say("nothing to complain of")
     if report.errors:
         sys.exit(2)
+
+
+def _to_do(finding: Finding) -> str:
+    """The remedy and, on a line of its own, what does it."""
+    return "\n".join(text for text in (finding.remedy, finding.command) if text)
 
 
 def prepare(

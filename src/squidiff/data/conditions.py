@@ -152,6 +152,13 @@ def fingerprint(smiles: str, n_bits: int = N_BITS) -> np.ndarray:
     return np.asarray(generator.GetFingerprintAsNumPy(molecule), dtype=np.float32)
 
 
+def canonical_smiles(smiles: str) -> str:
+    """One spelling for one drug, of a SMILES that `fingerprint` reads."""
+    from rdkit import Chem
+
+    return str(Chem.MolToSmiles(Chem.MolFromSmiles(smiles)))
+
+
 @dataclass(frozen=True)
 class ConditionEncoder:
     """Turns parts into features: the vocabulary of training, or every name that the user's embeddings have."""

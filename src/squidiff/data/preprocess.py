@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
 
 import anndata as ad
 import numpy as np
@@ -32,12 +31,6 @@ SPLIT = "split"
 """obs column that `prepare` writes: train or test."""
 DONE = "squidiff_preparation"
 """Key of uns where `prepare` writes its settings."""
-COUNTS, UNKNOWN = "raw counts", "unknown"
-"""Units in which cells are taken as they are."""
-SAME_TOTAL = 0.02
-"""Cells whose totals differ by less than this share of the median were scaled to one total."""
-OTHER_UNIT = 10.0
-"""Totals that differ by this factor are not those of other cells but of another unit."""
 
 
 @dataclass(frozen=True)
@@ -107,56 +100,6 @@ def _prepare(adata: ad.AnnData, schema: Schema, settings: Preparation) -> Prepar
 def _part_names(adata: ad.AnnData, schema: Schema) -> set[str]:
     """The drugs, genes or stimuli of some cells, none of no cells."""
     return {part.name for parts in group_rows(adata.obs, schema)[2] for part in parts} if adata.n_obs else set()
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """The unit of X, as far as it is known; kept with a model, so that other data can be told to be in another."""
-
-    unit: str
-    """`log1p of counts per N`, `as given`, COUNTS or UNKNOWN."""
-    known_from: Literal["train", "prepare", "the values", "nothing"]
-    """Who scaled and logged the counts, or else what the unit was inferred from."""
-    typical_total: float | None
-    """Median over cells of sum(expm1(X)) over the genes; None where X has negative values."""
-
-    @classmethod
-    def of(cls, cells: np.ndarray | sp.csr_matrix, done: Mapping[str, Any], by: Literal["train", "prepare"]) -> Self:
-        """Of normalised cells; `done` holds the settings `normalize` and `target_sum` of whoever prepared them."""
-        total = total_counts(cells)
-        median = None if total is None or not np.isfinite(total).all() else float(np.median(total))
-        if bool(done.get("normalize", False)):
-            return cls(f"log1p of counts per {float(done.get('target_sum', 0)):g}", by, median)
-        if looks_like_counts(cells):
-            return cls(COUNTS, "the values", None)
-        if total is not None and median and np.ptp(total) < SAME_TOTAL * median:
-            return cls(f"log1p of counts per {float(f'{median:.3g}'):g}", "the values", median)
-        return cls("as given", "nothing", median)
-
-    @classmethod
-    def unknown(cls) -> Self:
-        """Of a model whose training data nobody described."""
-        return cls(UNKNOWN, "nothing", None)
-
-    def require(self, cells: np.ndarray | sp.csr_matrix, where: str) -> None:
-        """Raises InputError when cells of the same genes are plainly in another unit."""
-        total = total_counts(cells)
-        if total is None or not self.typical_total:
-            return
-        median = float(np.median(total))
-        if not self.typical_total / OTHER_UNIT < median < self.typical_total * OTHER_UNIT:
-            raise InputError(
-                f"X of {where} is in another unit than the training data: exp(X) - 1 sums to {median:.3g} a cell, in "
-                f"training to {self.typical_total:.3g}; normalise both alike ({self.unit})"
-            )
-
-
-def total_counts(cells: np.ndarray | sp.csr_matrix) -> np.ndarray | None:
-    """sum(expm1(X)) of each cell, (N,): its counts, if X is their log1p. None where X has negative values."""
-    if stored_values(cells).min(initial=0.0) < 0:
-        return None
-    with np.errstate(over="ignore"):  # of values that were not logged; infinity says as much
-        return np.asarray(np.expm1(cells).sum(axis=1, dtype=np.float64)).ravel()
 
 
 def normalize(adata: ad.AnnData, target_sum: float, total_counts_key: str | None) -> ad.AnnData:

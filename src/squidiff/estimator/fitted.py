@@ -15,8 +15,8 @@ import torch
 from squidiff.config import Batch, Config, InputError, Sampling, Schema
 from squidiff.data.conditions import N_TIME_FEATURES, ConditionEncoder, time_features
 from squidiff.data.dataset import Pairs
-from squidiff.data.preprocess import Normalisation
 from squidiff.data.table import CellTable, non_negative_genes
+from squidiff.data.unit import Normalisation
 from squidiff.model.network import Network, Standardisation
 from squidiff.response.populations import Population, Populations
 from squidiff.train.checkpoint import load_standardisation, require_finite_tensors

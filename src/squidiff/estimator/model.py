@@ -20,7 +20,7 @@ from squidiff.data.check import check
 from squidiff.data.conditions import ConditionEncoder
 from squidiff.data.dataset import BatchStream, Pairs, ShownPairs
 from squidiff.data.manifest import describe_table, provenance
-from squidiff.data.preprocess import COUNTS, DONE, UNKNOWN, Normalisation, normalize
+from squidiff.data.preprocess import DONE, normalize
 from squidiff.data.queries import read_queries
 from squidiff.data.table import (
     CellTable,
@@ -30,6 +30,7 @@ from squidiff.data.table import (
     read_cells,
     remember_schema,
 )
+from squidiff.data.unit import COUNTS, UNKNOWN, Normalisation
 from squidiff.estimator.fitted import Fitted, begin_again, begin_anchored, digest, rebuild
 from squidiff.estimator.generate import Generator, understood
 from squidiff.estimator.upstream import LatentGenerator, UpstreamFitted, begin_upstream, rebuild_upstream

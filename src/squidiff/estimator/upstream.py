@@ -14,9 +14,9 @@ import torch
 from squidiff.config import Config, InputError, Sampling, Schema, ShownBatch
 from squidiff.data.conditions import ConditionEncoder
 from squidiff.data.dataset import ShownPairs
-from squidiff.data.preprocess import Normalisation
 from squidiff.data.queries import Query
 from squidiff.data.table import CellTable
+from squidiff.data.unit import Normalisation
 from squidiff.diffusion.samplers import SAMPLERS, last
 from squidiff.diffusion.schedule import StepSchedule
 from squidiff.estimator.fitted import in_chunks, load_vocabulary, summarise

@@ -13,8 +13,8 @@ import pandas as pd
 from squidiff.config import PRESETS, InputError, Schema
 from squidiff.data.conditions import ConditionEncoder
 from squidiff.data.manifest import hash_names, provenance
-from squidiff.data.preprocess import Normalisation
 from squidiff.data.table import read_cells, schema_of
+from squidiff.data.unit import Normalisation
 from squidiff.diffusion.schedule import StepSchedule
 from squidiff.estimator import Squidiff
 from squidiff.estimator.upstream import UpstreamFitted

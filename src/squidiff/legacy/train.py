@@ -63,8 +63,10 @@ def train(
             on_record(new)
 
     resume = (folder / "config.json").exists()
-    if not resume:
-        _refuse_replacing(logs / PROGRESS, logs / LOG, folder / LOSS_PLOT)
+    if not resume and (folder / LOSS_PLOT).exists():
+        raise InputError(f"{folder / LOSS_PLOT} is there already, of another training: name another folder")
+    if not resume and (logs / LOG).exists():
+        say(f"{logs / LOG} and {PROGRESS} are of another training and are replaced, as in upstream")
     say(f"{'going on with the run in' if resume else 'training into'} {folder}")
     model.fit(
         cells,
@@ -76,12 +78,6 @@ def train(
         beside_others=True,
     )
     return model, folder
-
-
-def _refuse_replacing(*files: Path) -> None:
-    for file in files:
-        if file.exists():
-            raise InputError(f"{file} is there already, of another training: move it, or name another folder")
 
 
 def _paired(treated: ad.AnnData, controls: ad.AnnData) -> tuple[ad.AnnData, np.ndarray]:

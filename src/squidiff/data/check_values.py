@@ -1,0 +1,137 @@
+"""The doctor on X and on the names of cells and genes."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from squidiff.data.finding import Finding
+from squidiff.data.table import LARGEST_LOG_VALUE, looks_like_counts, stored_values
+from squidiff.data.unit import recognise_unit
+
+TOTALS = re.compile(r"(n_?counts?(_.*)?|total_?(counts?|umis?)(_.*)?|ncount_?rna|n_?umis?)", re.IGNORECASE)
+"""Names that obs columns of a cell's total counts go by (scanpy, Seurat and others)."""
+
+
+def check_values(cells: np.ndarray | sp.csr_matrix, obs: pd.DataFrame, normalize: bool, data: str) -> Iterator[Finding]:
+    """Findings on X (N x G); `data` is what a command calls the file."""
+    values = stored_values(cells)
+    n_bad = int((~np.isfinite(values)).sum())
+    if n_bad:
+        yield Finding("error", "NaN or infinite values", "X", n_bad, "replace them or drop their cells or genes")
+        return
+    is_counts = looks_like_counts(cells)
+    if is_counts:
+        if not normalize:
+            remedy = "pass --normalize, or give log-normalised values"
+            command = f"squidiff prepare {data} --normalize --out prepared.h5ad"
+            yield Finding("error", "raw counts", "X", int(np.count_nonzero(values)), remedy, command)
+        yield from _left_out_genes(cells, obs)
+    elif normalize:
+        remedy = "leave --normalize out: X does not hold raw counts"
+        yield Finding("error", "--normalize on values that are not counts", "X", int(np.count_nonzero(values)), remedy)
+    n_negative = int((values < 0).sum())
+    if n_negative:
+        remedy = "log-normalised values are never negative; scaled data lose the zeros, so give unscaled values"
+        yield Finding("warning", "negative values", "X", n_negative, remedy)
+    n_large = int((values > LARGEST_LOG_VALUE).sum())
+    if n_large and not is_counts:
+        unit = recognise_unit(cells)
+        what = f"values above {LARGEST_LOG_VALUE:g}" + (f" ({unit})" if "not logged" in unit else "")
+        yield Finding(
+            "warning", what, "X", n_large, "if the values were not logged, take log1p first", "sc.pp.log1p(adata)"
+        )
+    yield from _empty(cells, data)
+
+
+def _left_out_genes(cells: np.ndarray | sp.csr_matrix, obs: pd.DataFrame) -> Iterator[Finding]:
+    """Counts whose totals obs knows to be larger: genes were left out, and a cell's sum is not its total."""
+    sums = np.asarray(cells.sum(axis=1, dtype=np.float64)).ravel()
+    for column in obs.columns:
+        if not TOTALS.fullmatch(str(column)):
+            continue
+        totals = pd.to_numeric(obs[column], errors="coerce").to_numpy(dtype=np.float64)
+        is_short = totals > 1.01 * sums
+        if is_short.mean() > 0.5 and (totals >= 0.99 * sums).all():
+            remedy = f"some genes were left out: when normalising, pass --total-counts-key {column}"
+            yield Finding(
+                "warning",
+                "cells with fewer counts than obs says",
+                f"obs column {column!r}",
+                int(is_short.sum()),
+                remedy,
+            )
+            return
+
+
+def _empty(cells: np.ndarray | sp.csr_matrix, data: str) -> Iterator[Finding]:
+    lowest, highest = (
+        np.asarray(m.toarray() if sp.issparse(m) else m).ravel() for m in (cells.min(axis=0), cells.max(axis=0))
+    )
+    is_zero = (lowest == 0) & (highest == 0)
+    is_constant = (lowest == highest) & ~is_zero
+    command = f"squidiff prepare {data} --n-genes 2000 --out prepared.h5ad"
+    for what, chosen in (("genes without a single count", is_zero), ("constant genes", is_constant)):
+        if chosen.any():
+            remedy = "they cannot be learned from; choose genes with `squidiff prepare --n-genes`"
+            yield Finding("warning", what, "X", int(chosen.sum()), remedy, command)
+    n_empty = int((np.asarray(abs(cells).sum(axis=1)).ravel() == 0).sum())
+    if n_empty:
+        yield Finding(
+            "warning",
+            "cells without a single count",
+            "X",
+            n_empty,
+            "drop them",
+            "sc.pp.filter_cells(adata, min_counts=1)",
+        )
+
+
+def check_names(adata: ad.AnnData) -> Iterator[Finding]:
+    """Findings on the names of cells and genes."""
+    for names, severity, what, where, call in (
+        (adata.var_names, "error", "duplicate gene names", "var_names", "adata.var_names_make_unique()"),
+        (adata.obs_names, "warning", "duplicate cell names", "obs_names", "adata.obs_names_make_unique()"),
+    ):
+        n = int(names.duplicated().sum())
+        if n:
+            example = names[names.duplicated()][0]
+            yield Finding(severity, f"{what}, such as {example!r}", where, n, f"run `{call}`", call)  # type: ignore[arg-type]
+    kinds = Counter(map(gene_name_kind, map(str, adata.var_names)))
+    there = [(kind, n) for kind, n in kinds.most_common() if kind in MIXABLE and n >= SOME * adata.n_vars]
+    if len(there) > 1:
+        (main, _), (other, n) = there[:2]
+        remedy = f"most are {main}: bring them into one kind, or keep the genes of one species"
+        yield Finding("warning", f"genes that have {other}", "var_names", n, remedy)
+
+
+SOME = 0.05
+"""Of the genes: fewer names of another kind are exceptions that every annotation has."""
+_KINDS = {
+    "Ensembl identifiers (human)": re.compile(r"ENSG\d{11}(\.\d+)?"),
+    "Ensembl identifiers (mouse)": re.compile(r"ENSMUSG\d{11}(\.\d+)?"),
+    "Ensembl identifiers (other species)": re.compile(r"ENS[A-Z]{3,4}G\d{11}(\.\d+)?"),
+    "FlyBase identifiers": re.compile(r"FBgn\d{7}"),
+    "WormBase identifiers": re.compile(r"WBGene\d{8}"),
+    "numbers": re.compile(r"\d+"),
+    "symbols in capitals (as in human)": re.compile(r"(?=.*[A-Z]{2})[A-Z0-9.\-_/@]*(orf\d+)?"),
+    "symbols with one capital (as in mouse)": re.compile(r"[A-Z][a-z]{2,}[A-Za-z0-9.\-_]*"),
+}
+MIXABLE = tuple(kind for kind in _KINDS if kind != "numbers")
+"""Kinds that do not go together."""
+
+
+def gene_name_kind(name: str) -> str:
+    return next((kind for kind, form in _KINDS.items() if form.fullmatch(name)), "names")
+
+
+def gene_names_kind(names: list[str]) -> str:
+    """The kind that at least nine of ten genes have, in words."""
+    kind, n = Counter(map(gene_name_kind, names)).most_common(1)[0]
+    return kind if n >= 0.9 * len(names) else "names of several kinds"

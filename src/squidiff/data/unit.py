@@ -1,0 +1,123 @@
+"""What unit X is in, as far as its values, or whoever made them, tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import scipy.sparse as sp
+
+from squidiff.config import InputError
+from squidiff.data.table import looks_like_counts, stored_values
+
+COUNTS, UNKNOWN = "raw counts", "unknown"
+"""Units in which cells are taken as they are."""
+SAME_TOTAL = 0.02
+"""Cells whose totals differ by less than this share of the median were scaled to one total."""
+OTHER_UNIT = 10.0
+"""Totals that differ by this factor are not those of other cells but of another unit."""
+N_PROBED = 200
+"""Cells whose values are looked at one by one."""
+
+
+def recognise_unit(cells: np.ndarray | sp.csr_matrix) -> str:
+    """What X holds, in words; UNKNOWN where the values do not tell.
+
+    A cell's scaled counts are multiples of what one count became; when their sums differ from cell to cell, genes were
+    left out after scaling, and the total that they were scaled to cannot be told.
+    """
+    if looks_like_counts(cells):
+        return COUNTS
+    values = stored_values(cells)
+    if values.size == 0 or not np.isfinite(values).all():
+        return UNKNOWN
+    if values.min() < 0:
+        return "values below 0, such as scaled ones"
+    plain = np.asarray(cells.sum(axis=1, dtype=np.float64)).ravel()
+    if _is_one_total(plain):
+        return f"counts per {_round(plain)}, not logged"
+    total = total_counts(cells)
+    if total is not None and np.isfinite(total).all():
+        if _is_one_total(total):
+            return f"log1p of counts per {_round(total)}"
+        probed = [np.expm1(row[row > 0].astype(np.float64)) for row in _some_cells(cells)]
+        probed = [row for row in probed if row.size > 1]
+        if probed and np.mean([_are_multiples(row, 1.0) for row in probed]) > 0.9:
+            return "log1p of counts that were not scaled to one total"
+        if probed and np.mean([_are_multiples(row, row.min()) for row in probed]) > 0.9:
+            return "log1p of scaled counts, some genes left out"
+    return UNKNOWN
+
+
+def _is_one_total(totals: np.ndarray) -> bool:
+    """Whether all cells but empty ones have one sum."""
+    totals = totals[totals > 0]
+    return bool(totals.size > 1 and np.ptp(totals) < SAME_TOTAL * np.median(totals))
+
+
+def _round(totals: np.ndarray) -> str:
+    return f"{float(f'{np.median(totals[totals > 0]):.3g}'):,.10g}"
+
+
+def _some_cells(cells: np.ndarray | sp.csr_matrix) -> np.ndarray:
+    rows = np.unique(np.linspace(0, cells.shape[0] - 1, N_PROBED).astype(int))
+    return cells[rows].toarray() if sp.issparse(cells) else cells[rows]
+
+
+def _are_multiples(values: np.ndarray, unit: float) -> bool:
+    """Whether the smaller values are whole multiples of a unit, as closely as float32 can tell."""
+    ratio = values / unit
+    ratio = ratio[ratio < 50]
+    return bool(ratio.size and (np.abs(ratio - np.rint(ratio)) < 0.02).all() and ratio.max() > 0.5)
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """The unit of X, as far as it is known; kept with a model, so that other data can be told to be in another."""
+
+    unit: str
+    """`log1p of counts per N`, `as given`, COUNTS or UNKNOWN."""
+    known_from: Literal["train", "prepare", "the values", "nothing"]
+    """Who scaled and logged the counts, or else what the unit was inferred from."""
+    typical_total: float | None
+    """Median over cells of sum(expm1(X)) over the genes; None where X has negative values."""
+
+    @classmethod
+    def of(cls, cells: np.ndarray | sp.csr_matrix, done: Mapping[str, Any], by: Literal["train", "prepare"]) -> Self:
+        """Of normalised cells; `done` holds the settings `normalize` and `target_sum` of whoever prepared them."""
+        total = total_counts(cells)
+        median = None if total is None or not np.isfinite(total).all() else float(np.median(total))
+        if bool(done.get("normalize", False)):
+            return cls(f"log1p of counts per {float(done.get('target_sum', 0)):g}", by, median)
+        if looks_like_counts(cells):
+            return cls(COUNTS, "the values", None)
+        if total is not None and median and np.ptp(total) < SAME_TOTAL * median:
+            return cls(f"log1p of counts per {float(f'{median:.3g}'):g}", "the values", median)
+        return cls("as given", "nothing", median)
+
+    @classmethod
+    def unknown(cls) -> Self:
+        """Of a model whose training data nobody described."""
+        return cls(UNKNOWN, "nothing", None)
+
+    def require(self, cells: np.ndarray | sp.csr_matrix, where: str) -> None:
+        """Raises InputError when cells of the same genes are plainly in another unit."""
+        total = total_counts(cells)
+        if total is None or not self.typical_total:
+            return
+        median = float(np.median(total))
+        if not self.typical_total / OTHER_UNIT < median < self.typical_total * OTHER_UNIT:
+            raise InputError(
+                f"X of {where} is in another unit than the training data: exp(X) - 1 sums to {median:.3g} a cell, in "
+                f"training to {self.typical_total:.3g}; normalise both alike ({self.unit})"
+            )
+
+
+def total_counts(cells: np.ndarray | sp.csr_matrix) -> np.ndarray | None:
+    """sum(expm1(X)) of each cell, (N,): its counts, if X is their log1p. None where X has negative values."""
+    if stored_values(cells).min(initial=0.0) < 0:
+        return None
+    with np.errstate(over="ignore"):  # of values that were not logged; infinity says as much
+        return np.asarray(np.expm1(cells).sum(axis=1, dtype=np.float64)).ravel()
