@@ -15,6 +15,7 @@ import scipy.sparse as sp
 
 from squidiff.config import InputError, Schema
 from squidiff.data.check import check
+from squidiff.data.check_values import gene_names_kind
 from squidiff.data.finding import CheckReport, Finding
 from squidiff.data.table import CellTable, looks_like_counts
 
@@ -186,7 +187,78 @@ def plant_held_out_cells(adata: ad.AnnData) -> None:
     adata.obs["split"] = pd.Categorical(np.where(np.arange(N_CELLS) < 7, "test", "train"))
 
 
+def plant_one_cell(adata: ad.AnnData) -> None:
+    label(adata, [1], day=2.0)
+    adata.obs["day"] = adata.obs["day"].astype(float)
+
+
+def plant_other_gap(adata: ad.AnnData) -> None:
+    adata.obs["note"] = [None, *["seen"] * (N_CELLS - 1)]
+    adata.obs["score"] = [np.nan, *[0.5] * (N_CELLS - 1)]
+
+
+def plant_two_spellings(adata: ad.AnnData) -> None:
+    label(adata, list(range(1, 40, 2)), condition="Aspirin")
+
+
+def plant_times_as_text(adata: ad.AnnData) -> None:
+    adata.obs["day"] = "1.5"
+
+
+def plant_another_smiles(adata: ad.AnnData) -> None:
+    label(adata, [1, 2], smiles="O=C(C)Oc1ccccc1C(=O)O")
+
+
+def plant_another_name(adata: ad.AnnData) -> None:
+    label(adata, [k for k in range(N_CELLS) if k % 4 == 1], condition="acetylsalicylate")
+
+
+def plant_doses_in_two_units(adata: ad.AnnData) -> None:
+    rows = [k for k in range(N_CELLS) if k % 4 == 2]
+    label(adata, rows, dose=1e6)
+    adata.obs["dose"] = adata.obs["dose"].astype(float)
+
+
+def plant_a_batch_of_controls(adata: ad.AnnData) -> None:
+    adata.obs["batch"] = np.where(adata.obs["condition"] == "ctrl", "monday", "tuesday")
+    adata.obs["plate"] = np.where(np.arange(N_CELLS) % 8 < 4, "p1", "p2")  # holds both
+
+
+def plant_genes_of_two_kinds(adata: ad.AnnData) -> None:
+    adata.var_names = ["ACTB", "GAPDH", "CD3E", "ENSG00000111640", "ENSG00000075624", "MALAT1"]
+
+
+def plant_genes_of_two_species(adata: ad.AnnData) -> None:
+    adata.var_names = ["ACTB", "GAPDH", "CD3E", "Actb", "Gapdh", "MALAT1"]
+
+
 WARNINGS = [
+    (plant_one_cell, "populations of a single cell", "obs", 1),
+    (plant_other_gap, "other columns with empty values, such as 'note'", "obs", 2),
+    (
+        plant_two_spellings,
+        "labels that are nearly the same, such as 'Aspirin' and 'aspirin'",
+        "obs column 'condition'",
+        1,
+    ),
+    (plant_times_as_text, "numbers stored as text in column 'day'", "obs", N_CELLS),
+    (
+        plant_another_smiles,
+        "drugs whose SMILES are written in several ways, such as 'CC(=O)OC1=CC=CC=C1C(=O)O' and "
+        "'O=C(C)Oc1ccccc1C(=O)O'",
+        "obs",
+        1,
+    ),
+    (plant_another_name, "drugs of several names, such as 'acetylsalicylate' and 'aspirin'", "obs", 1),
+    (plant_doses_in_two_units, "doses that may be in two units, such as 1 and 1e+06 of 'aspirin'", "obs", 1),
+    (
+        plant_a_batch_of_controls,
+        "a batch that holds all control cells and no other: 'monday'",
+        "obs column 'batch'",
+        20,
+    ),
+    (plant_genes_of_two_kinds, "genes that have Ensembl identifiers (human)", "var_names", 2),
+    (plant_genes_of_two_species, "genes that have symbols with one capital (as in mouse)", "var_names", 2),
     (plant_negative_values, "negative values", "X", 2),
     (plant_values_not_logged, "values above 20", "X", 2),
     (plant_constant_genes, "constant genes", "X", 1),
@@ -335,6 +407,97 @@ def test_the_report_goes_through_json_and_back() -> None:
     for report in (check(adata, SCHEMA), made_report(2)):
         read = json.loads(json.dumps(report.to_json(), allow_nan=False))
         assert CheckReport(**(read | {"findings": tuple(Finding(**f) for f in read["findings"])})) == report
+
+
+# --- what X is
+
+
+def scaled(total: float = 1e4, genes: int = 30) -> np.ndarray:
+    counts = np.random.default_rng(1).poisson(3.0, (60, genes)).astype(np.float64)
+    return counts / counts.sum(axis=1, keepdims=True) * total
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sp.csr_matrix])
+@pytest.mark.parametrize(
+    ("values", "unit"),
+    [
+        (np.random.default_rng(0).poisson(2.0, (60, 30)), "raw counts"),
+        (scaled(), "counts per 10,000, not logged"),
+        (scaled(1e6), "counts per 1,000,000, not logged"),
+        (np.log1p(scaled()), "log1p of counts per 10,000"),
+        (np.log1p(scaled(1234)), "log1p of counts per 1,230"),
+        (np.log1p(scaled())[:, :20], "log1p of scaled counts, some genes left out"),
+        (
+            np.log1p(np.random.default_rng(0).poisson(2.0, (60, 30))),
+            "log1p of counts that were not scaled to one total",
+        ),
+        (np.random.default_rng(0).normal(size=(60, 30)), "values below 0, such as scaled ones"),
+        (np.random.default_rng(0).gamma(2.0, size=(60, 30)), "unknown"),
+        (np.zeros((60, 30)), "unknown"),
+    ],
+)
+def test_the_unit_is_told_by_the_values(kind: type, values: np.ndarray, unit: str) -> None:
+    assert check(ad.AnnData(kind(values.astype(np.float32)))).unit == unit
+
+
+def test_values_that_were_scaled_and_not_logged_are_pointed_out() -> None:
+    (finding,) = check(ad.AnnData(scaled().astype(np.float32))).findings
+    assert finding.what == "values above 20 (counts per 10,000, not logged)"
+    assert finding.command == "sc.pp.log1p(adata)"
+
+
+@pytest.mark.parametrize("column", ["n_counts_full", "total_counts", "nCount_RNA"])
+def test_counts_of_some_of_the_genes_are_told_by_the_totals_in_obs(column: str) -> None:
+    counts = np.random.default_rng(0).poisson(2.0, (60, 30)).astype(np.float32)
+    adata = ad.AnnData(
+        counts[:, :20], obs=pd.DataFrame({column: counts.sum(axis=1)}, index=[f"c{i}" for i in range(60)])
+    )
+    (finding,) = check(adata, normalize=True).findings
+    assert finding.what == "cells with fewer counts than obs says"
+    assert f"pass --total-counts-key {column}" in finding.remedy
+    adata.obs[column] = adata.X.sum(axis=1)
+    assert check(adata, normalize=True).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (["ACTB", "CD3E", "C1orf43", "HLA-A"] * 5, "names of several kinds"),
+        (["ACTB", "CD3E", "MT-CO1", "HLA-A", "TP53"], "symbols in capitals (as in human)"),
+        (["Actb", "Cd3e", "mt-Co1", "Gapdh"], "names of several kinds"),
+        (["ENSG00000111640", "ENSG00000075624.17"], "Ensembl identifiers (human)"),
+        (["ENSMUSG00000029580"], "Ensembl identifiers (mouse)"),
+        (["WBGene00000001"], "WormBase identifiers"),
+        (["0", "1", "2"], "numbers"),
+    ],
+)
+def test_the_kind_of_gene_names_is_told(names: list[str], kind: str) -> None:
+    assert gene_names_kind(names) == kind
+
+
+# --- two files
+
+
+def test_what_training_and_held_out_cells_share_is_found(tmp_path: Path) -> None:
+    adata = good()
+    is_b = (adata.obs["type"] == "B").to_numpy()
+    train, test = adata[~is_b].copy(), adata[is_b].copy()
+    assert check(train, SCHEMA, held_out=test).findings == ()
+    leak = ad.concat([train, test[:5]])
+    shared = [f for f in check(leak, SCHEMA, held_out=test).findings if "held out too" in f.what]
+    assert [(f.what, f.count) for f in shared] == [
+        (f"cells that are held out too, such as {test.obs_names[0]!r}", 5),
+        ("conditions that are held out too, such as 'B, aspirin @ 1'", 2),
+    ]
+    assert found(check(train, SCHEMA, held_out=tmp_path / "none.h5ad")) == [("error", "unusable file", "the file", 1)]
+
+
+def test_commands_name_the_file(tmp_path: Path) -> None:
+    adata = good()
+    plant_counts(adata)
+    adata.write_h5ad(tmp_path / "mine.h5ad")
+    (error,) = check(tmp_path / "mine.h5ad", SCHEMA).errors
+    assert error.command == f"squidiff prepare {tmp_path / 'mine.h5ad'} --normalize --out prepared.h5ad"
 
 
 # --- looks_like_counts

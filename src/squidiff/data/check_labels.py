@@ -140,17 +140,17 @@ def _doses(conditions: Conditions) -> Iterator[Finding]:
 def _drugs(conditions: Conditions) -> Iterator[Finding]:
     """Drugs that are spelled, or called, in several ways."""
     spellings: dict[str, set[str]] = defaultdict(set)
-    names: dict[str, set[str]] = defaultdict(set)
+    names: dict[str, dict[str, str]] = defaultdict(dict)  # nearly equal ones are one, and said of the labels
     for part in (part for parts in conditions for part in parts if part.smiles):
         drug = canonical_smiles(str(part.smiles))
         spellings[drug].add(str(part.smiles))
-        names[drug].add(part.name)
+        names[drug][_squeezed(part.name)] = part.name
     many = [sorted(of) for of in spellings.values() if len(of) > 1]
     if many:
         what = f"drugs whose SMILES are written in several ways, such as {many[0][0]!r} and {many[0][1]!r}"
         yield Finding("warning", what, "obs", len(many), "write one SMILES a drug: each spelling counts as a condition")
         return
-    called = [sorted(of) for of in names.values() if len(of) > 1]
+    called = [sorted(of.values()) for of in names.values() if len(of) > 1]
     if called:
         what = f"drugs of several names, such as {called[0][0]!r} and {called[0][1]!r}"
         yield Finding("warning", what, "obs", len(called), "call a drug by one name: each name counts as a condition")
