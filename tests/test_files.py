@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from squidiff.config import InputError
-from squidiff.files import read_json, write_atomically, write_json, write_together
+from squidiff.files import read_json, require_writable, sweep, write_atomically, write_json, write_together
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -152,3 +152,29 @@ def test_a_file_that_is_missing_or_a_folder_is_refused(tmp_path: Path) -> None:
     for path, reason in ((tmp_path / "none.json", "No such file or directory"), (tmp_path, "Is a directory")):
         with pytest.raises(InputError, match=f"^{path} cannot be read: {reason}$"):
             read_json(path)
+
+
+def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".model-123.pt", ".model-9.pt", ".model-ab.pt", "model.pt", ".other-1.pt", ".model-1.txt"):
+        (tmp_path / name).write_text("x")
+
+    def killed(temporary: Path) -> None:
+        temporary.write_text("half")
+        (tmp_path / "left").write_bytes(temporary.read_bytes())
+        (tmp_path / "left").rename(temporary.with_name(".model-77.pt"))  # as a process of another number leaves it
+        temporary.write_text("whole")
+
+    write_atomically(tmp_path / "model.pt", killed)
+    sweep([tmp_path / "model.pt", tmp_path / "none" / "a.txt"])
+    assert sorted(contents(tmp_path)) == [".model-1.txt", ".model-ab.pt", ".other-1.pt", "model.pt"]
+
+
+def test_a_place_that_cannot_be_written_is_known_before(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    require_writable(tmp_path / "new" / "deep" / "a.txt")
+    require_writable(Path("a.txt"))
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(InputError, match="file is a file, not a folder; choose another place"):
+        require_writable(tmp_path / "file" / "deep" / "a.txt")
+    with pytest.raises(InputError, match="is a folder: name a file"):
+        require_writable(tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def write_atomically(path: Path, write: Write) -> None:
 
 def write_together(writes: Mapping[Path, Write]) -> None:
     """Writes several files as `write_atomically` does; none is renamed before all are whole on the disk."""
-    temporaries = {path: path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}") for path in writes if path.name}
+    temporaries = {path: _temporary(path, str(os.getpid())) for path in writes if path.name}
     for path in writes:
         if path not in temporaries or path.is_dir():
             raise InputError(f"{path} is a folder: name a file")
@@ -42,6 +42,28 @@ def write_together(writes: Mapping[Path, Write]) -> None:
     finally:
         for temporary in temporaries.values():
             _remove(temporary)
+
+
+def _temporary(path: Path, process: str) -> Path:
+    return path.with_name(f".{path.stem}-{process}{path.suffix}")
+
+
+def sweep(paths: Iterable[Path]) -> None:
+    """Removes what writers of these files left behind when they were killed; for whoever alone writes them now."""
+    for path in paths:
+        for left in path.parent.glob(_temporary(path, "*[0-9]").name):
+            _remove(left)
+
+
+def require_writable(path: Path) -> None:
+    """Raises InputError when a file cannot be written there, before the work that it would hold is done."""
+    folder = next((parent for parent in path.parents if parent.exists()), Path())
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name a file")
+    if not folder.is_dir():
+        raise InputError(f"{path} cannot be written: {folder} is a file, not a folder; choose another place")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{path} cannot be written: {folder} may not be written to; choose another place")
 
 
 @contextmanager

@@ -72,6 +72,12 @@ PREPARE = ["prepare", "raw.h5ad", *SCHEMA_FLAGS, "--normalize"]
 TRAIN = ["train", "train.h5ad", *SCHEMA_FLAGS, *SMALL_FLAGS, "--out", "new"]
 PREDICT = ["predict", "run", "--source", "train.h5ad", "--out", "new/p.h5ad", "--device", "cpu"]
 WRONG = {
+    "a query of an unknown column": ([*PREDICT, "--query", "bogus=3"], "column 'bogus' of the queries means nothing"),
+    "an output below a file": (
+        ["predict", "run", "--source", "train.h5ad", "--queries", "queries.csv", "--out", "text.h5ad/p.h5ad"],
+        "text.h5ad is a file, not a folder",
+    ),
+    "export into the run": (["export", "run", "--upstream", "run/config.json"], "lies in the run folder run"),
     "no such file": (["train", "none.h5ad", *TRAIN[2:]], "none.h5ad does not exist or is not a file"),
     "a folder, not a file": (["train", "run", *TRAIN[2:]], "run does not exist or is not a file"),
     "unreadable": (["train", "text.h5ad", *TRAIN[2:]], "text.h5ad cannot be read as an .h5ad file"),

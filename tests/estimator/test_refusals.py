@@ -124,3 +124,11 @@ def test_a_unit_that_nobody_tells_is_as_given() -> None:
     some_genes = TRAIN[:, 5:].copy()
     predicted = trained(some_genes, SCHEMA).predict(QUERY, some_genes)
     assert predicted.uns["squidiff"]["unit"] == "as given"
+
+
+def test_a_query_of_a_column_that_the_model_does_not_know_is_refused_but_a_note_is_carried() -> None:
+    model = Squidiff(config=small(n_train_steps=2), device="cpu").fit(TRAIN)  # plain generation
+    asked = pd.DataFrame({"cell_type": [HELD_OUT], "n_cells": [3]})
+    with pytest.raises(InputError, match=r"column 'cell_type' of the queries means nothing to this model"):
+        model.predict(asked, TRAIN)
+    assert model.predict(asked.rename(columns={"cell_type": "note"}), TRAIN).obs["note"].tolist() == [HELD_OUT] * 3

@@ -93,12 +93,12 @@ def test_an_unfinished_run_is_not_loaded_and_not_overwritten(unfinished: Path) -
 @pytest.mark.parametrize(
     ("schema", "config", "message"),
     [
-        (SCHEMA, small(width=16), r"was begun with another config \(width was 32, is 16\)$"),
-        (SCHEMA, small(seed=1), r"was begun with another config \(seed was 0, is 1\)$"),
+        (SCHEMA, small(width=16), r"config \(--width was 32, is 16\): give the same, or another folder$"),
+        (SCHEMA, small(seed=1), r"was begun with another config \(--seed was 0, is 1\): give"),
         (
             Schema(condition_key="condition", control="control"),
             SMALL,
-            r"was begun with another schema \(context_keys was \['cell_type'\], is \[\]\)$",
+            r"was begun with another schema \(--context-key was \['cell_type'\], is \[\]\): give",
         ),
     ],
 )

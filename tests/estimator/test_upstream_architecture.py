@@ -196,6 +196,14 @@ def test_training_takes_the_control_cells_that_it_is_given() -> None:
         Squidiff(SCHEMA, settings(), "cpu").fit(TRAIN, source_rows=np.zeros(TRAIN.n_obs, int))
 
 
+def test_a_missing_smiles_is_no_control() -> None:
+    cells = drugged()
+    treated = np.flatnonzero(cells.obs["SMILES"] == "CCO")
+    cells.obs["SMILES"] = [None if i == treated[0] else text for i, text in enumerate(cells.obs["SMILES"])]
+    with pytest.raises(InputError, match="empty values in column 'SMILES'"):
+        trained(cells, DRUGS)
+
+
 def test_cells_without_a_smiles_column_are_controls_for_upstreams_architecture_alone() -> None:
     cells, own = drugged(), dataclasses.replace(SMALL, n_train_steps=2)
     bare = cells.copy()

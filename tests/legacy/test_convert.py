@@ -96,6 +96,12 @@ def test_what_does_not_fit_is_said(genes: Path, tmp_path: Path) -> None:
     (tmp_path / "twice.txt").write_text("\n".join([*GENES[:-1], "g0"]), encoding="utf-8")
     with pytest.raises(InputError, match="names gene 'g0' twice"):
         convert(checkpoint("drug"), tmp_path / "twice.txt")
+    (tmp_path / "numbered.txt").write_text("\n".join(f"{i}\t{name}" for i, name in enumerate(GENES)), encoding="utf-8")
+    with pytest.raises(InputError, match="give one bare name a line"):
+        convert(checkpoint("drug"), tmp_path / "numbered.txt")
+    cells().write_h5ad(tmp_path / "cells.h5ad")
+    with pytest.raises(InputError, match=r"column 'condition' is missing in obs of .*cells.h5ad"):
+        convert(checkpoint("autoencoder"), tmp_path / "cells.h5ad", SCHEMA)
     with pytest.raises(InputError, match="cannot be read as a list of gene names"):
         convert(checkpoint("drug"), tmp_path / "none.txt")
     with pytest.raises(InputError, match="was trained with drug structure: name the obs column of the SMILES"):

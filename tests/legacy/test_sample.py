@@ -221,15 +221,23 @@ class Bomb:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize("key", [None, "state_dict", "model"])
+@pytest.mark.parametrize("key", [None, "state_dict", "model", "model_state_dict"])
 def test_a_checkpoint_is_read_wrapped_or_not_and_written_back(key: str | None, tmp_path: Path) -> None:
     given = state("drug")
     torch.save(given if key is None else {key: given, "epoch": 3}, tmp_path / "model.pt")
     network = read_upstream(tmp_path / "model.pt")
     write_upstream(tmp_path / "again.pt", network.state_dict())
     again = torch.load(tmp_path / "again.pt", weights_only=True)
+    write_upstream(tmp_path / "another.pt", network.state_dict())
+    assert (tmp_path / "another.pt").read_bytes() == (tmp_path / "again.pt").read_bytes()
     assert list(again) == list(given)
     assert all(torch.equal(again[name], given[name]) for name in given)
+
+
+def test_a_checkpoint_of_several_processes_is_read(tmp_path: Path) -> None:
+    torch.save({f"module.{key}": t for key, t in state("drug").items()}, tmp_path / "model.pt")
+    network = read_upstream(tmp_path / "model.pt")
+    assert all(torch.equal(t, network.state_dict()[key]) for key, t in state("drug").items())
 
 
 @pytest.mark.parametrize(
@@ -290,6 +298,27 @@ def test_the_script_writes_cells_with_names_and_latents(cells: ad.AnnData, tmp_p
     assert np.array_equal(predicted.X, same.X)
 
 
+def test_a_drug_model_without_controls_says_what_it_takes_for_them(
+    cells: ad.AnnData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = written(cells, tmp_path / "data.h5ad")
+    model = tmp_path / "model.pt"
+    model.write_bytes(checkpoint("drug").read_bytes())
+    for steps, seed in ((2, 0), (3, 0), (2, 1)):
+        run("--model_path", model, "--data_path", data, "--steps", steps, "--seed", seed, "--device", "cpu")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "data.h5ad are taken for control cells; if they were treated, give --control_data_path" in said
+    made = sorted(path.name for path in tmp_path.glob("*_steps_*.h5ad"))
+    assert made == [f"data_model_{what}.h5ad" for what in ("2_steps_seed_0", "2_steps_seed_1", "3_steps_seed_0")]
+
+
+def test_every_step_of_sampling_is_told(cells: ad.AnnData, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    data = written(cells, tmp_path / "data.h5ad")
+    sample_file(checkpoint("drug"), data, steps=3, on_step=lambda i, n: told.append((i, n)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
 def test_the_script_alone_says_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         run()
@@ -306,6 +335,8 @@ def test_the_script_alone_says_what_it_needs(capsys: pytest.CaptureFixture[str])
         (("--gene_size", 31), "is a model of 30 genes, but gene_size is 31: give 30"),
         (("--steps", 1001), "1001 sampling steps are asked for, but the model has 1000"),
         (("--steps", "few"), "argument --steps: invalid int value: 'few'"),
+        (("--out", "cells.txt"), "--out is cells.txt: name an .h5ad file"),
+        (("--out", "data.h5ad/out.h5ad"), "data.h5ad is a file, not a folder"),
         (("--nonsense", 1), "unrecognized arguments: --nonsense 1"),
         (("--seed", -1), "--seed is -1: it must be from 0"),
         (("--data_path", "nowhere.h5ad"), "nowhere.h5ad does not exist or is not a file"),

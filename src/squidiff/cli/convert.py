@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from squidiff.cli.options import SchemaOptions, given
-from squidiff.cli.show import refuse_overwriting, say
+from squidiff.cli.show import refuse_inside, say
 from squidiff.config import PRESETS, Schema
+from squidiff.files import require_writable
 
 
 def convert(
@@ -49,7 +50,8 @@ def export(
     from squidiff.estimator import Squidiff
     from squidiff.legacy.convert import export as write
 
-    refuse_overwriting(run / "model.safetensors", upstream)
+    refuse_inside(run, upstream)
+    require_writable(upstream)
     model = Squidiff.load(run, "cpu")
     write(model, upstream)
     say(f"checkpoint: {upstream}")

@@ -8,8 +8,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from squidiff.cli.options import Device, SamplingOptions, SchemaOptions, given
-from squidiff.cli.show import progress, refuse_overwriting, say
+from squidiff.cli.show import progress, refuse_inside, refuse_overwriting, say
 from squidiff.config import InputError, Sampling, Schema
+from squidiff.files import require_writable
 
 
 def predict(
@@ -43,8 +44,8 @@ def predict(
     from squidiff.data.table import write_cells
 
     refuse_overwriting(source, out, queries)
-    if run is not None and run.resolve() in out.resolve().parents:
-        raise InputError(f"{out} lies in the run folder {run}: write to another place")
+    refuse_inside(run, out)
+    require_writable(out)
     if (run is None) == (baseline is None):
         raise InputError("give a run folder, or --baseline and a name: one of the two")
     if (queries is None) == (not query):
@@ -55,12 +56,14 @@ def predict(
 
         predicted = predict_baseline(baseline, asked, source, given(schema), seed=sampling.seed)
     else:
-        from squidiff.data.queries import read_queries
+        from squidiff.data.queries import read_queries, require_known
         from squidiff.estimator import Squidiff
 
         if given(schema) is not None:
             raise InputError("schema options go with --baseline only: the run knows its own")
         model = Squidiff.load(Path(str(run)), device)
+        for name in () if queries is not None else asked:
+            require_known(name, model.schema)
         n_queries = len(read_queries(asked, model.schema))
         with progress("predicting", n_queries) as advance:
             predicted = model.predict(asked, source, sampling, on_query=lambda i, n: advance(i))

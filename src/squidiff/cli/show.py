@@ -78,6 +78,12 @@ def refuse_overwriting(*files: Path | None) -> None:
         seen.add(file.resolve())
 
 
+def refuse_inside(run: Path | None, out: Path) -> None:
+    """Raises InputError when a file is to be written into the folder of a run that is read."""
+    if run is not None and run.resolve() in out.resolve().parents:
+        raise InputError(f"{out} lies in the run folder {run}: write to another place")
+
+
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> None:
     """A table; numbers are given three decimals and set to the right, NaN is a dash."""
     from rich.table import Table

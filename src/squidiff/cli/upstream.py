@@ -10,6 +10,7 @@ from pathlib import Path
 from squidiff.cli.app import ending_with_a_sentence
 from squidiff.cli.show import progress, refuse_overwriting, say
 from squidiff.config import InputError
+from squidiff.files import require_writable
 
 
 class _Parser(argparse.ArgumentParser):
@@ -21,7 +22,7 @@ class _Parser(argparse.ArgumentParser):
 
 def train_squidiff(tokens: Sequence[str] | None = None) -> None:
     """`python train_squidiff.py`: trains upstream's network with upstream's flags."""
-    from squidiff.legacy.flags import FLAGS, settings
+    from squidiff.legacy.flags import FLAGS, in_upstreams_flags, settings
 
     parser = _Parser(prog="train_squidiff.py", description="Train upstream's network, with upstream's flags and files.")
     for name, known in FLAGS.items():
@@ -40,8 +41,13 @@ def train_squidiff(tokens: Sequence[str] | None = None) -> None:
         from squidiff.report.tables import training_metrics
 
         config = settings(values, chosen, say, seed=args["seed"])
-        with progress("training", config.n_train_steps) as advance:
-            model, folder = train(values, config, say, device=args["device"], on_record=lambda r: advance(r.step, r))
+        try:
+            with progress("training", config.n_train_steps) as advance:
+                model, folder = train(
+                    values, config, say, device=args["device"], on_record=lambda r: advance(r.step, r)
+                )
+        except InputError as error:
+            raise in_upstreams_flags(error) from error
         save(training_loss(training_metrics(folder), "eps"), folder / LOSS_PLOT)
         say(f"trained on {model.device} in {model.provenance['seconds']:g} s: {model.history[-1]}")
         say(f"model.pt, its averages and {LOSS_PLOT}: {folder}")
@@ -61,12 +67,20 @@ def sample_squidiff(tokens: Sequence[str] | None = None) -> None:
     parser = _Parser(prog="sample_squidiff.py", description="Generate cells with a checkpoint of upstream's network.")
     parser.add_argument("--model_path", type=Path, help="the checkpoint, model.pt or model_0.9999.pt")
     parser.add_argument("--data_path", type=Path, help="the .h5ad file of the cells to encode; drugs: SMILES and dose")
-    parser.add_argument("--control_data_path", type=Path, help="drugs: the .h5ad file of control cells, paired by row")
+    parser.add_argument(
+        "--control_data_path",
+        type=Path,
+        help="drugs: the .h5ad file of control cells, paired by row (default: the cells of --data_path themselves)",
+    )
     parser.add_argument("--gene_size", type=int, help="number of genes, to be checked (read from the checkpoint)")
     parser.add_argument("--steps", type=int, help="fewer steps, such as 20 (default: upstream's 1,000, exactly)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, or a name that torch knows (default: auto)")
-    parser.add_argument("--out", type=Path, help="the .h5ad file to write (default: beside the checkpoint)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="the .h5ad file to write (default: beside the checkpoint, named after files, steps and seed)",
+    )
     with ending_with_a_sentence("interrupted; nothing was written"):
         args = parser.parse_args(sys.argv[1:] if tokens is None else tokens)
         if args.model_path is None or args.data_path is None:
@@ -74,18 +88,26 @@ def sample_squidiff(tokens: Sequence[str] | None = None) -> None:
                 "sample_squidiff.py needs a checkpoint and cells: --model_path MODEL.pt --data_path CELLS.h5ad"
             )
         from squidiff.data.table import write_cells
-        from squidiff.legacy.sample import sample_file
+        from squidiff.legacy.sample import N_STEPS, sample_file
 
-        out = args.out or args.model_path.parent / f"{args.data_path.stem}_predicted.h5ad"
+        steps = args.steps if args.steps is not None else N_STEPS
+        name = f"{args.data_path.stem}_{args.model_path.stem}_{steps}_steps_seed_{args.seed}.h5ad"
+        out = args.out or args.model_path.parent / name
+        if out.suffix != ".h5ad":
+            raise InputError(f"--out is {out}: name an .h5ad file")
         refuse_overwriting(args.model_path, args.data_path, args.control_data_path, out)
-        predicted = sample_file(
-            args.model_path,
-            args.data_path,
-            args.control_data_path,
-            gene_size=args.gene_size,
-            steps=args.steps,
-            seed=args.seed,
-            device=args.device,
-        )
+        require_writable(out)
+        with progress("sampling") as advance:
+            predicted = sample_file(
+                args.model_path,
+                args.data_path,
+                args.control_data_path,
+                say,
+                gene_size=args.gene_size,
+                steps=steps,
+                seed=args.seed,
+                device=args.device,
+                on_step=lambda i, n: advance(i, total=n),
+            )
         write_cells(out, predicted)
         say(f"{predicted.n_obs:,} predicted cells of {predicted.n_vars:,} genes: {out}")

@@ -73,7 +73,8 @@ def _unused_gaps(obs: pd.DataFrame, schema: Schema) -> Iterator[Finding]:
 def _is_control(adata: ad.AnnData, schema: Schema) -> np.ndarray:
     if schema.condition_key is None:
         return np.zeros(adata.n_obs, dtype=bool)
-    return np.asarray(as_text(adata.obs[schema.condition_key]) == schema.control)
+    labels = adata.obs[schema.condition_key]
+    return np.asarray((as_text(labels) == schema.control) & labels.notna())
 
 
 def _control(adata: ad.AnnData, schema: Schema) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,26 @@ def read_queries(queries: pd.DataFrame | str | Path, schema: Schema) -> list[Que
         Query(keys[p], parts[p], {str(name): columns[name].iloc[i] for name in columns}, counts[i])
         for i, p in enumerate(population)
     ]
+
+
+def refuse_unknown_columns(queries: Sequence[Query], schema: Schema, obs: pd.DataFrame) -> None:
+    """Raises InputError when queries name a column of the source (obs) that is none of the schema's.
+
+    Another one is a note, which predicted cells carry.
+    """
+    for name in queries[0].columns:
+        if name in obs.columns:
+            require_known(name, schema)
+
+
+def require_known(name: str, schema: Schema) -> None:
+    """Raises InputError when a queries' column is none of the schema's."""
+    if name not in (*schema.columns, N_CELLS):
+        known = ", ".join(map(repr, schema.columns)) or "none: it generates cells like those of the source"
+        raise InputError(
+            f"column {name!r} of the queries means nothing to this model, whose columns are {known}; leave it out, or "
+            "train (or convert) with a schema that has it"
+        )
 
 
 def _named(table: pd.DataFrame, schema: Schema) -> pd.DataFrame:

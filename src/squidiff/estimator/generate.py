@@ -158,8 +158,11 @@ def understood(queries: Sequence[Query], plan: Callable[[int, Query], AnyPlan]) 
 
 def nothing_to_start_from(key: Population, starts: Populations) -> InputError:
     """Says which contexts the source has cells to start from in."""
-    names = sorted({repr(key.context) for key in starts.keys if key.condition == ""})
-    there = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "none"
+    contexts = {key.context for key in starts.keys if key.condition == ""}
+    if not contexts:
+        return InputError("the source has no control cells to start from: add them")
+    names = sorted(map(repr, contexts))
+    there = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     return InputError(f"the source has no cells to start from in context {key.context!r}: it has {there}")
 
 

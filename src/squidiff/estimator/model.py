@@ -15,13 +15,13 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from squidiff.config import Config, InputError, Sampling, Schema, settings_from_json, settings_to_json
+from squidiff.config import Config, InputError, Sampling, Schema, flag, settings_from_json, settings_to_json
 from squidiff.data.check import check
 from squidiff.data.conditions import ConditionEncoder
 from squidiff.data.dataset import BatchStream, Pairs, ShownPairs
 from squidiff.data.manifest import describe_table, provenance
 from squidiff.data.preprocess import DONE, normalize
-from squidiff.data.queries import read_queries
+from squidiff.data.queries import read_queries, refuse_unknown_columns
 from squidiff.data.table import (
     CellTable,
     as_matrix,
@@ -34,7 +34,7 @@ from squidiff.data.unit import COUNTS, UNKNOWN, Normalisation
 from squidiff.estimator.fitted import Fitted, begin_again, begin_anchored, digest, rebuild
 from squidiff.estimator.generate import Generator, understood
 from squidiff.estimator.upstream import LatentGenerator, UpstreamFitted, begin_upstream, rebuild_upstream
-from squidiff.files import read_json, write_json
+from squidiff.files import read_json, sweep, write_json
 from squidiff.model.upstream import UpstreamNetwork
 from squidiff.train.checkpoint import read_tensors, write_tensors
 from squidiff.train.loop import Recipe, TrainState, find_device
@@ -104,6 +104,8 @@ class Squidiff:
         started = time.perf_counter()
         if source_rows is not None and (self.config.architecture != "upstream" or self.schema.smiles_key is None):
             raise InputError("source_rows have no use but with upstream's architecture and SMILES: leave them out")
+        if self.config.architecture == "upstream" and self.schema.embeddings is not None:
+            raise InputError("--embeddings have no use with upstream's architecture: leave them out")
         adata = read_cells(data)
         report = check(adata, self.schema, normalize=self.config.normalize)
         if as_given:
@@ -119,7 +121,8 @@ class Squidiff:
         fitted, pairs, recipe = begin(table, encoder, normalisation, self.schema, self.config, self.device)
         n_cells = len(pairs.target_rows())
         if n_cells < MIN_CELLS:
-            raise InputError(f"{n_cells} cells can be trained on, those with control cells in their context: give more")
+            which = "" if self.schema.control is None else ", those with control cells in their context"
+            raise InputError(f"{n_cells} cells can be trained on{which}: give {MIN_CELLS} or more")
 
         folder = Path(out) if out is not None else None
         self.check, self.manifest = report.to_json(), describe_table(table)
@@ -162,8 +165,10 @@ class Squidiff:
         """
         sampling = sampling or Sampling()
         asked = read_queries(queries, self.schema)
+        cells = read_cells(source)
+        refuse_unknown_columns(asked, self.schema, cells.obs)
         make = LatentGenerator if isinstance(self.fitted, UpstreamFitted) else Generator
-        generator = make(self.fitted, self._table(source), self.schema, sampling)
+        generator = make(self.fitted, self._table(cells), self.schema, sampling)
         plans = understood(asked, generator.plan)
         results = []
         for i, plan in enumerate(plans):
@@ -257,15 +262,20 @@ class Squidiff:
         if (folder / "config.json").exists():
             if not resume:
                 raise InputError(f"{folder} holds an unfinished run: go on with --resume, or choose another folder")
-            earlier, manifest = _object(folder / "config.json"), _object(folder / "manifest.json")
+            earlier = _object(folder / "config.json")
+            if "format" not in earlier:
+                raise InputError(f"{folder} holds a config.json that is of no run: choose another folder")
+            manifest = _object(folder / "manifest.json")
             for part, value in self._settings().items():
                 if earlier.get(part) != value:
                     raise InputError(
-                        f"{folder} was begun with another {part} ({_difference(earlier.get(part), value)})"
+                        f"{folder} was begun with another {part} ({_difference(earlier.get(part), value)}): give the "
+                        "same, or another folder"
                     )
             for part, what in (("data_sha256", "data"), ("vocabulary_sha256", "embeddings")):
                 if manifest.get(part) != self.manifest[part]:
                     raise InputError(f"{folder} was begun with other {what}: give the same file, or another folder")
+            sweep(folder / name for name in (*RUN_FILES, *self._upstream_files))
             return
         begun = {"check.json", "manifest.json"}  # a run that was killed before config.json, which comes last
         there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
@@ -368,5 +378,5 @@ def _difference(before: Any, now: Any) -> str:
     if isinstance(before, dict) and isinstance(now, dict):
         for key in now:
             if before.get(key) != now[key]:
-                return f"{key} was {before.get(key)!r}, is {now[key]!r}"
+                return f"{flag(key)} was {before.get(key)!r}, is {now[key]!r}"
     return f"was {before!r}, is {now!r}"

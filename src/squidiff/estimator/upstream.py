@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -17,7 +18,7 @@ from squidiff.data.dataset import ShownPairs
 from squidiff.data.queries import Query
 from squidiff.data.table import CellTable
 from squidiff.data.unit import Normalisation
-from squidiff.diffusion.samplers import SAMPLERS, last
+from squidiff.diffusion.samplers import SAMPLERS
 from squidiff.diffusion.schedule import StepSchedule
 from squidiff.estimator.fitted import in_chunks, load_vocabulary, summarise
 from squidiff.estimator.generate import annotated, draw_rows, nothing_to_start_from
@@ -169,10 +170,19 @@ class Decoder:
         self.levels = schedule.sampling_levels(self.steps)
         self.denoiser, self.sample = UpstreamDenoiser(network, self.levels[:-1], self.steps), SAMPLERS[sampler]
 
-    def __call__(self, z_sem: torch.Tensor, x_t: torch.Tensor) -> torch.Tensor:
-        """Cells (N x G) of latents (N x Z) and noise (N x G)."""
-        chunks = zip(z_sem.split(self.CELLS_AT_ONCE), x_t.to(z_sem).split(self.CELLS_AT_ONCE), strict=True)
-        return torch.cat([last(self.sample(self.denoiser.bind(z), x, self.levels)) for z, x in chunks])
+    def __call__(
+        self, z_sem: torch.Tensor, x_t: torch.Tensor, on_step: Callable[[int, int], None] | None = None
+    ) -> torch.Tensor:
+        """Cells (N x G) of latents (N x Z) and noise (N x G). `on_step(i, n)` is called after every step."""
+        parts = [t.split(self.CELLS_AT_ONCE) for t in (z_sem, x_t.to(z_sem))]
+        n_done, n_steps, cells = 0, len(parts[0]) * len(self.steps), []
+        for z, x in zip(*parts, strict=True):
+            for state in self.sample(self.denoiser.bind(z), x, self.levels):  # noqa: B007 - the last is kept
+                n_done += 1
+                if on_step is not None:
+                    on_step(n_done, n_steps)
+            cells.append(state)
+        return torch.cat(cells)
 
 
 class LatentGenerator:

@@ -13,7 +13,7 @@ import pandas as pd
 from squidiff.config import PRESETS, InputError, Schema
 from squidiff.data.conditions import ConditionEncoder
 from squidiff.data.manifest import hash_names, provenance
-from squidiff.data.table import read_cells, schema_of
+from squidiff.data.table import read_cells, require_columns, schema_of
 from squidiff.data.unit import Normalisation
 from squidiff.diffusion.schedule import StepSchedule
 from squidiff.estimator import Squidiff
@@ -41,17 +41,21 @@ def convert(
     known = beside(checkpoint)
     network = read_upstream(checkpoint)
     sizes = network.sizes
-    names, remembered = _read_genes(genes)
+    names, remembered, obs = _read_genes(genes)
     if len(names) != sizes.n_genes:
         raise InputError(f"{genes} names {len(names)} genes, but {checkpoint} is a model of {sizes.n_genes}")
     if known.genes not in (None, names):
         raise InputError(f"{genes} has other genes, or in another order, than the run in {checkpoint.parent}")
+    if schema is not None and obs is not None:
+        require_columns(obs, schema.columns, f"obs of {genes}")
     has_drugs = sizes.has_drugs
     schema = schema or remembered or (DRUG_SCHEMA if has_drugs else Schema())
     if has_drugs != (schema.smiles_key is not None):
         remedy = "name the obs column of the SMILES with --smiles-key" if has_drugs else "leave --smiles-key out"
         was = "with" if has_drugs else "without"
         raise InputError(f"{checkpoint} was trained {was} drug structure: {remedy}")
+    if schema.embeddings is not None:
+        raise InputError("--embeddings have no use with upstream's architecture: leave them out")
     config = dataclasses.replace(
         PRESETS["upstream"],
         width=sizes.width,
@@ -83,19 +87,22 @@ def export(model: Squidiff, path: Path) -> None:
     write_upstream(path, model.fitted.network.state_dict())
 
 
-def _read_genes(path: Path) -> tuple[tuple[str, ...], Schema | None]:
-    """Gene names, and the schema that an .h5ad file remembers. Raises InputError when they cannot be read."""
+def _read_genes(path: Path) -> tuple[tuple[str, ...], Schema | None, pd.DataFrame | None]:
+    """Gene names, and the schema and obs of an .h5ad file. Raises InputError when they cannot be read."""
     if path.suffix in (".h5ad", ".h5"):
         cells = read_cells(path)
         names, schema = tuple(map(str, cells.var_names)), schema_of(cells, None)
-        remembered = None if schema == Schema() else schema
+        remembered, obs = None if schema == Schema() else schema, cells.obs
     else:
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path} cannot be read as a list of gene names: {error}") from error
-        names, remembered = tuple(line.strip() for line in lines if line.strip()), None
+        names, remembered, obs = tuple(line.strip() for line in lines if line.strip()), None, None
+        for name in names:
+            if "\t" in name or name[0] in "\"'":
+                raise InputError(f"{path} holds the line {name!r}: give one bare name a line")
     repeated = pd.Index(names)[pd.Index(names).duplicated()]
     if len(repeated):
         raise InputError(f"{path} names gene {repeated[0]!r} twice: names must be unique")
-    return names, remembered
+    return names, remembered, obs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from math import gcd, isfinite
 from typing import Any, NamedTuple
@@ -77,8 +78,10 @@ _FLAG_OF = {
     "micro_batch_size": "microbatch",
     "n_diffusion_steps": "diffusion_steps",
     "noise_schedule": "noise_schedule",
+    "log_every_steps": "log_interval",
+    "save_every_steps": "save_interval",
 }
-"""Upstream's flag for each of our settings, in which a setting out of its range is reported."""
+"""Upstream's flag for each of our settings."""
 
 
 def settings(values: Mapping[str, Any], given: Sequence[str], say: Say, *, seed: int) -> Config:
@@ -121,9 +124,13 @@ def settings(values: Mapping[str, Any], given: Sequence[str], say: Say, *, seed:
             seed=seed,
         )
     except InputError as error:
-        ours, _, rest = str(error).partition(" ")
-        theirs = {flag(field): name for field, name in _FLAG_OF.items()}
-        raise InputError(f"--{theirs[ours]} {rest}" if ours in theirs else str(error)) from None
+        raise in_upstreams_flags(error) from None
+
+
+def in_upstreams_flags(error: InputError) -> InputError:
+    """The same, with our flags called as upstream's."""
+    theirs = {flag(field): f"--{name}" for field, name in _FLAG_OF.items()}
+    return InputError(re.sub(r"--[a-z-]+", lambda ours: theirs.get(ours[0], ours[0]), str(error)))
 
 
 def _steps_of_a_record(n_steps: int, interval: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from squidiff.diffusion.schedule import StepSchedule
 from squidiff.estimator.upstream import Decoder
 from squidiff.legacy.beside import USUAL, beside
 from squidiff.legacy.cells import DOSE, SMILES, dense, drugs_of, in_order_of, read_paired_controls, read_upstream_cells
+from squidiff.legacy.flags import Say
 from squidiff.model.upstream import UpstreamDenoiser, UpstreamNetwork
 from squidiff.train.loop import find_device
 from squidiff.train.upstream_checkpoint import read_upstream
@@ -62,9 +63,13 @@ class sampler:
         """`sample_fn(model, shape=(N, G), model_kwargs={"z_mod": z_sem}, noise=None)`."""
         return self.sample_fn
 
-    def pred(self, z_sem: torch.Tensor, gene_size: int) -> torch.Tensor:
+    def pred(
+        self, z_sem: torch.Tensor, gene_size: int, on_step: Callable[[int, int], None] | None = None
+    ) -> torch.Tensor:
         """Cells (N x G) of latents (N x Z), each from noise of its own."""
-        return self.sample_fn(self.model, shape=(z_sem.shape[0], gene_size), model_kwargs={"z_mod": z_sem})
+        _require_genes(self.model, gene_size)
+        x_t = torch.randn((z_sem.shape[0], gene_size), generator=self._noise)
+        return self._decode(self.model, _latents(self.model, {"z_mod": z_sem}), x_t, on_step)
 
     def interp_with_direction(
         self,
@@ -151,16 +156,26 @@ class sampler:
         """
         if denoised_fn is not None or cond_fn is not None or eta != 0:
             raise InputError("denoised_fn, cond_fn and an eta other than 0 are not supported: leave them out")
-        if shape[1] != model.sizes.n_genes:
-            raise InputError(f"gene_size is {shape[1]}, but the model has {model.sizes.n_genes} genes")
+        _require_genes(model, shape[1])
         x_t = torch.randn(tuple(shape), generator=self._noise) if noise is None else noise
         z_sem = _latents(model, model_kwargs or {}).expand(shape[0], -1)
-        return Decoder(model, self.schedule, self.n_steps, _sampler_of(self.n_steps))(z_sem, x_t)
+        return self._decode(model, z_sem, x_t)
+
+    def _decode(
+        self,
+        model: UpstreamNetwork,
+        z_sem: torch.Tensor,
+        x_t: torch.Tensor,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> torch.Tensor:
+        """All steps are taken as upstream takes them."""
+        method = "ddim" if self.n_steps == N_STEPS else "dpmpp_2m"
+        return Decoder(model, self.schedule, self.n_steps, method)(z_sem, x_t, on_step)
 
 
-def _sampler_of(n_steps: int) -> str:
-    """All steps are taken as upstream takes them."""
-    return "ddim" if n_steps == N_STEPS else "dpmpp_2m"
+def _require_genes(model: UpstreamNetwork, gene_size: int) -> None:
+    if gene_size != model.sizes.n_genes:
+        raise InputError(f"gene_size is {gene_size!r}, but the model has {model.sizes.n_genes} genes")
 
 
 ENCODED = ("x_start", "drug_dose", "control_feature")
@@ -172,6 +187,10 @@ def _latents(model: UpstreamNetwork, model_kwargs: Mapping[str, Any]) -> torch.T
     known = (name for name in ("z_mod", *ENCODED) if model_kwargs.get(name) is not None)
     given = {name: torch.as_tensor(model_kwargs[name]).to(model.device, torch.float32) for name in known}
     if "z_mod" in given:
+        if given["z_mod"].shape[-1] != model.sizes.n_latent:
+            raise InputError(
+                f"z_mod is {given['z_mod'].shape[-1]} wide, but the model has {model.sizes.n_latent} latents"
+            )
         return given["z_mod"]
     if "x_start" not in given:
         raise InputError("model_kwargs has neither z_mod nor x_start: give the latents of the cells to generate")
@@ -205,16 +224,19 @@ def sample_file(
     model_path: Path,
     data_path: Path,
     control_data_path: Path | None = None,
+    say: Say | None = None,
     *,
     gene_size: int | None = None,
     steps: int | None = None,
     seed: int = 0,
     device: str = "auto",
+    on_step: Callable[[int, int], None] | None = None,
 ) -> ad.AnnData:
     """Encodes the cells of a file and generates a cell from each latent; obs and genes are those of the file.
 
-    With a drug model the encoder is shown the control cell of the same row (the cell itself without a control file)
-    and the row's SMILES and dose. Sizes are read from the checkpoint unless gene_size is given, to be checked.
+    With a drug model the encoder is shown the control cell of the same row (the cell itself without a control file,
+    which is told with `say`) and the row's SMILES and dose. Sizes are read from the checkpoint unless gene_size is
+    given, to be checked. `on_step(i, n)` is called after every step of sampling.
     """
     tool = sampler(model_path, gene_size, gene_size, None, steps=steps, seed=seed, device=device)
     sizes = tool.model.sizes
@@ -227,10 +249,13 @@ def sample_file(
         shown["drug_dose"] = drugs_of(cells.obs, sizes.n_fingerprint, data_path)
         if control_data_path is not None:
             shown["control_feature"] = dense(read_paired_controls(control_data_path, cells, data_path))
+        elif say is not None:
+            say(f"the cells of {data_path} are taken for control cells; if they were treated, give --control_data_path")
     elif control_data_path is not None:
         raise InputError(f"{model_path} was trained without drug structure: --control_data_path has no use")
     z_sem = _latents(tool.model, shown)
-    result = ad.AnnData(tool.pred(z_sem, sizes.n_genes).cpu().numpy(), obs=cells.obs.copy(), var=cells.var[[]].copy())
+    predicted = tool.pred(z_sem, sizes.n_genes, on_step).cpu().numpy()
+    result = ad.AnnData(predicted, obs=cells.obs.copy(), var=cells.var[[]].copy())
     result.obsm["X_z_sem"] = z_sem.cpu().numpy()
     result.uns["squidiff"] = {"model": str(model_path), "steps": tool.n_steps, "seed": seed}
     return result

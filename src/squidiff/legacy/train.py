@@ -14,7 +14,7 @@ import pandas as pd
 from squidiff.config import Config, InputError, Schema
 from squidiff.data.table import as_matrix, as_text, looks_like_counts
 from squidiff.estimator import Squidiff
-from squidiff.files import saying_where, write_atomically
+from squidiff.files import require_writable, saying_where, write_atomically
 from squidiff.legacy.cells import (
     DOSE,
     DRUG_SCHEMA,
@@ -40,6 +40,8 @@ def train(
     """Trains as upstream does; returns the model and the folder of its files. Raises InputError on bad input."""
     data, logs = Path(values["data_path"]), Path(values["logger_path"])
     folder = Path(values["resume_checkpoint"] or logs)
+    require_writable(logs / LOG)
+    require_writable(folder / LOSS_PLOT)
     has_drugs = values["use_drug_structure"]
     columns = (GROUP, SMILES, DOSE) if has_drugs else (GROUP,)
     cells = read_upstream_cells(data, values["gene_size"], columns)
@@ -54,7 +56,8 @@ def train(
     if looks_like_counts(as_matrix(cells)):
         say("X holds raw counts and is trained on as it is, as in upstream: log-normalised cells are better")
     model = Squidiff(DRUG_SCHEMA if has_drugs else Schema(), config, device)
-    earlier = read_records(folder / METRICS)
+    resume = (folder / "config.json").exists()
+    earlier = read_records(folder / METRICS) if resume else []
     log = UpstreamLog(logs, config, whole("log_interval", values["log_interval"]), earlier)
 
     def record(new: Record) -> None:
@@ -62,7 +65,6 @@ def train(
         if on_record is not None:
             on_record(new)
 
-    resume = (folder / "config.json").exists()
     if not resume and (folder / LOSS_PLOT).exists():
         raise InputError(f"{folder / LOSS_PLOT} is there already, of another training: name another folder")
     if not resume and (logs / LOG).exists():

@@ -71,7 +71,10 @@ def load_state(path: Path, state: TrainState, n_train_steps: int) -> tuple[dict[
 
     Raises InputError when the file is damaged or is not of this model and this number of steps.
     """
-    tensors, note = read_tensors(path)
+    try:
+        tensors, note = read_tensors(path)
+    except InputError as error:
+        raise InputError(f"{error}; delete its folder to start anew") from error
     best: dict[str, torch.Tensor] = {}
     try:
         with torch.no_grad():

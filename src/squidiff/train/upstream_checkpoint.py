@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import pickletools
 import warnings
@@ -16,8 +17,10 @@ from squidiff.files import write_atomically
 from squidiff.model.upstream import UpstreamNetwork
 from squidiff.train.checkpoint import require_finite_tensors
 
-WRAPPERS = ("state_dict", "model")
-"""Keys under which a state dict may lie, as in upstream's loader."""
+WRAPPERS = ("state_dict", "model", "model_state_dict")
+"""Keys under which a state dict may lie, as in upstream's loader and in much other code."""
+PARALLEL = "module."
+"""What torch puts before the names of a model that was trained by several processes."""
 
 
 def read_upstream(path: Path) -> UpstreamNetwork:
@@ -32,7 +35,9 @@ def read_upstream(path: Path) -> UpstreamNetwork:
             break
     if not isinstance(loaded, Mapping) or not all(isinstance(t, torch.Tensor) for t in loaded.values()):
         raise InputError(f"{path} holds no state dict (names and tensors): give a model.pt as upstream saves it")
-    state = {str(key): t.detach().float() if t.is_floating_point() else t for key, t in loaded.items()}
+    state = {
+        str(key).removeprefix(PARALLEL): t.detach().float() if t.is_floating_point() else t for key, t in loaded.items()
+    }
     try:
         require_finite_tensors(state)
         return UpstreamNetwork.from_state(state)
@@ -41,9 +46,10 @@ def read_upstream(path: Path) -> UpstreamNetwork:
 
 
 def write_upstream(path: Path, state: Mapping[str, torch.Tensor]) -> None:
-    """Writes a state dict as upstream does, atomically."""
-    tensors = {key: t.detach().to("cpu").clone() for key, t in state.items()}
-    write_atomically(path, lambda temporary: torch.save(tensors, temporary))
+    """Writes a state dict as upstream does, atomically; the same tensors are the same bytes."""
+    buffer = io.BytesIO()  # to a file, torch writes the file's name into it
+    torch.save({key: t.detach().to("cpu").clone() for key, t in state.items()}, buffer)
+    write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
 
 
 def _load(path: Path) -> Any:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from squidiff.config import Schema
 from squidiff.data.check import check
-from squidiff.data.queries import read_queries
+from squidiff.data.queries import read_queries, refuse_unknown_columns
 from squidiff.data.table import CellTable, read_cells, remember_schema, schema_of
 from squidiff.evaluate.baselines import Baselines
 from squidiff.response.populations import Population
@@ -33,7 +33,9 @@ def predict_baseline(
     check(adata, schema).raise_errors()
     baselines = Baselines(CellTable.from_anndata(adata, schema), schema)
     results = []
-    for i, query in enumerate(read_queries(queries, schema)):
+    asked = read_queries(queries, schema)
+    refuse_unknown_columns(asked, schema, adata.obs)
+    for i, query in enumerate(asked):
         rng = np.random.default_rng((seed, i))
         cells = baselines.cells(name, Population(*query.key), query.parts, query.n_cells, rng)
         obs = pd.DataFrame(query.columns, index=pd.Index([f"{i}-{j}" for j in range(len(cells))]))
