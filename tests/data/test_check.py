@@ -137,7 +137,12 @@ ERRORS = [
     (plant_no_control, "no control 'ctrl'", "obs column 'condition'", 1),
     (plant_smiles, "SMILES 'C1CC(' does not parse: correct it or drop its cells", "obs", 1),
     (plant_negative_dose, "dose '-1.0' of condition 'aspirin' must be a number of 0 or more", "obs", 3),
-    (plant_dose_in_words, "dose 'much' of condition 'aspirin' is not a number", "obs", 2),
+    (
+        plant_dose_in_words,
+        "dose 'much' of condition 'aspirin' is not a number: write numbers, all in one unit",
+        "obs",
+        2,
+    ),
     (plant_empty_part, "condition 'aspirin+' has an empty part: write parts as A+B", "obs", 1),
     (plant_time, "time 'noon' in column 'day' is not a number: write times as numbers", "obs", 1),
 ]

@@ -120,7 +120,7 @@ def test_strength_is_the_logarithm_of_the_dose_with_the_sign_of_the_direction(
         (("A+B+C", "1+2", "activation"), r"^condition 'A\+B\+C' has 3 parts but dose '1\+2' has 2$"),
         (("A", "1+2", "activation"), "^condition 'A' has 1 parts but dose '1.2' has 2$"),
         (("A+B", "1", "activation+activation+activation"), "has 2 parts but direction .* has 3$"),
-        (("A", "much", "activation"), "^dose 'much' of condition 'A' is not a number$"),
+        (("A", "much", "activation"), "^dose 'much' of condition 'A' is not a number: write"),
         (("A", "-1", "activation"), "^dose '-1' of condition 'A' must be a number of 0 or more$"),
         (("A", "nan", "activation"), "^dose 'nan' of condition 'A' must be a number of 0 or more$"),
         (("A", "inf", "activation"), "^dose 'inf' of condition 'A' must be a number of 0 or more$"),

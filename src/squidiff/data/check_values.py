@@ -76,10 +76,11 @@ def _empty(cells: np.ndarray | sp.csr_matrix, data: str) -> Iterator[Finding]:
     )
     is_zero = (lowest == 0) & (highest == 0)
     is_constant = (lowest == highest) & ~is_zero
-    command = f"squidiff prepare {data} --n-genes 2000 --out prepared.h5ad"
+    n_varying = int((lowest != highest).sum())
+    command = f"squidiff prepare {data} --n-genes {min(2000, n_varying)} --out prepared.h5ad" if n_varying else ""
     for what, chosen in (("genes without a single count", is_zero), ("constant genes", is_constant)):
         if chosen.any():
-            remedy = "they cannot be learned from; choose genes with `squidiff prepare --n-genes`"
+            remedy = "they cannot be learned from: choose genes that vary"
             yield Finding("warning", what, "X", int(chosen.sum()), remedy, command)
     n_empty = int((np.asarray(abs(cells).sum(axis=1)).ravel() == 0).sum())
     if n_empty:

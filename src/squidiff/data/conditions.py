@@ -120,7 +120,7 @@ def _dose(text: str | None, label: str) -> float | None:
     if text is None:
         return None
     if not _is_number(text):
-        raise InputError(f"dose {text!r} of condition {label!r} is not a number")
+        raise InputError(f"dose {text!r} of condition {label!r} is not a number: write numbers, all in one unit")
     dose = float(text)
     if not dose >= 0 or dose == float("inf"):
         raise InputError(f"dose {text!r} of condition {label!r} must be a number of 0 or more")

@@ -159,6 +159,11 @@ def as_matrix(adata: ad.AnnData) -> np.ndarray | sp.csr_matrix:
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is found as that
         if not sp.issparse(adata.X):
             return np.asarray(adata.X, dtype=np.float32)
+        try:
+            if adata.X.format in ("csr", "csc"):
+                adata.X.check_format(full_check=True)  # scipy reads where a damaged file's indices point, and crashes
+        except ValueError as error:
+            raise InputError(f"X is no sparse matrix ({error}): the file was damaged") from None
         cells = sp.csr_matrix(adata.X, dtype=np.float32)
     if not cells.has_canonical_format:
         # scipy sorts in place when it first needs to, and may share the indices, but not the values, with X
