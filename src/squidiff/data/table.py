@@ -5,9 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import scipy.sparse as sp
 
 from squidiff.config import InputError, Schema, settings_from_json, settings_to_json
 from squidiff.data.conditions import Part, canonical_label, parse_condition
+from squidiff.data.readers import quiet_about_names, read_file
 from squidiff.files import write_together
 
 Key = tuple[str, str, float | None]
@@ -83,24 +82,7 @@ def read_cells(source: str | Path | ad.AnnData) -> ad.AnnData:
     """AnnData in memory, from a path, a backed AnnData or an AnnData. Raises InputError when it cannot be read."""
     if isinstance(source, ad.AnnData):
         return source.to_memory() if source.isbacked else source
-    path = Path(source)
-    if not path.is_file():
-        raise InputError(f"{path} does not exist or is not a file: give the path of an .h5ad file")
-    try:
-        with quiet_about_names():
-            return ad.read_h5ad(path)
-    except Exception as error:  # h5py and anndata raise many kinds, none of which means anything else to the user
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} cannot be read as an .h5ad file: {reason}") from error
-
-
-@contextmanager
-def quiet_about_names() -> Iterator[None]:
-    """Without anndata's warnings of repeated names, of which the doctor speaks, and of files of its first format."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="(Observation|Variable) names are not unique")
-        warnings.simplefilter("ignore", ad.OldFormatWarning)
-        yield
+    return read_file(Path(source))
 
 
 def write_cells(path: Path, adata: ad.AnnData) -> None:

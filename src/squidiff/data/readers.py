@@ -1,0 +1,158 @@
+"""Cells from the formats that they come in, through the ecosystem's own readers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import anndata as ad
+import h5py
+import pandas as pd
+import scipy.sparse as sp
+
+from squidiff.config import InputError
+
+FORMATS = ".h5ad, .zarr, .loom, 10x's .h5, a folder with matrix.mtx, .csv, .tsv or .txt (also .gz)"
+FILE = "file"
+"""obs column that says which of several files a cell is from."""
+
+
+@contextmanager
+def quiet_about_names() -> Iterator[None]:
+    """Without anndata's warnings of repeated names, of which the doctor speaks, and of files of its first format."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="(Observation|Variable) names are not unique")
+        warnings.simplefilter("ignore", ad.OldFormatWarning)
+        yield
+
+
+def read_file(path: Path) -> ad.AnnData:
+    """AnnData in memory. Raises InputError when the file is missing, of no known format, or damaged."""
+    reader = _reader_of(path)
+    try:
+        with quiet_about_names(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", (FutureWarning, DeprecationWarning))  # of readers about themselves
+            return reader(path)
+    except InputError:
+        raise
+    except ImportError as error:
+        raise InputError(f"{path} needs a package to be read: {error}; install it, or convert the file") from error
+    except Exception as error:  # each reader raises many kinds, none of which means anything else to the user
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} cannot be read as {_kind(path)}: {reason}") from error
+
+
+def read_files(
+    paths: Sequence[Path], join: Literal["inner", "outer"] = "inner", read: Callable[[Path], ad.AnnData] = read_file
+) -> ad.AnnData:
+    """One file, or the cells of several with an obs column that names each cell's file.
+
+    `inner` keeps the genes that all files have; `outer` keeps all, 0 where a file lacks one. Raises InputError when
+    files share a name or, with `inner`, no gene.
+    """
+    if len(paths) == 1:
+        return read(paths[0])
+    names = [path.stem for path in paths]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in paths]
+    if len(set(names)) < len(names):
+        raise InputError("a file is named twice: name each once")
+    parts = dict(zip(names, map(read, paths), strict=True))
+    for name, part in parts.items():
+        if not part.var_names.is_unique:
+            raise InputError(f"gene names of {name} are not unique: run `adata.var_names_make_unique()` first")
+    with quiet_about_names():
+        joined = ad.concat(parts, join=join, label=FILE, merge="same", fill_value=0)
+    if joined.n_vars == 0:
+        raise InputError(f"the files {', '.join(names)} share no gene: bring their gene names into one kind")
+    if not joined.obs_names.is_unique:
+        joined.obs_names = [f"{cell}-{file}" for cell, file in zip(joined.obs_names, joined.obs[FILE], strict=True)]
+    return joined
+
+
+def with_values_of(adata: ad.AnnData, layer: str | None, use_raw: bool) -> ad.AnnData:
+    """The data with X from a layer, or with X and genes of `.raw`. Raises InputError when it is not there."""
+    if layer is not None and use_raw:
+        raise InputError("--layer and --use-raw are both given: X can be taken from one of them")
+    if layer is not None:
+        if layer not in adata.layers:
+            there = ", ".join(map(str, adata.layers)) or "none"
+            raise InputError(f"there is no layer {layer!r}: the layers are {there}")
+        chosen = adata.copy()
+        chosen.X = adata.layers[layer].copy()
+        return chosen
+    if use_raw:
+        if adata.raw is None:
+            raise InputError("there is no .raw: leave --use-raw out")
+        raw = adata.raw.to_adata()
+        raw.uns = adata.uns
+        return raw
+    return adata
+
+
+def _reader_of(path: Path) -> Callable[[Path], ad.AnnData]:
+    name = path.name.removesuffix(".gz")
+    if path.is_dir():
+        if path.suffix == ".zarr" or any((path / marker).exists() for marker in (".zgroup", "zarr.json")):
+            return ad.read_zarr
+        if any((path / f"matrix.mtx{end}").exists() for end in ("", ".gz")):
+            return _read_10x_folder
+        raise InputError(
+            f"{path} does not exist or is not a file, nor a folder that holds cells: give one of {FORMATS}"
+        )
+    if not path.is_file():
+        raise InputError(f"{path} does not exist or is not a file: give the path of an .h5ad file")
+    if name.endswith((".csv", ".tsv", ".txt")):
+        return _read_table
+    if name.endswith(".loom"):
+        return _read_loom
+    if name.endswith(".mtx"):
+        raise InputError(f"{path} has no names of cells and genes: give the folder that holds it and its .tsv files")
+    if not h5py.is_hdf5(path):
+        raise InputError(f"{path} cannot be read as an .h5ad file: it is of another format, or was cut")
+    if name.endswith(".h5") and _is_10x(path):
+        return _read_10x_h5
+    return ad.read_h5ad
+
+
+def _kind(path: Path) -> str:
+    if path.is_dir():
+        return "cells and genes"
+    suffix = Path(path.name.removesuffix(".gz")).suffix
+    return f"{'an' if suffix in ('.h5ad', '.h5') else 'a'} {suffix or '.h5ad'} file"
+
+
+def _is_10x(path: Path) -> bool:
+    with h5py.File(path) as file:
+        return "obs" not in file
+
+
+def _read_10x_h5(path: Path) -> ad.AnnData:
+    import scanpy as sc
+
+    return sc.read_10x_h5(path)
+
+
+def _read_10x_folder(path: Path) -> ad.AnnData:
+    import scanpy as sc
+
+    return sc.read_10x_mtx(path)
+
+
+def _read_loom(path: Path) -> ad.AnnData:
+    return ad.io.read_loom(path, validate=False)
+
+
+def _read_table(path: Path) -> ad.AnnData:
+    """Cells in rows, genes in columns; a first column of names."""
+    is_csv = path.name.removesuffix(".gz").endswith(".csv")
+    table = pd.read_csv(path, index_col=0, sep="," if is_csv else "\t")
+    if table.empty or not all(kind.kind in "biuf" for kind in table.dtypes):
+        raise InputError(
+            f"{path} is no table of numbers: it must have a cell a row, its name first, and a gene a column"
+        )
+    obs, var = pd.DataFrame(index=table.index.astype(str)), pd.DataFrame(index=table.columns.astype(str))
+    return ad.AnnData(sp.csr_matrix(table.to_numpy(dtype="float32")), obs=obs, var=var)
