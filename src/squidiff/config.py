@@ -194,18 +194,39 @@ class Preparation(_Checked):
     total_counts_key: str | None = _setting(
         None, "obs column of each cell's total counts, where X holds only some of the genes (used by --normalize)"
     )
+    layer: str | None = _setting(None, "take X from this layer")
+    use_raw: bool = _setting(False, "take X and the genes from .raw")
     n_genes: int | None = _setting(
         None, "keep this many of the most variable genes, chosen on training cells only", low=1
     )
+    genes: str | None = _setting(None, "keep the genes of this file, one name a line")
+    keep: tuple[str, ...] = _setting((), "genes that --n-genes keeps in any case, separated by ','; may be repeated")
     drop: tuple[str, ...] = _setting((), "leave out cells: COLUMN=VALUE (COLUMN= for an empty value); may be repeated")
     hold_out: tuple[str, ...] = _setting(
         (),
         "cells to hold out: COLUMN=VALUE, or several that must all hold, separated by ','; put a backslash "
         "before a comma in a value; may be repeated",
     )
-    test_fraction: float = _setting(0.0, "share of each population to hold out at random", low=0.0, high=0.9)
+    test_fraction: float = _setting(0.0, "share to hold out at random, of what --split names", low=0.0, high=0.9)
+    split: Literal["random", "condition", "context", "drug", "scaffold", "combination", "time"] = _setting(
+        "random",
+        "what --test-fraction is a share of: each population's cells (random), or whole conditions, contexts (their "
+        "control cells stay), drugs in any combination, drugs of one scaffold, combinations, times but the first",
+    )
     max_cells: int | None = _setting(None, "keep at most this many cells a population, drawn at random", low=1)
     seed: int = _setting(0, "seed of the random choices", low=0, high=MAX_SEED)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "keep", tuple(gene.strip() for text in self.keep for gene in text.split(",")))
+        if self.keep and self.n_genes is None:
+            raise InputError("--keep is given without --n-genes: it names genes that are kept besides the chosen ones")
+        if self.genes is not None and self.n_genes is not None:
+            raise InputError("--genes and --n-genes are both given: genes are named or chosen")
+        if self.layer is not None and self.use_raw:
+            raise InputError("--layer and --use-raw are both given: X can be taken from one of them")
+        if self.split != "random" and self.test_fraction == 0:
+            raise InputError(f"--split {self.split} is given without --test-fraction: name the share to hold out")
 
 
 Settings = TypeVar("Settings", Schema, Config, Sampling, Preparation)

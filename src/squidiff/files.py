@@ -88,8 +88,13 @@ def _remove(path: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON atomically."""
+    write_atomically(path, json_writer(value))
+
+
+def json_writer(value: Any) -> Write:
+    """What writes a value as JSON."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return lambda path: path.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:

@@ -246,7 +246,7 @@ def test_a_reader_that_has_had_enough_does_not_stop_the_work(folder: Path, tmp_p
     ran = run_in(folder, *PREPARE, *held, stdout=write, stderr=subprocess.PIPE)
     os.close(write)
     assert (ran.returncode, ran.stderr) == (0, b"")
-    assert sorted(contents(tmp_path)) == ["h.h5ad", "t.h5ad"]
+    assert sorted(contents(tmp_path)) == ["h.h5ad", "t.h5ad", "t.manifest.json"]
 
 
 def test_a_terminal_that_cannot_show_a_letter_shows_another(folder: Path) -> None:

@@ -14,13 +14,11 @@ import scipy.sparse as sp
 from squidiff.config import InputError, Preparation, Schema
 from squidiff.data.preprocess import (
     Prepared,
-    follow_any,
-    held_out_cells,
     most_variable_genes,
     normalize,
-    parse_rule,
     prepare,
 )
+from squidiff.data.splits import follow_any, held_out_cells, parse_rule
 from squidiff.data.table import CellTable, as_matrix
 from squidiff.data.unit import Normalisation
 

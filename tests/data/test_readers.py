@@ -173,5 +173,3 @@ def test_x_may_be_taken_from_a_layer_or_from_raw() -> None:
         with_values_of(few, "spliced", False)
     with pytest.raises(InputError, match=r"there is no \.raw"):
         with_values_of(cells(), None, True)
-    with pytest.raises(InputError, match="--layer and --use-raw are both given"):
-        with_values_of(few, "counts", True)

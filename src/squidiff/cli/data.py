@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from squidiff.cli.options import PreparationOptions, SchemaOptions
 from squidiff.cli.show import refuse_overwriting, say, show_table
 from squidiff.config import InputError, Preparation, Schema
+from squidiff.files import require_writable
+
+FORMATS = ".h5ad, .zarr, .loom, 10x's .h5 or folder, .csv, .tsv (also .gz)"
 
 if TYPE_CHECKING:
     from squidiff.data.finding import Finding
@@ -50,30 +53,41 @@ def _to_do(finding: Finding) -> str:
 
 
 def prepare(
-    raw: Annotated[Path, Parameter(help="an .h5ad file")],
-    /,
-    *,
+    *raw: Annotated[Path, Parameter(help=f"a file of cells, or several to join: {FORMATS}")],
     out: Annotated[Path, Parameter(help="the .h5ad file of training cells to write")],
     held_out: Annotated[Path | None, Parameter(help="the .h5ad file of held-out cells to write")] = None,
+    join: Annotated[
+        Literal["inner", "outer"], Parameter(help="of several files: the genes that all have, or all genes")
+    ] = "inner",
     schema: SchemaOptions = Schema(),
     preparation: PreparationOptions = Preparation(),
 ) -> None:
-    """Normalise, hold cells out, and choose genes on the training cells only."""
-    from squidiff.data.check import check as examine
-    from squidiff.data.preprocess import prepare as prepare_cells
-    from squidiff.data.table import read_cells, write_all_cells
+    """Normalise, hold cells out, and choose genes on the training cells only.
 
-    refuse_overwriting(raw, out, held_out)
+    Beside --out it writes a manifest, what was done and what both parts hold, as OUT.manifest.json.
+    """
+    from squidiff.data.check import check as examine
+    from squidiff.data.preprocess import prepare_values
+    from squidiff.data.readers import read_files, with_values_of
+    from squidiff.data.table import write_all_cells
+
+    if not raw:
+        raise InputError("give the file of cells to prepare, or several")
+    manifest = out.with_suffix(".manifest.json")
+    refuse_overwriting(*raw, out, held_out, manifest)
     holds_out = bool(preparation.hold_out) or preparation.test_fraction > 0
     if holds_out != (held_out is not None):
         raise InputError("cells to hold out (--hold-out, --test-fraction) and a file for them (--held-out) go together")
-    adata = read_cells(raw)
+    for file in (out, held_out):
+        if file is not None:
+            require_writable(file)
+    adata = with_values_of(read_files(raw, join), preparation.layer, preparation.use_raw)
     examine(adata, schema, normalize=preparation.normalize).raise_errors()
-    prepared = prepare_cells(adata, schema, preparation)
+    prepared = prepare_values(adata, schema, preparation)
     files = {out: prepared.train}
     if held_out is not None and prepared.test is not None:
         files[held_out] = prepared.test
-    write_all_cells(files)
+    write_all_cells(files, {manifest: prepared.manifest | {"files": [str(path) for path in raw]}})
     say("\n".join(prepared.report))
     for what, file in zip(("training", "held-out"), files, strict=False):
         say(f"{what} cells: {file}")

@@ -40,7 +40,7 @@ def predict(
     """
     import pandas as pd
 
-    from squidiff.data.preprocess import parse_rule
+    from squidiff.data.splits import parse_rule
     from squidiff.data.table import write_cells
 
     refuse_overwriting(source, out, queries)

@@ -159,6 +159,14 @@ def canonical_smiles(smiles: str) -> str:
     return str(Chem.MolToSmiles(Chem.MolFromSmiles(smiles)))
 
 
+def scaffold(smiles: str) -> str:
+    """The Bemis-Murcko scaffold of a drug, '' for one without rings. Raises InputError for SMILES that do not parse."""
+    fingerprint(smiles)
+    from rdkit.Chem.Scaffolds import MurckoScaffold
+
+    return str(MurckoScaffold.MurckoScaffoldSmiles(smiles))
+
+
 @dataclass(frozen=True)
 class ConditionEncoder:
     """Turns parts into features: the vocabulary of training, or every name that the user's embeddings have."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -14,13 +14,16 @@ import pandas as pd
 import scipy.sparse as sp
 
 from squidiff.config import InputError, Preparation, Schema, settings_to_json
+from squidiff.data.manifest import describe_table
+from squidiff.data.readers import quiet_about_names, read_gene_list, with_values_of
+from squidiff.data.splits import follow_any, held_out_cells
 from squidiff.data.table import (
     LARGEST_LOG_VALUE,
+    CellTable,
     as_matrix,
-    as_text,
     group_rows,
     looks_like_counts,
-    quiet_about_names,
+    matched,
     read_cells,
     remember_schema,
     require_columns,
@@ -41,6 +44,8 @@ class Prepared:
     test: ad.AnnData | None
     report: tuple[str, ...]
     """What was dropped and held out, a sentence each."""
+    manifest: dict[str, Any]
+    """The settings, the seed among them, and what both parts hold, with hashes; JSON-able."""
 
 
 def prepare(source: ad.AnnData | str | Path, schema: Schema, settings: Preparation) -> Prepared:
@@ -49,8 +54,14 @@ def prepare(source: ad.AnnData | str | Path, schema: Schema, settings: Preparati
     Raises InputError for a missing column, a rule that no cell follows, values that are not finite, more genes asked
     for than there are, or a share so small that it holds no cell out.
     """
+    adata = with_values_of(read_cells(source), settings.layer, settings.use_raw)
+    return prepare_values(adata, schema, settings)
+
+
+def prepare_values(adata: ad.AnnData, schema: Schema, settings: Preparation) -> Prepared:
+    """The same, of data whose X is already that of the layer, or of .raw, that the settings name."""
     with quiet_about_names():
-        return _prepare(read_cells(source), schema, settings)
+        return _prepare(adata, schema, settings)
 
 
 def _prepare(adata: ad.AnnData, schema: Schema, settings: Preparation) -> Prepared:
@@ -77,9 +88,14 @@ def _prepare(adata: ad.AnnData, schema: Schema, settings: Preparation) -> Prepar
         raise InputError("every cell is held out: hold out fewer")
     if settings.test_fraction > 0 and not held_out.any():
         raise InputError(f"--test-fraction {settings.test_fraction:g} of every population is no cell: hold out more")
-    if settings.n_genes is not None:
-        chosen = most_variable_genes(prepared[~held_out], settings.n_genes)
-        report.append(f"kept the {chosen.sum():,} genes that vary most over the training cells")
+    if settings.genes is not None:
+        prepared = matched(prepared, read_gene_list(Path(settings.genes)), "the data").copy()
+        report.append(f"kept the {prepared.n_vars:,} genes of {settings.genes}")
+    elif settings.n_genes is not None:
+        chosen = most_variable_genes(prepared[~held_out], settings.n_genes, settings.keep)
+        report.append(
+            f"kept the {chosen.sum():,} genes that vary most over the training cells{_besides(settings.keep)}"
+        )
         prepared = prepared[:, chosen].copy()
     prepared.obs[SPLIT] = pd.Categorical(np.where(held_out, "test", "train"), categories=["train", "test"])
     remember_schema(prepared, schema)
@@ -94,7 +110,14 @@ def _prepare(adata: ad.AnnData, schema: Schema, settings: Preparation) -> Prepar
     if unseen and schema.smiles_key is None and schema.embeddings is None:
         more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
         report.append(f"no training cell has {', '.join(unseen[:5])}{more}: a prediction needs --embeddings for them")
-    return Prepared(train, test if test.n_obs else None, tuple(report))
+    manifest = {"settings": settings_to_json(settings), "schema": settings_to_json(schema), "report": report}
+    for part, cells in (("train", train), ("test", test)):
+        manifest[part] = describe_table(CellTable.from_anndata(cells, schema)) if cells.n_obs else None
+    return Prepared(train, test if test.n_obs else None, tuple(report), manifest)
+
+
+def _besides(keep: Sequence[str]) -> str:
+    return f", {', '.join(keep)} in any case" if keep else ""
 
 
 def _part_names(adata: ad.AnnData, schema: Schema) -> set[str]:
@@ -123,34 +146,6 @@ def normalize(adata: ad.AnnData, target_sum: float, total_counts_key: str | None
     return normalized
 
 
-def follow_any(obs: pd.DataFrame, rules: Sequence[str]) -> np.ndarray:
-    """Which rows follow at least one rule, (N,): `COLUMN=VALUE`, or several joined by ',' that must all hold."""
-    total = np.zeros(len(obs), dtype=bool)
-    for rule in rules:
-        follows = np.ones(len(obs), dtype=bool)
-        for column, value in parse_rule(rule).items():
-            require_columns(obs, [column], "obs")
-            follows &= (as_text(obs[column]) == value).to_numpy()
-        if not follows.any():
-            values = as_text(obs[column]).value_counts().index[:6]
-            raise InputError(
-                f"no cell follows {rule!r}: column {column!r} has values such as {', '.join(map(repr, values))}"
-            )
-        total |= follows
-    return total
-
-
-def parse_rule(rule: str) -> dict[str, str]:
-    r"""`a=x,b=y` -> {"a": "x", "b": "y"}; a comma of a value is written `\,`. Raises InputError on another form."""
-    pairs = [clause.replace(r"\,", ",").partition("=") for clause in re.split(r"(?<!\\),", rule)]
-    if not all(column.strip() and equals for column, equals, _ in pairs):
-        raise InputError(f"{rule!r} is not of the form COLUMN=VALUE or COLUMN=VALUE,COLUMN=VALUE")
-    rules = {column.strip(): value.strip() for column, _, value in pairs}
-    if len(rules) < len(pairs):
-        raise InputError(f"{rule!r} names a column twice: no cell has two values; repeat the option for either value")
-    return rules
-
-
 def cap_populations(obs: pd.DataFrame, kept: np.ndarray, schema: Schema, settings: Preparation) -> np.ndarray:
     """Which of the kept rows stay, (N,), when each population keeps at most `max_cells`, drawn with the seed."""
     if settings.max_cells is None:
@@ -165,29 +160,10 @@ def cap_populations(obs: pd.DataFrame, kept: np.ndarray, schema: Schema, setting
     return stay
 
 
-def held_out_cells(obs: pd.DataFrame, schema: Schema, settings: Preparation) -> np.ndarray:
-    """Which rows are held out, (N,): those that follow a rule, and the share of every population drawn at random.
-
-    A rule on the schema's columns alone holds out whole populations: `B+A` with `A+B`, which are one condition.
-    """
-    held_out = follow_any(obs, settings.hold_out)
-    for rule in settings.hold_out:
-        if set(parse_rule(rule)) <= set(schema.columns):
-            population = group_rows(obs, schema)[0]
-            held_out |= np.isin(population, population[follow_any(obs, [rule])])
-    if settings.test_fraction > 0:
-        rng = np.random.default_rng((settings.seed, 1))
-        population = group_rows(obs, schema)[0]
-        for i in np.unique(population):
-            rows = np.flatnonzero((population == i) & ~held_out)
-            held_out[rng.permutation(rows)[: round(settings.test_fraction * len(rows))]] = True
-    return held_out
-
-
-def most_variable_genes(adata: ad.AnnData, n_genes: int) -> np.ndarray:
+def most_variable_genes(adata: ad.AnnData, n_genes: int, keep: Sequence[str] = ()) -> np.ndarray:
     """Which genes are the n most variable of log values, (G,): by scanpy's default dispersion.
 
-    By the variance where there are negative values.
+    By the variance where there are negative values. Those of `keep` come first. Raises InputError when one is missing.
     """
     import scanpy as sc
     from sklearn.preprocessing import StandardScaler
@@ -212,6 +188,11 @@ def most_variable_genes(adata: ad.AnnData, n_genes: int) -> np.ndarray:
             warnings.filterwarnings("ignore", message="`n_top_genes` > number of normalized dispersions")
             table = sc.pp.highly_variable_genes(bare, n_top_genes=n_genes, inplace=False)
         spread = table["dispersions_norm"].fillna(-np.inf).to_numpy()
+    missing = sorted(set(keep) - set(adata.var_names))
+    if missing or len(set(keep)) > n_genes:
+        raise InputError(
+            f"--keep {missing[0]} is no gene of the data" if missing else "--keep names more than --n-genes"
+        )
     chosen = np.zeros(adata.n_vars, dtype=bool)
-    chosen[np.argsort(-spread, kind="stable")[:n_genes]] = True
+    chosen[np.lexsort((-spread, ~np.isin(adata.var_names, list(keep))))[:n_genes]] = True
     return chosen

@@ -73,10 +73,29 @@ def read_files(
     return joined
 
 
+def read_gene_list(path: Path) -> tuple[str, ...]:
+    """The gene names of a text file, one a line. Raises InputError when it cannot be read or names one twice."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as a list of gene names: {error}") from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    for name in names:
+        if "\t" in name or name[0] in "\"'":
+            raise InputError(f"{path} holds the line {name!r}: give one bare name a line")
+    require_unique(names, path)
+    return names
+
+
+def require_unique(genes: Sequence[str], path: Path) -> None:
+    """Raises InputError that names a gene which stands there twice."""
+    repeated = pd.Index(genes)[pd.Index(genes).duplicated()]
+    if len(repeated):
+        raise InputError(f"{path} names gene {repeated[0]!r} twice: names must be unique")
+
+
 def with_values_of(adata: ad.AnnData, layer: str | None, use_raw: bool) -> ad.AnnData:
     """The data with X from a layer, or with X and genes of `.raw`. Raises InputError when it is not there."""
-    if layer is not None and use_raw:
-        raise InputError("--layer and --use-raw are both given: X can be taken from one of them")
     if layer is not None:
         if layer not in adata.layers:
             there = ", ".join(map(str, adata.layers)) or "none"

@@ -8,6 +8,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import h5py
@@ -18,7 +19,7 @@ import scipy.sparse as sp
 from squidiff.config import InputError, Schema, settings_from_json, settings_to_json
 from squidiff.data.conditions import Part, canonical_label, parse_condition
 from squidiff.data.readers import quiet_about_names, read_file
-from squidiff.files import write_together
+from squidiff.files import Write, json_writer, write_together
 
 Key = tuple[str, str, float | None]
 """Context, condition in its canonical spelling, time: the fields of response.Population."""
@@ -90,19 +91,20 @@ def write_cells(path: Path, adata: ad.AnnData) -> None:
     write_all_cells({path: adata})
 
 
-def write_all_cells(files: Mapping[Path, ad.AnnData]) -> None:
-    """Writes several .h5ad files: all, or none where one cannot be written. Texts become categories, as in AnnData's.
+def write_all_cells(files: Mapping[Path, ad.AnnData], notes: Mapping[Path, Any] | None = None) -> None:
+    """Writes .h5ad files and JSON files: all, or none where one cannot be written.
 
-    A file is made in memory: HDF5 that runs out of disk while it writes takes the process with it.
+    Texts become categories, as in AnnData's writer. A file is made in memory: HDF5 that runs out of disk while it
+    writes takes the process with it.
     """
-    writes = {}
+    writes: dict[Path, Write] = {}
     for path, adata in files.items():
         buffer = io.BytesIO()
         with h5py.File(buffer, "w") as file, quiet_about_names():
             adata.strings_to_categoricals()
             ad.io.write_elem(file, "/", adata)
         writes[path] = functools.partial(_write_buffer, buffer=buffer)
-    write_together(writes)
+    write_together(writes | {path: json_writer(value) for path, value in (notes or {}).items()})
 
 
 def _write_buffer(path: Path, buffer: io.BytesIO) -> None:

@@ -13,6 +13,7 @@ import pandas as pd
 from squidiff.config import PRESETS, InputError, Schema
 from squidiff.data.conditions import ConditionEncoder
 from squidiff.data.manifest import hash_names, provenance
+from squidiff.data.readers import read_gene_list, require_unique
 from squidiff.data.table import read_cells, require_columns, schema_of
 from squidiff.data.unit import Normalisation
 from squidiff.diffusion.schedule import StepSchedule
@@ -89,20 +90,9 @@ def export(model: Squidiff, path: Path) -> None:
 
 def _read_genes(path: Path) -> tuple[tuple[str, ...], Schema | None, pd.DataFrame | None]:
     """Gene names, and the schema and obs of an .h5ad file. Raises InputError when they cannot be read."""
-    if path.suffix in (".h5ad", ".h5"):
-        cells = read_cells(path)
-        names, schema = tuple(map(str, cells.var_names)), schema_of(cells, None)
-        remembered, obs = None if schema == Schema() else schema, cells.obs
-    else:
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} cannot be read as a list of gene names: {error}") from error
-        names, remembered, obs = tuple(line.strip() for line in lines if line.strip()), None, None
-        for name in names:
-            if "\t" in name or name[0] in "\"'":
-                raise InputError(f"{path} holds the line {name!r}: give one bare name a line")
-    repeated = pd.Index(names)[pd.Index(names).duplicated()]
-    if len(repeated):
-        raise InputError(f"{path} names gene {repeated[0]!r} twice: names must be unique")
-    return names, remembered, obs
+    if path.suffix not in (".h5ad", ".h5"):
+        return read_gene_list(path), None, None
+    cells = read_cells(path)
+    names, schema = tuple(map(str, cells.var_names)), schema_of(cells, None)
+    require_unique(names, path)
+    return names, None if schema == Schema() else schema, cells.obs
