@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from cyclopts import App, CycloptsError, Parameter
 
-from squidiff.cli import convert, data, demo, evaluate, options, predict, train
+from squidiff.cli import convert, data, datasets, demo, evaluate, options, predict, train
 from squidiff.cli.show import heard_or_not, say_error
 from squidiff.config import InputError, flag
 
@@ -36,6 +36,7 @@ for command in (
     *(convert.convert, convert.export),
 ):
     app.command(command)
+app.command(datasets.datasets)
 
 
 def main(tokens: Sequence[str] | None = None) -> None:
