@@ -147,6 +147,11 @@ class Config(_Checked):
     validate_every_steps: int = _setting(100, "steps between two validation losses", low=1)
     log_every_steps: int = _setting(20, "steps between two lines of metrics.jsonl", low=1)
     save_every_steps: int = _setting(200, "steps between two saves of the resumable state", low=1)
+    pairing: Literal["random", "optimal-transport"] = _setting(
+        "random",
+        "how a batch's treated cells meet source cells of their context: at random, or so that the squared distances "
+        "are least (this project's architecture only)",
+    )
     normalize: bool = _setting(False, "X holds raw counts: scale each cell to --target-sum and take log1p")
     target_sum: float = _setting(1e4, "counts a cell after --normalize", low=1.0, high=1e9)
     total_counts_key: str | None = _setting(
@@ -161,7 +166,10 @@ class Config(_Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        own = {"squidiff": ("n_axes",), "upstream": ("n_diffusion_steps", "noise_schedule", "further_ema_decays")}
+        own = {
+            "squidiff": ("n_axes", "pairing"),
+            "upstream": ("n_diffusion_steps", "noise_schedule", "further_ema_decays"),
+        }
         others = (name for architecture, names in own.items() if architecture != self.architecture for name in names)
         for name in others:
             if getattr(self, name) != getattr(Config, name):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -110,3 +112,37 @@ def test_a_batch_holds_the_cells_and_what_is_known_of_their_populations(pairs: P
     assert batch.anchor.tolist() == [[2.0 * p, 2.0 * p + 1] for p in population]
     assert batch.condition.tolist() == np.eye(4)[population, :3].tolist()
     assert {part.dtype for part in batch} == {torch.float32}
+
+
+def made_cells(pairing: str) -> tuple[Pairs, np.ndarray]:
+    """Control cells and treated ones, moved by 5, all on a line: the best pairs are those of equal rank."""
+    rng = np.random.default_rng(0)
+    along = rng.permutation(40).astype(np.float32)
+    cells = np.column_stack([along, 0 * along, 0 * along])
+    cells[20:, 1] = 5.0  # the treated ones
+    population = np.repeat([0, 1], 20)
+    keys = (("", "", None), ("", "X", None))
+    table = CellTable(cells, ("g", "h", "i"), np.arange(40).astype(str), population, keys, ((), ()))
+    return Pairs(table, np.array([0, 0]), np.zeros((2, 3)), np.zeros((2, 1)), pairing), cells  # type: ignore[arg-type]
+
+
+def test_optimal_transport_pairs_cells_of_equal_rank_and_draws_the_same_sources() -> None:
+    rows = np.arange(20, 40)
+    by_pairing = {
+        name: made_cells(name)[0].batch(rows, np.random.default_rng(3)) for name in ("random", "optimal-transport")
+    }
+    one, other = by_pairing["random"], by_pairing["optimal-transport"]
+    assert torch.equal(one.target, other.target)
+    assert sorted(one.source[:, 0].tolist()) == sorted(other.source[:, 0].tolist())
+    order = other.target[:, 0].argsort()
+    assert (other.source[order, 0].diff() >= 0).all()
+    assert not (one.source[one.target[:, 0].argsort(), 0].diff() >= 0).all()
+
+
+def test_optimal_transport_stays_within_each_population() -> None:
+    pairs = replace(made_pairs(), pairing="optimal-transport")
+    batch = pairs.batch(pairs.target_rows(), np.random.default_rng(0))
+    plain = made_pairs().batch(pairs.target_rows(), np.random.default_rng(0))
+    assert torch.equal(batch.source[:, 1], plain.source[:, 1])  # the population
+    distance, at_random = (((b.target - b.source) ** 2).sum().item() for b in (batch, plain))
+    assert distance < at_random

@@ -229,3 +229,12 @@ def test_a_latent_is_the_same_for_a_cell_alone(model: Squidiff) -> None:
 def test_a_latent_follows_its_cell_when_cells_change_places(model: Squidiff) -> None:
     order = np.random.default_rng(0).permutation(TRAIN.n_obs)
     np.testing.assert_allclose(model.encode(TRAIN[order].copy()), model.encode(TRAIN)[order], rtol=0, atol=1e-5)
+
+
+def test_pairing_by_optimal_transport_trains_another_model_that_repeats() -> None:
+    def encoded(pairing: str) -> np.ndarray:
+        return Squidiff(SCHEMA, small(n_train_steps=3, pairing=pairing), "cpu").fit(TRAIN).encode(TRAIN)
+
+    one, same, other = encoded("optimal-transport"), encoded("optimal-transport"), encoded("random")
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)

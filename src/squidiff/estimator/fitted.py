@@ -133,7 +133,7 @@ def begin_anchored(
     network = Network.initialise(config, standardisation, n_condition(populations, standardisation)).to(device)
     highest = float(table.cells.max())
     fitted = Fitted(table.genes, encoder, populations, network, non_negative_genes(table.cells), highest, normalisation)
-    return fitted, _pairs(fitted, table), RECIPE
+    return fitted, _pairs(fitted, table, config), RECIPE
 
 
 def begin_again(fitted: Fitted, pairs: Pairs, config: Config, state: Path) -> tuple[Fitted, Pairs]:
@@ -141,12 +141,13 @@ def begin_again(fitted: Fitted, pairs: Pairs, config: Config, state: Path) -> tu
     standardisation = load_standardisation(state)
     network = Network.initialise(config, standardisation, n_condition(fitted.populations, standardisation))
     again = replace(fitted, network=network.to(fitted.network.center.device))
-    return again, _pairs(again, pairs.table)
+    return again, _pairs(again, pairs.table, config)
 
 
-def _pairs(fitted: Fitted, table: CellTable) -> Pairs:
+def _pairs(fitted: Fitted, table: CellTable, config: Config) -> Pairs:
     populations = fitted.populations
-    return Pairs(table, populations.sources, populations.mean, fitted.own_conditions(populations))
+    conditions = fitted.own_conditions(populations)
+    return Pairs(table, populations.sources, populations.mean, conditions, config.pairing)
 
 
 def summarise(table: CellTable, features: np.ndarray, schema: Schema) -> Populations:
