@@ -82,7 +82,14 @@ class Schema(_Checked):
     smiles_key: str | None = _setting(None, "obs column of the drugs' SMILES (needs the extra 'drug')")
     dose_key: str | None = _setting(None, "obs column of the dose: one number, or one a part, joined by '+'")
     direction_key: str | None = _setting(None, "obs column of the direction: knock-out, knock-down or activation")
-    embeddings: str | None = _setting(None, "CSV file with one row a condition part: its name, then its numbers")
+    embeddings: str | None = _setting(
+        None,
+        "the parts' own vectors: a CSV file (name, then numbers), FILE.npz (arrays names and vectors, or one a name) "
+        "or FILE.h5ad:KEY (of uns)",
+    )
+    fingerprint: Literal["feature-morgan", "morgan"] = _setting(
+        "feature-morgan", "what SMILES are turned into: upstream's fingerprint of features, or of atoms"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -100,6 +107,8 @@ class Schema(_Checked):
             raise InputError(
                 "--embeddings and --smiles-key are both given: a condition part is described by one of them"
             )
+        if self.fingerprint != "feature-morgan" and self.smiles_key is None:
+            raise InputError("--fingerprint is given without --smiles-key: it describes drugs")
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 
 from squidiff.config import PART_SEPARATOR, InputError, Schema
+from squidiff.data.embeddings import read_embeddings
 
 N_BITS = 1024
 """Of a drug's fingerprint, as in upstream."""
@@ -135,8 +134,11 @@ def _direction(text: str | None) -> str | None:
     return text.lower()
 
 
-def fingerprint(smiles: str, n_bits: int = N_BITS) -> np.ndarray:
-    """The feature-Morgan fingerprint (n_bits, radius 2) of a drug, as upstream's. Needs rdkit, the extra 'drug'."""
+def fingerprint(smiles: str, n_bits: int = N_BITS, kind: str = "feature-morgan") -> np.ndarray:
+    """The fingerprint (n_bits, radius 2) of a drug: `morgan`, or `feature-morgan` as upstream's.
+
+    Needs rdkit, the extra 'drug'. Raises InputError without it, and when the SMILES does not parse.
+    """
     try:
         from rdkit import Chem, rdBase
         from rdkit.Chem import rdFingerprintGenerator
@@ -146,8 +148,9 @@ def fingerprint(smiles: str, n_bits: int = N_BITS) -> np.ndarray:
         molecule = Chem.MolFromSmiles(smiles) if smiles else None
     if molecule is None:
         raise InputError(f"SMILES {smiles!r} does not parse: correct it or drop its cells")
+    features = rdFingerprintGenerator.GetMorganFeatureAtomInvGen() if kind == "feature-morgan" else None
     generator = rdFingerprintGenerator.GetMorganGenerator(
-        radius=RADIUS, fpSize=n_bits, atomInvariantsGenerator=rdFingerprintGenerator.GetMorganFeatureAtomInvGen()
+        radius=RADIUS, fpSize=n_bits, atomInvariantsGenerator=features
     )
     return np.asarray(generator.GetFingerprintAsNumPy(molecule), dtype=np.float32)
 
@@ -171,7 +174,8 @@ def scaffold(smiles: str) -> str:
 class ConditionEncoder:
     """Turns parts into features: the vocabulary of training, or every name that the user's embeddings have."""
 
-    kind: Literal["one-hot", "smiles", "embedding"]
+    kind: Literal["one-hot", "smiles", "morgan", "embedding"]
+    """`smiles` is the feature-Morgan fingerprint."""
     names: tuple[str, ...]
     vectors: np.ndarray
     """Parts x F"""
@@ -193,8 +197,9 @@ class ConditionEncoder:
             if one != other and (fingerprint(one) != fingerprint(other)).any():
                 raise InputError(f"{part.name!r} has two SMILES of different drugs, {one!r} and {other!r}: rename one")
         if schema.smiles_key is not None:
-            vectors = [fingerprint(parts[name].smiles or "") for name in names]
-            return cls("smiles", names, np.stack(vectors) if vectors else np.zeros((0, N_BITS), np.float32))
+            vectors = [fingerprint(parts[name].smiles or "", kind=schema.fingerprint) for name in names]
+            kind: Literal["smiles", "morgan"] = "morgan" if schema.fingerprint == "morgan" else "smiles"
+            return cls(kind, names, np.stack(vectors) if vectors else np.zeros((0, N_BITS), np.float32))
         return cls("one-hot", names, np.eye(len(names), dtype=np.float32))
 
     @property
@@ -214,39 +219,21 @@ class ConditionEncoder:
         return total
 
     def _vector(self, part: Part) -> np.ndarray:
-        if self.kind == "smiles" and part.smiles is not None:
-            return fingerprint(part.smiles)
+        if self.kind in ("smiles", "morgan") and part.smiles is not None:
+            return fingerprint(part.smiles, kind="morgan" if self.kind == "morgan" else "feature-morgan")
         if part.name in self.names:
             return np.asarray(self.vectors[self.names.index(part.name)])
         near = difflib.get_close_matches(part.name, self.names, n=3) or list(self.names[:5]) or ["none"]
         remedy = {
             "one-hot": "train with it, or describe parts with --embeddings",
             "smiles": "give its SMILES",
+            "morgan": "give its SMILES",
             "embedding": "add a row for it to the embeddings",
         }[self.kind]
         raise InputError(
             f"condition {part.name!r} is unknown to this model (it knows {len(self.names)}, such as "
             f"{', '.join(map(repr, near))}): {remedy}"
         )
-
-
-def read_embeddings(path: str) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names and vectors (names x F) of a CSV file: a header, then one row a part, its name first."""
-    if not Path(path).is_file():
-        raise InputError(f"embeddings file {path} does not exist")
-    try:
-        table = pd.read_csv(path, dtype={0: str}, keep_default_na=False)  # a gene may be called NA
-        vectors = table.iloc[:, 1:].replace("", "nan").to_numpy(dtype=np.float32)
-    except (ValueError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise InputError(f"embeddings file {path} cannot be read as a table of names and numbers: {error}") from None
-    names = tuple(map(str, table.iloc[:, 0]))
-    if not np.isfinite(vectors).all() or 0 in vectors.shape:
-        raise InputError(f"embeddings file {path} must have rows, at least one column of numbers and no gaps")
-    if len(set(names)) != len(names):
-        raise InputError(
-            f"embeddings file {path} names a part twice: {pd.Index(names)[pd.Index(names).duplicated()][0]!r}"
-        )
-    return names, vectors
 
 
 def time_features(time: float, span: tuple[float, float]) -> np.ndarray:

@@ -1,0 +1,93 @@
+"""The user's own vectors of condition parts (genes, drugs, stimuli), from CSV, .npz or the uns of an .h5ad file."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+
+from squidiff.config import InputError
+
+NAMES, VECTORS = "names", "vectors"
+
+
+def read_embeddings(where: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names and vectors (names x F), float32.
+
+    `FILE.csv`: a header, then a row for each part, its name first. `FILE.npz`: arrays `names` (N,) and `vectors`
+    (N x F), or an array for each name. `FILE.h5ad:KEY`: uns[KEY], a table with the names as index, or a vector for
+    each name.
+    Raises InputError that says what is wrong with the file.
+    """
+    path, _, key = where.partition(".h5ad:")
+    if key:
+        names, vectors = _of_uns(Path(f"{path}.h5ad"), key)
+    elif not Path(where).is_file():
+        raise InputError(f"embeddings file {where} does not exist")
+    elif where.endswith(".npz"):
+        names, vectors = _of_npz(Path(where))
+    elif where.endswith(".h5ad"):
+        raise InputError(f"embeddings file {where} needs a key of uns: write {where}:KEY")
+    else:
+        names, vectors = _of_csv(Path(where))
+    if vectors.ndim != 2 or len(names) != len(vectors) or 0 in vectors.shape or not np.isfinite(vectors).all():
+        raise InputError(f"embeddings file {where} must have rows, at least one column of numbers and no gaps")
+    if len(set(names)) != len(names):
+        raise InputError(
+            f"embeddings file {where} names a part twice: {pd.Index(names)[pd.Index(names).duplicated()][0]!r}"
+        )
+    return names, vectors
+
+
+def _of_csv(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
+    try:
+        table = pd.read_csv(path, dtype={0: str}, keep_default_na=False)  # a gene may be called NA
+        vectors = table.iloc[:, 1:].replace("", "nan").to_numpy(dtype=np.float32)
+    except (ValueError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise InputError(f"embeddings file {path} cannot be read as a table of names and numbers: {error}") from None
+    return tuple(map(str, table.iloc[:, 0])), vectors
+
+
+def _of_npz(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
+    try:
+        with path.open("rb") as binary, np.load(binary, allow_pickle=False) as file:
+            return _of_arrays(dict(file), str(path))
+    except InputError:
+        raise
+    except (OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"embeddings file {path} cannot be read as arrays: {error}") from None
+
+
+def _of_uns(path: Path, key: str) -> tuple[tuple[str, ...], np.ndarray]:
+    if not path.is_file():
+        raise InputError(f"embeddings file {path} does not exist")
+    try:
+        with h5py.File(path) as file:
+            there = list(file["uns"]) if "uns" in file else []
+            if key not in there:
+                raise InputError(f"embeddings file {path} has no {key!r} in uns: it has {', '.join(there) or 'none'}")
+            value = ad.io.read_elem(file["uns"][key])
+    except (OSError, KeyError, RuntimeError) as error:
+        raise InputError(f"embeddings file {path} cannot be read: {error}") from None
+    if isinstance(value, pd.DataFrame):
+        return _of_arrays({NAMES: value.index.to_numpy(dtype=str), VECTORS: value.to_numpy()}, str(path))
+    return _of_arrays(value, f"{path}:{key}")
+
+
+def _of_arrays(arrays: Any, where: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """From `names` and `vectors`, or from a vector for each name."""
+    if not isinstance(arrays, Mapping):
+        raise InputError(f"embeddings file {where} must hold a table, or a vector for each name")
+    try:
+        if set(arrays) == {NAMES, VECTORS}:
+            return tuple(map(str, arrays[NAMES])), np.asarray(arrays[VECTORS], dtype=np.float32)
+        names = tuple(map(str, arrays))
+        return names, np.array([np.ravel(vector) for vector in arrays.values()], dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"embeddings file {where} must have vectors of numbers, all of one length: {error}") from None
