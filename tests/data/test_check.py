@@ -494,6 +494,10 @@ def test_what_training_and_held_out_cells_share_is_found(tmp_path: Path) -> None
         (f"cells that are held out too, such as {test.obs_names[0]!r}", 5),
         ("conditions that are held out too, such as 'B, aspirin @ 1'", 2),
     ]
+    leak.obs_names = [f"renamed {i}" for i in range(leak.n_obs)]
+    turned = test[:, ::-1].copy()
+    alike = [f for f in check(leak, SCHEMA, held_out=turned).findings if "values are those" in f.what]
+    assert [(f.what, f.count) for f in alike] == [("cells whose values are those of a held-out cell", 5)]
     assert found(check(train, SCHEMA, held_out=tmp_path / "none.h5ad")) == [("error", "unusable file", "the file", 1)]
 
 
