@@ -439,6 +439,8 @@ def scaled(total: float = 1e4, genes: int = 30) -> np.ndarray:
         (np.random.default_rng(0).normal(size=(60, 30)), "values below 0, such as scaled ones"),
         (np.random.default_rng(0).gamma(2.0, size=(60, 30)), "unknown"),
         (np.zeros((60, 30)), "unknown"),
+        (1.0 * np.eye(30), "0 and 1 alone"),
+        (np.random.default_rng(0).poisson(2.0, (60, 30)) * 1e30, "unknown"),
     ],
 )
 def test_the_unit_is_told_by_the_values(kind: type, values: np.ndarray, unit: str) -> None:
@@ -478,6 +480,17 @@ def test_counts_of_some_of_the_genes_are_told_by_the_totals_in_obs(column: str) 
 )
 def test_the_kind_of_gene_names_is_told(names: list[str], kind: str) -> None:
     assert gene_names_kind(names) == kind
+
+
+def test_a_column_that_stands_there_twice_is_an_error() -> None:
+    adata = good()
+    adata.obs = pd.concat([adata.obs, adata.obs[["type", "day"]], adata.obs[["day"]]], axis=1)
+    assert [f.what for f in check(adata, SCHEMA).errors] == [
+        "column 'type' stands there twice",
+        "column 'day' stands there twice",
+    ]
+    with pytest.raises(InputError, match="column 'type' stands twice in obs of the data: rename one"):
+        CellTable.from_anndata(adata, PLAIN)
 
 
 # --- two files
@@ -520,6 +533,7 @@ def test_commands_name_the_file(tmp_path: Path) -> None:
         ([[0, 0], [0, 2]], True),
         ([[3, 3], [3, 3]], True),
         ([[0, 1], [1, 0]], False),  # may as well be a mask
+        ([[0, 2**25], [4, 0]], False),  # whole because float32 has no more digits
         ([[0, 0], [0, 0]], False),
         ([[0, -1], [2, 5]], False),
         ([[0, 1], [2, 5.5]], False),

@@ -35,6 +35,8 @@ def check_missing(adata: ad.AnnData, schema: Schema) -> Iterator[Finding]:
             yield Finding(
                 "error", f"column {column!r} is missing", "obs", 1, f"name one of the columns there are: {there}"
             )
+        elif not isinstance(adata.obs[column], pd.Series):
+            yield Finding("error", f"column {column!r} stands there twice", "obs", 1, "rename one")
 
 
 def check_labels(adata: ad.AnnData, schema: Schema, data: str) -> Iterator[Finding]:
@@ -65,7 +67,8 @@ def _gaps(adata: ad.AnnData, schema: Schema, data: str) -> Iterator[Finding]:
 
 
 def _unused_gaps(obs: pd.DataFrame, schema: Schema) -> Iterator[Finding]:
-    columns = [str(c) for c in obs.columns if c not in schema.columns and obs[c].isna().any()]
+    has_gaps = obs.isna().any().to_numpy()
+    columns = [str(c) for c, gaps in zip(obs.columns, has_gaps, strict=True) if gaps and c not in schema.columns]
     if columns:
         what = f"other columns with empty values, such as {columns[0]!r}"
         yield Finding("warning", what, "obs", len(columns), "nothing to do, unless an option is to name them")
@@ -229,7 +232,11 @@ def _batches(adata: ad.AnnData, schema: Schema) -> Iterator[Finding]:
     if not is_control.any() or is_control.all():
         return
     for column in adata.obs.columns:
-        if column in schema.columns or not BATCHES.fullmatch(str(column)):
+        if (
+            column in schema.columns
+            or not BATCHES.fullmatch(str(column))
+            or not isinstance(adata.obs[column], pd.Series)
+        ):
             continue
         batch = as_text(adata.obs[column])
         of_control, of_others = set(batch[is_control]), set(batch[~is_control])

@@ -54,7 +54,7 @@ def _left_out_genes(cells: np.ndarray | sp.csr_matrix, obs: pd.DataFrame) -> Ite
     """Counts whose totals obs knows to be larger: genes were left out, and a cell's sum is not its total."""
     sums = np.asarray(cells.sum(axis=1, dtype=np.float64)).ravel()
     for column in obs.columns:
-        if not TOTALS.fullmatch(str(column)):
+        if not TOTALS.fullmatch(str(column)) or not isinstance(obs[column], pd.Series):
             continue
         totals = pd.to_numeric(obs[column], errors="coerce").to_numpy(dtype=np.float64)
         is_short = totals > 1.01 * sums

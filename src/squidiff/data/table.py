@@ -174,9 +174,14 @@ def non_negative_genes(cells: np.ndarray | sp.csr_matrix) -> np.ndarray:
 
 
 def looks_like_counts(cells: np.ndarray | sp.csr_matrix) -> bool:
-    """Whether every value is a whole number of 0 or more, and some are larger than 1."""
+    """Whether every value is a whole number of 0 or more, and some are larger than 1.
+
+    A float32 of 2^24 or more is always whole, and no cell has as many counts of a gene.
+    """
     values = stored_values(cells)
-    return bool(values.size and values.min() >= 0 and values.max() > 1 and (values == np.rint(values)).all())
+    if not values.size or not values.min() >= 0 or not 1 < values.max() < 2**24:
+        return False
+    return bool((values == np.rint(values)).all())
 
 
 def matched(adata: ad.AnnData, genes: Sequence[str], where: str = "the data") -> ad.AnnData:
@@ -200,6 +205,8 @@ def require_columns(obs: pd.DataFrame, columns: Sequence[str], where: str) -> No
         if column not in obs.columns:
             there = ", ".join(map(str, obs.columns)) or "none"
             raise InputError(f"column {column!r} is missing in {where}: it has {there}")
+        if not isinstance(obs[column], pd.Series):
+            raise InputError(f"column {column!r} stands twice in {where}: rename one")
 
 
 def group_rows(

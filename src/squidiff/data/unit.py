@@ -33,6 +33,8 @@ def recognise_unit(cells: np.ndarray | sp.csr_matrix) -> str:
     values = stored_values(cells)
     if values.size == 0 or not np.isfinite(values).all():
         return UNKNOWN
+    if values.max() == 1 and np.isin(values, (0, 1)).all():
+        return "0 and 1 alone"
     if values.min() < 0:
         return "values below 0, such as scaled ones"
     plain = np.asarray(cells.sum(axis=1, dtype=np.float64)).ravel()
@@ -43,7 +45,7 @@ def recognise_unit(cells: np.ndarray | sp.csr_matrix) -> str:
         if _is_one_total(total):
             return f"log1p of counts per {_round(total)}"
         probed = [np.expm1(row[row > 0].astype(np.float64)) for row in _some_cells(cells)]
-        probed = [row for row in probed if row.size > 1]
+        probed = [row for row in probed if row.size and row.max() > 1.5 * row.min()]
         if probed and np.mean([_are_multiples(row, 1.0) for row in probed]) > 0.9:
             return "log1p of counts that were not scaled to one total"
         if probed and np.mean([_are_multiples(row, row.min()) for row in probed]) > 0.9:
