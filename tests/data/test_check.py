@@ -453,7 +453,7 @@ def test_values_that_were_scaled_and_not_logged_are_pointed_out() -> None:
     assert finding.command == "sc.pp.log1p(adata)"
 
 
-@pytest.mark.parametrize("column", ["n_counts_full", "total_counts", "nCount_RNA"])
+@pytest.mark.parametrize("column", ["n_counts_full", "total_counts", "nCount_RNA", "n.umi"])
 def test_counts_of_some_of_the_genes_are_told_by_the_totals_in_obs(column: str) -> None:
     counts = np.random.default_rng(0).poisson(2.0, (60, 30)).astype(np.float32)
     adata = ad.AnnData(

@@ -15,7 +15,9 @@ from squidiff.data.finding import Finding
 from squidiff.data.table import LARGEST_LOG_VALUE, looks_like_counts, stored_values
 from squidiff.data.unit import recognise_unit
 
-TOTALS = re.compile(r"(n_?counts?(_.*)?|total_?(counts?|umis?)(_.*)?|ncount_?rna|n_?umis?)", re.IGNORECASE)
+TOTALS = re.compile(
+    r"(n[._]?counts?([._].*)?|total[._]?(counts?|umis?)([._].*)?|ncount[._]?rna|n[._]?umis?)", re.IGNORECASE
+)
 """Names that obs columns of a cell's total counts go by (scanpy, Seurat and others)."""
 
 
