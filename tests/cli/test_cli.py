@@ -78,6 +78,14 @@ WRONG = {
         "text.h5ad is a file, not a folder",
     ),
     "export into the run": (["export", "run", "--upstream", "run/config.json"], "lies in the run folder run"),
+    "a fraction of a step": (
+        ["train", "train.h5ad", *SCHEMA_FLAGS, "--n-train-steps", "1.5", "--out", "new"],
+        "--n-train-steps is 1.5: it must be a whole number",
+    ),
+    "a fraction of a gene": (
+        [*PREPARE, "--out", "new/t.h5ad", "--n-genes", "2.5"],
+        "--n-genes is 2.5: it must be a whole",
+    ),
     "no such file": (["train", "none.h5ad", *TRAIN[2:]], "none.h5ad does not exist or is not a file"),
     "a folder, not a file": (["train", "run", *TRAIN[2:]], "run does not exist or is not a file"),
     "unreadable": (["train", "text.h5ad", *TRAIN[2:]], "text.h5ad cannot be read as an .h5ad file"),

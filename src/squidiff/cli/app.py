@@ -28,7 +28,7 @@ app = App(
     help="Predict how single cells change under drugs, doses, gene perturbations, combinations and time.",
     version=_version,
     suppress_keyboard_interrupt=False,
-    config=options.take_preset,
+    config=[options.take_preset, options.refuse_fractions],
     default_parameter=Parameter(negative=(), name_transform=lambda name: flag(name).removeprefix("--")),
 )
 for command in (

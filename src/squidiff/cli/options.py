@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import App, ArgumentCollection, Group, Parameter, Token
 
-from squidiff.config import PRESETS, Config, Preparation, Sampling, Schema, flag, settings_to_json
+from squidiff.config import PRESETS, Config, InputError, Preparation, Sampling, Schema, flag, settings_to_json
 
 SchemaOptions = Annotated[Schema, Parameter(name="*", group=Group("Schema: which obs column means what", sort_key=1))]
 ConfigOptions = Annotated[Config, Parameter(name="*", group=Group("Model and training", sort_key=2))]
@@ -30,6 +30,19 @@ def take_preset(app: App, commands: tuple[str, ...], arguments: ArgumentCollecti
         argument = by_flag[flag(name)]
         if value != usual[name] and not argument.tokens:
             argument.append(Token(keyword=flag(name), value=str(value), source="preset"))
+
+
+def refuse_fractions(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Raises InputError for a number that is to be whole and is not; the library would round it."""
+    for argument in arguments:
+        if argument.hint is int or argument.hint == int | None:
+            for token in argument.tokens:
+                try:
+                    is_whole = float(token.value).is_integer()
+                except ValueError:
+                    continue  # a word, of which the library speaks
+                if not is_whole:
+                    raise InputError(f"{argument.name} is {token.value}: it must be a whole number")
 
 
 def given(schema: Schema) -> Schema | None:
