@@ -131,4 +131,6 @@ def test_a_query_of_a_column_that_the_model_does_not_know_is_refused_but_a_note_
     asked = pd.DataFrame({"cell_type": [HELD_OUT], "n_cells": [3]})
     with pytest.raises(InputError, match=r"column 'cell_type' of the queries means nothing to this model"):
         model.predict(asked, TRAIN)
+    alike = TRAIN[(TRAIN.obs["cell_type"] == HELD_OUT).to_numpy()].copy()
+    assert model.predict(asked, alike).obs["cell_type"].tolist() == [HELD_OUT] * 3  # all cells are of what is asked for
     assert model.predict(asked.rename(columns={"cell_type": "note"}), TRAIN).obs["note"].tolist() == [HELD_OUT] * 3

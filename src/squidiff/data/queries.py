@@ -54,13 +54,15 @@ def read_queries(queries: pd.DataFrame | str | Path, schema: Schema) -> list[Que
 
 
 def refuse_unknown_columns(queries: Sequence[Query], schema: Schema, obs: pd.DataFrame) -> None:
-    """Raises InputError when queries name a column of the source (obs) that is none of the schema's.
+    """Raises InputError when a query asks for a value of a column that is none of the schema's, and cells have others.
 
-    Another one is a note, which predicted cells carry.
+    Else it is a note, which predicted cells carry: the source (obs) has no such column, or that value alone.
     """
     for name in queries[0].columns:
-        if name in obs.columns:
-            require_known(name, schema)
+        if name not in schema.columns and name in obs.columns:
+            there = set(as_text(obs[name]))
+            if any(there != set(as_text(pd.Series([query.columns[name]]))) for query in queries):
+                require_known(name, schema)
 
 
 def require_known(name: str, schema: Schema) -> None:
