@@ -14,8 +14,6 @@ from squidiff.cli.show import refuse_overwriting, say, show_table
 from squidiff.config import InputError, Preparation, Schema
 from squidiff.files import require_writable
 
-FORMATS = ".h5ad, .zarr, .loom, 10x's .h5 or folder, .csv, .tsv (also .gz)"
-
 if TYPE_CHECKING:
     from squidiff.data.finding import Finding
 
@@ -53,7 +51,7 @@ def _to_do(finding: Finding) -> str:
 
 
 def prepare(
-    *raw: Annotated[Path, Parameter(help=f"a file of cells, or several to join: {FORMATS}")],
+    *raw: Annotated[Path, Parameter(help="a file of cells, or several to join: .h5ad, .zarr, 10x, .loom, tables")],
     out: Annotated[Path, Parameter(help="the .h5ad file of training cells to write")],
     held_out: Annotated[Path | None, Parameter(help="the .h5ad file of held-out cells to write")] = None,
     join: Annotated[

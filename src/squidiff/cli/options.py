@@ -35,7 +35,7 @@ def take_preset(app: App, commands: tuple[str, ...], arguments: ArgumentCollecti
 def refuse_fractions(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Raises InputError for a number that is to be whole and is not; the library would round it."""
     for argument in arguments:
-        if argument.hint is int or argument.hint == int | None:
+        if argument.hint in (int, int | None):
             for token in argument.tokens:
                 try:
                     is_whole = float(token.value).is_integer()

@@ -40,8 +40,8 @@ def train_squidiff(tokens: Sequence[str] | None = None) -> None:
         from squidiff.report.plots import save, training_loss
         from squidiff.report.tables import training_metrics
 
-        config = settings(values, chosen, say, seed=args["seed"])
         try:
+            config = settings(values, chosen, say, seed=args["seed"])
             with progress("training", config.n_train_steps) as advance:
                 model, folder = train(
                     values, config, say, device=args["device"], on_record=lambda r: advance(r.step, r)

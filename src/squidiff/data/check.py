@@ -8,7 +8,7 @@ import anndata as ad
 
 from squidiff.config import InputError, Schema
 from squidiff.data.check_labels import check_labels, check_leakage, check_missing
-from squidiff.data.check_values import check_names, check_values, gene_names_kind
+from squidiff.data.check_values import check_names, check_values, kinds_of_genes, main_kind
 from squidiff.data.finding import CheckReport, Finding
 from squidiff.data.table import as_matrix, read_cells
 from squidiff.data.unit import recognise_unit
@@ -35,11 +35,12 @@ def check(
         unusable = Finding("error", "unusable file", "the file", 1, str(error))
         return CheckReport(0, 0, (unusable,))
     data = "DATA.h5ad" if isinstance(source, ad.AnnData) else str(source)
-    findings = [*check_missing(adata, schema), *check_values(cells, adata.obs, normalize, data), *check_names(adata)]
-    if not any(f.what.startswith("column ") for f in findings):
+    unit, kinds = recognise_unit(cells), kinds_of_genes(adata.var_names)
+    missing = list(check_missing(adata, schema))
+    findings = [*missing, *check_values(cells, adata.obs, unit, normalize, data), *check_names(adata, kinds)]
+    if not missing:
         findings += check_labels(adata, schema, data)
         if others is not None:
             findings += check_leakage(adata, others, schema)
     findings.sort(key=lambda f: f.severity != "error")
-    kind = gene_names_kind(list(map(str, adata.var_names)))
-    return CheckReport(adata.n_obs, adata.n_vars, tuple(findings), recognise_unit(cells), kind)
+    return CheckReport(adata.n_obs, adata.n_vars, tuple(findings), unit, main_kind(kinds))

@@ -41,23 +41,23 @@ def check_missing(adata: ad.AnnData, schema: Schema) -> Iterator[Finding]:
 
 def check_labels(adata: ad.AnnData, schema: Schema, data: str) -> Iterator[Finding]:
     """Findings on obs, whose columns are all there; `data` is what a command calls the file."""
+    is_control = _is_control(adata.obs, schema)
     yield from _unused_gaps(adata.obs, schema)
-    gaps = list(_gaps(adata, schema, data))
+    gaps = list(_gaps(adata.obs, schema, is_control, data))
     yield from gaps
     if gaps:
         return
-    errors = [*_control(adata, schema), *_conditions(adata, schema)]
+    errors = [*_control(adata.obs, schema, is_control), *_conditions(adata, schema)]
     yield from errors
     yield from _spellings(adata.obs, schema)
     if not errors:
         yield from _populations(adata, schema, data)
-        yield from _batches(adata, schema)
+        yield from _batches(adata.obs, schema, is_control)
 
 
-def _gaps(adata: ad.AnnData, schema: Schema, data: str) -> Iterator[Finding]:
-    is_control = _is_control(adata, schema)
+def _gaps(obs: pd.DataFrame, schema: Schema, is_control: np.ndarray, data: str) -> Iterator[Finding]:
     for column in schema.columns:
-        empty = adata.obs[column].isna().to_numpy()
+        empty = obs[column].isna().to_numpy()
         if column in (schema.smiles_key, schema.dose_key, schema.direction_key):
             empty &= ~is_control  # a control has no drug, no dose, no direction
         if empty.any():
@@ -74,16 +74,16 @@ def _unused_gaps(obs: pd.DataFrame, schema: Schema) -> Iterator[Finding]:
         yield Finding("warning", what, "obs", len(columns), "nothing to do, unless an option is to name them")
 
 
-def _is_control(adata: ad.AnnData, schema: Schema) -> np.ndarray:
+def _is_control(obs: pd.DataFrame, schema: Schema) -> np.ndarray:
     if schema.condition_key is None:
-        return np.zeros(adata.n_obs, dtype=bool)
-    labels = adata.obs[schema.condition_key]
+        return np.zeros(len(obs), dtype=bool)
+    labels = obs[schema.condition_key]
     return np.asarray((as_text(labels) == schema.control) & labels.notna())
 
 
-def _control(adata: ad.AnnData, schema: Schema) -> Iterator[Finding]:
-    if schema.control is not None and not _is_control(adata, schema).any():
-        labels = sorted(as_text(adata.obs[schema.condition_key]).unique())
+def _control(obs: pd.DataFrame, schema: Schema, is_control: np.ndarray) -> Iterator[Finding]:
+    if schema.control is not None and not is_control.any():
+        labels = sorted(as_text(obs[schema.condition_key]).unique())
         alike = [label for label in labels if _squeezed(label) == _squeezed(schema.control)]
         remedy = f"name the control: column {schema.condition_key!r} has {', '.join(alike or labels[:5])}"
         yield Finding("error", f"no control {schema.control!r}", f"obs column {schema.condition_key!r}", 1, remedy)
@@ -226,19 +226,14 @@ def _populations(adata: ad.AnnData, schema: Schema, data: str) -> Iterator[Findi
         yield Finding("warning", "held-out cells (column 'split' says test)", "obs", n, "do not train on them", command)
 
 
-def _batches(adata: ad.AnnData, schema: Schema) -> Iterator[Finding]:
+def _batches(obs: pd.DataFrame, schema: Schema, is_control: np.ndarray) -> Iterator[Finding]:
     """Columns of batches none of which holds control cells beside others, all control cells being of one batch."""
-    is_control = _is_control(adata, schema)
     if not is_control.any() or is_control.all():
         return
-    for column in adata.obs.columns:
-        if (
-            column in schema.columns
-            or not BATCHES.fullmatch(str(column))
-            or not isinstance(adata.obs[column], pd.Series)
-        ):
+    for column in obs.columns:
+        if column in schema.columns or not BATCHES.fullmatch(str(column)) or not isinstance(obs[column], pd.Series):
             continue
-        batch = as_text(adata.obs[column])
+        batch = as_text(obs[column])
         of_control, of_others = set(batch[is_control]), set(batch[~is_control])
         if len(of_control) == 1 and not of_control & of_others:
             what = f"a batch that holds all control cells and no other: {next(iter(of_control))!r}"
@@ -251,9 +246,7 @@ def _profiles(adata: ad.AnnData) -> np.ndarray:
     cells = sp.csr_matrix(as_matrix(adata), copy=True)
     cells.eliminate_zeros()
     of_gene = pd.util.hash_array(adata.var_names.to_numpy(dtype=object), categorize=False)
-    of_value = pd.util.hash_array(cells.data) * (
-        of_gene[cells.indices] | np.uint64(1)
-    )  # order of genes does not matter
+    of_value = pd.util.hash_array(cells.data) * (of_gene[cells.indices] | np.uint64(1))  # odd: loses no bit
     sums = np.concatenate([[np.uint64(0)], np.cumsum(of_value, dtype=np.uint64)])
     profiles = sums[cells.indptr[1:]] - sums[cells.indptr[:-1]]
     return np.asarray(profiles[np.diff(cells.indptr) > 0])

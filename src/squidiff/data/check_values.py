@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import anndata as ad
 import numpy as np
@@ -12,8 +12,8 @@ import pandas as pd
 import scipy.sparse as sp
 
 from squidiff.data.finding import Finding
-from squidiff.data.table import LARGEST_LOG_VALUE, looks_like_counts, stored_values
-from squidiff.data.unit import recognise_unit
+from squidiff.data.table import LARGEST_LOG_VALUE, stored_values
+from squidiff.data.unit import COUNTS
 
 TOTALS = re.compile(
     r"(n[._]?counts?([._].*)?|total[._]?(counts?|umis?)([._].*)?|ncount[._]?rna|n[._]?umis?)", re.IGNORECASE
@@ -21,15 +21,16 @@ TOTALS = re.compile(
 """Names that obs columns of a cell's total counts go by (scanpy, Seurat and others)."""
 
 
-def check_values(cells: np.ndarray | sp.csr_matrix, obs: pd.DataFrame, normalize: bool, data: str) -> Iterator[Finding]:
-    """Findings on X (N x G); `data` is what a command calls the file."""
+def check_values(
+    cells: np.ndarray | sp.csr_matrix, obs: pd.DataFrame, unit: str, normalize: bool, data: str
+) -> Iterator[Finding]:
+    """Findings on X (N x G), whose unit is recognised; `data` is what a command calls the file."""
     values = stored_values(cells)
     n_bad = int((~np.isfinite(values)).sum())
     if n_bad:
         yield Finding("error", "NaN or infinite values", "X", n_bad, "replace them or drop their cells or genes")
         return
-    is_counts = looks_like_counts(cells)
-    if is_counts:
+    if unit == COUNTS:
         if not normalize:
             remedy = "pass --normalize, or give log-normalised values"
             command = f"squidiff prepare {data} --normalize --out prepared.h5ad"
@@ -43,8 +44,7 @@ def check_values(cells: np.ndarray | sp.csr_matrix, obs: pd.DataFrame, normalize
         remedy = "log-normalised values are never negative; scaled data lose the zeros, so give unscaled values"
         yield Finding("warning", "negative values", "X", n_negative, remedy)
     n_large = int((values > LARGEST_LOG_VALUE).sum())
-    if n_large and not is_counts:
-        unit = recognise_unit(cells)
+    if n_large and unit != COUNTS:
         what = f"values above {LARGEST_LOG_VALUE:g}" + (f" ({unit})" if "not logged" in unit else "")
         yield Finding(
             "warning", what, "X", n_large, "if the values were not logged, take log1p first", "sc.pp.log1p(adata)"
@@ -96,8 +96,8 @@ def _empty(cells: np.ndarray | sp.csr_matrix, data: str) -> Iterator[Finding]:
         )
 
 
-def check_names(adata: ad.AnnData) -> Iterator[Finding]:
-    """Findings on the names of cells and genes."""
+def check_names(adata: ad.AnnData, kinds: Counter[str]) -> Iterator[Finding]:
+    """Findings on the names of cells and genes, whose kinds are counted."""
     for names, severity, what, where, call in (
         (adata.var_names, "error", "duplicate gene names", "var_names", "adata.var_names_make_unique()"),
         (adata.obs_names, "warning", "duplicate cell names", "obs_names", "adata.obs_names_make_unique()"),
@@ -106,7 +106,6 @@ def check_names(adata: ad.AnnData) -> Iterator[Finding]:
         if n:
             example = names[names.duplicated()][0]
             yield Finding(severity, f"{what}, such as {example!r}", where, n, f"run `{call}`", call)  # type: ignore[arg-type]
-    kinds = Counter(map(gene_name_kind, map(str, adata.var_names)))
     there = [(kind, n) for kind, n in kinds.most_common() if kind in MIXABLE and n >= SOME * adata.n_vars]
     if len(there) > 1:
         (main, _), (other, n) = there[:2]
@@ -130,11 +129,12 @@ MIXABLE = tuple(kind for kind in _KINDS if kind != "numbers")
 """Kinds that do not go together."""
 
 
-def gene_name_kind(name: str) -> str:
-    return next((kind for kind, form in _KINDS.items() if form.fullmatch(name)), "names")
+def kinds_of_genes(names: Iterable[str]) -> Counter[str]:
+    """How many names are of each kind."""
+    return Counter(next((kind for kind, form in _KINDS.items() if form.fullmatch(str(n))), "names") for n in names)
 
 
-def gene_names_kind(names: list[str]) -> str:
+def main_kind(kinds: Counter[str]) -> str:
     """The kind that at least nine of ten genes have, in words."""
-    kind, n = Counter(map(gene_name_kind, names)).most_common(1)[0]
-    return kind if n >= 0.9 * len(names) else "names of several kinds"
+    kind, n = kinds.most_common(1)[0]
+    return kind if n >= 0.9 * kinds.total() else "names of several kinds"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,9 +124,7 @@ def _download(found: Download, path: Path, on_bytes: OnBytes | None) -> Path:
 
     try:
         pooch.get_logger().setLevel("ERROR")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            pooch.retrieve(found.url, found.known_hash, path.name, path.parent, downloader=transfer)
+        pooch.retrieve(found.url, found.known_hash, path.name, path.parent, downloader=transfer)
     except requests.HTTPError as error:
         raise InputError(f"{found.url} cannot be had: the server answers {error.response.status_code}") from error
     except (requests.RequestException, OSError) as error:

@@ -58,13 +58,9 @@ def prepare(source: ad.AnnData | str | Path, schema: Schema, settings: Preparati
     return prepare_values(adata, schema, settings)
 
 
+@quiet_about_names()
 def prepare_values(adata: ad.AnnData, schema: Schema, settings: Preparation) -> Prepared:
     """The same, of data whose X is already that of the layer, or of .raw, that the settings name."""
-    with quiet_about_names():
-        return _prepare(adata, schema, settings)
-
-
-def _prepare(adata: ad.AnnData, schema: Schema, settings: Preparation) -> Prepared:
     if SPLIT in schema.columns:
         raise InputError(f"column {SPLIT!r} is where the split is written: rename your column of that name")
     report = [f"read {adata.n_obs:,} cells and {adata.n_vars:,} genes"]
@@ -106,13 +102,14 @@ def _prepare(adata: ad.AnnData, schema: Schema, settings: Preparation) -> Prepar
     }
     train, test = prepared[~held_out].copy(), prepared[held_out].copy()
     report.append(f"{train.n_obs:,} cells for training, {test.n_obs:,} held out")
-    unseen = sorted(_part_names(test, schema) - _part_names(train, schema))
+    parts = {"train": train, "test": test}
+    tables = {name: CellTable.from_anndata(part, schema) for name, part in parts.items() if part.n_obs}
+    unseen = sorted(_part_names(tables.get("test")) - _part_names(tables["train"]))
     if unseen and schema.smiles_key is None and schema.embeddings is None:
         more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
         report.append(f"no training cell has {', '.join(unseen[:5])}{more}: a prediction needs --embeddings for them")
     manifest = {"settings": settings_to_json(settings), "schema": settings_to_json(schema), "report": report}
-    for part, cells in (("train", train), ("test", test)):
-        manifest[part] = describe_table(CellTable.from_anndata(cells, schema)) if cells.n_obs else None
+    manifest |= {name: describe_table(tables[name]) if name in tables else None for name in parts}
     return Prepared(train, test if test.n_obs else None, tuple(report), manifest)
 
 
@@ -120,9 +117,9 @@ def _besides(keep: Sequence[str]) -> str:
     return f", {', '.join(keep)} in any case" if keep else ""
 
 
-def _part_names(adata: ad.AnnData, schema: Schema) -> set[str]:
+def _part_names(table: CellTable | None) -> set[str]:
     """The drugs, genes or stimuli of some cells, none of no cells."""
-    return {part.name for parts in group_rows(adata.obs, schema)[2] for part in parts} if adata.n_obs else set()
+    return set() if table is None else {part.name for parts in table.parts for part in parts}
 
 
 def normalize(adata: ad.AnnData, target_sum: float, total_counts_key: str | None) -> ad.AnnData:

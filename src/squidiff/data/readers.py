@@ -45,22 +45,20 @@ def read_file(path: Path) -> ad.AnnData:
         raise InputError(f"{path} cannot be read as {_kind(path)}: {reason}") from error
 
 
-def read_files(
-    paths: Sequence[Path], join: Literal["inner", "outer"] = "inner", read: Callable[[Path], ad.AnnData] = read_file
-) -> ad.AnnData:
+def read_files(paths: Sequence[Path], join: Literal["inner", "outer"] = "inner") -> ad.AnnData:
     """One file, or the cells of several with an obs column that names each cell's file.
 
     `inner` keeps the genes that all files have; `outer` keeps all, 0 where a file lacks one. Raises InputError when
     files share a name or, with `inner`, no gene.
     """
     if len(paths) == 1:
-        return read(paths[0])
+        return read_file(paths[0])
     names = [path.stem for path in paths]
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
     if len(set(names)) < len(names):
         raise InputError("a file is named twice: name each once")
-    parts = dict(zip(names, map(read, paths), strict=True))
+    parts = dict(zip(names, map(read_file, paths), strict=True))
     for name, part in parts.items():
         if not part.var_names.is_unique:
             raise InputError(f"gene names of {name} are not unique: run `adata.var_names_make_unique()` first")

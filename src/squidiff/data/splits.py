@@ -13,9 +13,9 @@ from squidiff.data.conditions import Part, scaffold
 from squidiff.data.table import Key, as_text, group_rows, require_columns
 
 Units = Callable[[Key, tuple[Part, ...]], set[Hashable]]
-"""What a population is held out with: its units of a split. None: it is never held out."""
+"""What a population is held out with: its units of a split. Without any it is never held out."""
 
-UNITS: dict[str, tuple[Units, str | None]] = {
+UNITS: dict[str, tuple[Units, str]] = {
     "condition": (lambda key, parts: {key[1]} - {""}, "condition_key"),
     "context": (lambda key, parts: {key[0]} - {""}, "context_keys"),
     "drug": (lambda key, parts: {part.name for part in parts}, "condition_key"),
@@ -58,7 +58,7 @@ def _cells_at_random(obs: pd.DataFrame, schema: Schema, settings: Preparation, h
 def _units_at_random(obs: pd.DataFrame, schema: Schema, settings: Preparation) -> np.ndarray:
     """All cells of some units: at least one, never all. Control cells stay, and so does the earliest time."""
     units_of, needed = UNITS[settings.split]
-    if needed is not None and not getattr(schema, needed):
+    if not getattr(schema, needed):
         raise InputError(f"--split {settings.split} needs {flag(needed)}: name the obs column")
     population, keys, parts = group_rows(obs, schema)
     of_population = [units_of(key, of) for key, of in zip(keys, parts, strict=True)]

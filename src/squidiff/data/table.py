@@ -184,14 +184,14 @@ def looks_like_counts(cells: np.ndarray | sp.csr_matrix) -> bool:
     return bool((values == np.rint(values)).all())
 
 
-def matched(adata: ad.AnnData, genes: Sequence[str], where: str = "the data") -> ad.AnnData:
+def matched(adata: ad.AnnData, genes: Sequence[str], where: str = "the data", whose: str = "the model") -> ad.AnnData:
     """The data with these genes in this order. Raises InputError that counts and names the missing ones."""
     there = set(adata.var_names)
     missing = [g for g in genes if g not in there]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise InputError(
-            f"{len(missing)} of the {len(genes)} genes of the model are missing in {where}: "
+            f"{len(missing)} of the {len(genes)} genes of {whose} are missing in {where}: "
             f"{', '.join(missing[:5])}{more}; prepare the data with the same genes"
         )
     if not adata.var_names.is_unique:

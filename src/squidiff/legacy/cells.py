@@ -14,7 +14,7 @@ import scipy.sparse as sp
 
 from squidiff.config import InputError, Schema
 from squidiff.data.conditions import N_BITS, Part, fingerprint, split_parts
-from squidiff.data.table import as_matrix, as_text, read_cells, require_columns, require_finite
+from squidiff.data.table import as_matrix, as_text, matched, read_cells, require_columns, require_finite
 
 SMILES, DOSE, GROUP = "SMILES", "dose", "Group"
 DRUG_SCHEMA = Schema(condition_key=SMILES, control="", smiles_key=SMILES, dose_key=DOSE)
@@ -87,7 +87,7 @@ def read_upstream_cells(path: Path, n_genes: int, columns: Sequence[str]) -> ad.
 def dense(adata: ad.AnnData) -> np.ndarray:
     """X, N x G, float32."""
     cells = as_matrix(adata)
-    return cells.toarray() if sp.issparse(cells) else cells
+    return cells.toarray() if sp.issparse(cells) else np.ascontiguousarray(cells)  # products round by order in memory
 
 
 def drugs_of(obs: pd.DataFrame, n_bits: int, where: Path) -> np.ndarray:
@@ -132,10 +132,5 @@ def read_paired_controls(path: Path, treated: ad.AnnData, where: Path) -> ad.Ann
 
 def in_order_of(cells: ad.AnnData, path: Path, genes: Sequence[str], whose: str) -> ad.AnnData:
     """Cells with their genes in this order, or as they are where no name is shared. Raises InputError in between."""
-    theirs = list(map(str, cells.var_names))
-    if theirs == list(genes) or not set(theirs) & set(genes):
-        return cells
-    if len(set(theirs)) < len(theirs) or set(theirs) != set(genes):
-        n = len(set(genes) - set(theirs))
-        raise InputError(f"{n} of the {len(genes)} genes of {whose} are missing in {path}, or it names genes twice")
-    return cells[:, list(genes)].copy()
+    is_same = list(cells.var_names) == list(genes)
+    return cells if is_same or set(cells.var_names).isdisjoint(genes) else matched(cells, genes, str(path), whose)

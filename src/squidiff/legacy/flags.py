@@ -87,7 +87,8 @@ _FLAG_OF = {
 def settings(values: Mapping[str, Any], given: Sequence[str], say: Say, *, seed: int) -> Config:
     """The configuration that upstream's flags ask for. Raises InputError for one that is refused.
 
-    `given` names the flags that were given; those without effect are told with `say`.
+    `given` names the flags that were given; those without effect are told with `say`. A setting out of its range is
+    called as ours; see `in_upstreams_flags`.
     """
     for name in given:
         known = FLAGS[name]
@@ -106,25 +107,22 @@ def settings(values: Mapping[str, Any], given: Sequence[str], say: Say, *, seed:
     except ValueError:
         raise InputError(f"--ema_rate is {values['ema_rate']!r}: it must be numbers such as 0.9999,0.999") from None
     n_steps, log, save = (whole(name, values[name]) for name in ("lr_anneal_steps", "log_interval", "save_interval"))
-    try:
-        return dataclasses.replace(
-            PRESETS["upstream"],
-            n_blocks=values["num_layers"],
-            n_train_steps=n_steps,
-            batch_size=values["batch_size"],
-            learning_rate=values["lr"],
-            weight_decay=values["weight_decay"],
-            ema_decay=ema_decay,
-            further_ema_decays=tuple(further),
-            micro_batch_size=values["microbatch"] if values["microbatch"] > 0 else None,
-            log_every_steps=_steps_of_a_record(n_steps, gcd(log, save)),
-            save_every_steps=save,
-            n_diffusion_steps=values["diffusion_steps"],
-            noise_schedule=values["noise_schedule"],
-            seed=seed,
-        )
-    except InputError as error:
-        raise in_upstreams_flags(error) from None
+    return dataclasses.replace(
+        PRESETS["upstream"],
+        n_blocks=values["num_layers"],
+        n_train_steps=n_steps,
+        batch_size=values["batch_size"],
+        learning_rate=values["lr"],
+        weight_decay=values["weight_decay"],
+        ema_decay=ema_decay,
+        further_ema_decays=tuple(further),
+        micro_batch_size=values["microbatch"] if values["microbatch"] > 0 else None,
+        log_every_steps=_steps_of_a_record(n_steps, gcd(log, save)),
+        save_every_steps=save,
+        n_diffusion_steps=values["diffusion_steps"],
+        noise_schedule=values["noise_schedule"],
+        seed=seed,
+    )
 
 
 def in_upstreams_flags(error: InputError) -> InputError:

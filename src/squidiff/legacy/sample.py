@@ -14,7 +14,7 @@ from squidiff.config import InputError, NoiseLevel, check_seed
 from squidiff.diffusion.samplers import invert_ddim
 from squidiff.diffusion.schedule import StepSchedule
 from squidiff.estimator.upstream import Decoder
-from squidiff.legacy.beside import USUAL, beside
+from squidiff.legacy.beside import USUAL, Beside, beside
 from squidiff.legacy.cells import DOSE, SMILES, dense, drugs_of, in_order_of, read_paired_controls, read_upstream_cells
 from squidiff.legacy.flags import Say
 from squidiff.model.upstream import UpstreamDenoiser, UpstreamNetwork
@@ -48,7 +48,8 @@ class sampler:
         path = Path(model_path)
         self.model = read_upstream(path).to(find_device(device))
         _require_sizes(self.model, path, gene_size, output_dim, use_drug_structure)
-        _require_usual_levels(path)
+        self.beside = beside(path)
+        _require_usual_levels(self.beside, path)
         self.schedule = StepSchedule.named(USUAL.noise_schedule, N_STEPS)
         self.n_steps = N_STEPS if steps is None else steps
         self.schedule.sampling_steps(self.n_steps)  # raises where there are not as many
@@ -211,8 +212,8 @@ def _require_sizes(
         raise InputError(f"{path} was trained {was} drug structure, but use_drug_structure is {has_drugs}")
 
 
-def _require_usual_levels(checkpoint: Path) -> None:
-    n_steps, schedule, _ = beside(checkpoint)
+def _require_usual_levels(known: Beside, checkpoint: Path) -> None:
+    n_steps, schedule, _ = known
     if (n_steps, schedule) != (USUAL.n_diffusion_steps, USUAL.noise_schedule):
         raise InputError(
             f"{checkpoint} was trained with {n_steps:,} {schedule} steps, but upstream's sampler knows {N_STEPS:,} "
@@ -241,9 +242,8 @@ def sample_file(
     tool = sampler(model_path, gene_size, gene_size, None, steps=steps, seed=seed, device=device)
     sizes = tool.model.sizes
     cells = read_upstream_cells(data_path, sizes.n_genes, (SMILES, DOSE) if sizes.has_drugs else ())
-    genes = beside(model_path).genes
-    if genes is not None:
-        cells = in_order_of(cells, data_path, genes, str(model_path))
+    if tool.beside.genes is not None:
+        cells = in_order_of(cells, data_path, tool.beside.genes, str(model_path))
     shown = {"x_start": dense(cells)}
     if sizes.has_drugs:
         shown["drug_dose"] = drugs_of(cells.obs, sizes.n_fingerprint, data_path)

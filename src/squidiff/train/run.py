@@ -79,7 +79,7 @@ def train(
     those before a resumption included.
     """
     state = TrainState.start(network, config)
-    best = Best({name: t.clone() for name, t in state.average.items()} if recipe.keeps_average else {})
+    best = Best(_to_keep(state, recipe))
     if resume and out is not None and (out / STATE).exists():
         best = Best(*load_state(out / STATE, state, config.n_train_steps))
     kept = read_records(out / METRICS) if out is not None and state.step > 0 else []
@@ -124,9 +124,14 @@ def _keep_best(
     """The validation loss of the averaged weights; without validation cells the newest weights are the best."""
     loss = validation_loss(state, validation, config.seed, recipe) if validation else None
     if loss is None or loss < best.validation_loss:
-        best.weights = {name: t.clone() for name, t in state.average.items()} if recipe.keeps_average else {}
+        best.weights = _to_keep(state, recipe)
         best.validation_loss = float("inf") if loss is None else loss
     return loss
+
+
+def _to_keep(state: TrainState, recipe: Recipe[AnyBatch]) -> dict[str, torch.Tensor]:
+    """A copy of the averaged weights; none where the recipe keeps the newest."""
+    return {name: t.clone() for name, t in state.average.items()} if recipe.keeps_average else {}
 
 
 class _Window:
