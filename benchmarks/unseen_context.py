@@ -34,7 +34,7 @@ def summaries(adata: ad.AnnData, schema: Schema) -> Populations:
     encoder = ConditionEncoder.fit(table.parts, schema)
     features = np.stack([encoder.describe(parts) for parts in table.parts])
     keys = tuple(Population(*key) for key in table.keys)
-    return Populations.summarise(table.cells, table.population, keys, features, has_control=True)
+    return Populations.summarise(table.blocks(), table.population, keys, features, has_control=True)
 
 
 def left_out(populations: Populations) -> Iterator[dict[str, tuple[float, float]]]:

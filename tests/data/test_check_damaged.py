@@ -17,7 +17,7 @@ from test_check import SCHEMA, good
 
 from squidiff.config import InputError
 from squidiff.data.check import check
-from squidiff.data.table import as_matrix
+from squidiff.data.matrix import as_matrix
 
 N_FILES = 150
 HANGS = 0.02
@@ -26,8 +26,11 @@ CHILD = """
 import sys
 from pathlib import Path
 import numpy as np
+from squidiff.data import readers
 from squidiff.data.check import check
 from test_check import SCHEMA
+if sys.argv[4] == "on disk":
+    readers.LARGEST_IN_MEMORY = 0
 whole, n, start = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 for i in range(start, n):
     rng, bits = np.random.default_rng(i), bytearray(whole.read_bytes())
@@ -44,11 +47,11 @@ for i in range(start, n):
 """
 
 
-def outcomes(whole: Path) -> Iterator[str]:
+def outcomes(whole: Path, where: str) -> Iterator[str]:
     """What became of each damaged file; a process of its own survives what crashes or hangs."""
     done = 0
     while done < N_FILES:
-        command = [sys.executable, "-W", "error", "-c", CHILD, whole, str(N_FILES), str(done)]
+        command = [sys.executable, "-W", "error", "-c", CHILD, whole, str(N_FILES), str(done), where]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent) as child:
             assert child.stdout is not None
             while done < N_FILES:
@@ -67,10 +70,11 @@ def outcomes(whole: Path) -> Iterator[str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="waits for a pipe with select")
+@pytest.mark.parametrize("where", ["in memory", "on disk"])
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
-def test_a_damaged_file_is_a_finding_or_still_good(sparse: bool, tmp_path: Path) -> None:
+def test_a_damaged_file_is_a_finding_or_still_good(sparse: bool, where: str, tmp_path: Path) -> None:
     good(sparse).write_h5ad(tmp_path / "whole.h5ad")
-    counts = Counter(outcomes(tmp_path / "whole.h5ad"))
+    counts = Counter(outcomes(tmp_path / "whole.h5ad", where))
     assert set(counts) <= {"found", "good", "hung"}
     assert counts["hung"] <= HANGS * N_FILES
     assert counts["found"] > N_FILES / 2

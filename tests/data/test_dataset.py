@@ -9,7 +9,8 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from squidiff.data.dataset import BatchStream, Pairs
+from squidiff.data.dataset import Pairs
+from squidiff.data.stream import BatchStream
 from squidiff.data.table import CellTable
 
 POPULATION = np.array([0, 1, 2, 3] * 12)  # 0 is the control of 1, 2 of itself, 3 has no source

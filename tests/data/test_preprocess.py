@@ -12,6 +12,7 @@ import scanpy as sc
 import scipy.sparse as sp
 
 from squidiff.config import InputError, Preparation, Schema
+from squidiff.data.matrix import as_matrix
 from squidiff.data.preprocess import (
     Prepared,
     most_variable_genes,
@@ -19,7 +20,8 @@ from squidiff.data.preprocess import (
     prepare,
 )
 from squidiff.data.splits import follow_any, held_out_cells, parse_rule
-from squidiff.data.table import CellTable, as_matrix
+from squidiff.data.survey import survey
+from squidiff.data.table import CellTable
 from squidiff.data.unit import Normalisation
 
 SCHEMA = Schema(condition_key="condition", control="ctrl", context_keys=("type",))
@@ -391,7 +393,7 @@ def test_repeated_cell_names_are_no_warning_here() -> None:
 
 
 def unit_of(adata: ad.AnnData, **done: object) -> Normalisation:
-    return Normalisation.of(as_matrix(adata), done, "prepare")
+    return Normalisation.of(survey(as_matrix(adata)), done, "prepare")
 
 
 def test_the_unit_is_what_was_done_or_what_the_values_say() -> None:
@@ -412,18 +414,18 @@ def test_the_unit_is_what_was_done_or_what_the_values_say() -> None:
 @pytest.mark.parametrize(("target_sum", "is_other"), [(2000.0, False), (6000.0, False), (1e6, True), (100.0, True)])
 def test_cells_in_another_unit_are_told_from_other_cells(target_sum: float, is_other: bool) -> None:
     unit = unit_of(normalize(made_counts(), 2000.0, None), normalize=True, target_sum=2000.0)
-    cells = as_matrix(normalize(made_counts(seed=5), target_sum, None))
+    found = survey(as_matrix(normalize(made_counts(seed=5), target_sum, None)))
     if not is_other:
-        unit.require(cells, "it")
+        unit.require(found, "it")
         return
     with pytest.raises(InputError, match=r"^X of it is in another unit than the training data: exp\(X\) - 1 sums to "):
-        unit.require(cells, "it")
+        unit.require(found, "it")
 
 
 def test_negative_values_have_no_total_to_compare() -> None:
     scaled = normalize(made_counts(), 2000.0, None)
     scaled.X = dense(scaled) - 1.0
-    unit_of(normalize(made_counts(), 1e6, None)).require(as_matrix(scaled), "it")
+    unit_of(normalize(made_counts(), 1e6, None)).require(survey(as_matrix(scaled)), "it")
 
 
 def test_what_is_held_out_and_left_in_no_training_cell_is_said() -> None:

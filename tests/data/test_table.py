@@ -11,7 +11,8 @@ import pytest
 import scipy.sparse as sp
 
 from squidiff.config import InputError, Schema
-from squidiff.data.table import CellTable, as_matrix, as_text, group_rows, matched, read_cells, require_columns
+from squidiff.data.matrix import as_matrix
+from squidiff.data.table import CellTable, as_text, group_rows, matched, read_cells, require_columns
 
 SCHEMA = Schema(
     condition_key="condition", control="ctrl", context_keys=("type", "donor"), time_key="day", dose_key="dose"

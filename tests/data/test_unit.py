@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from squidiff.data.check import check
 from squidiff.data.check_values import kinds_of_genes, main_kind
-from squidiff.data.table import looks_like_counts
+from squidiff.data.survey import survey
 
 # --- what X is
 
@@ -99,4 +99,4 @@ def test_the_kind_of_gene_names_is_told(names: list[str], kind: str) -> None:
     ],
 )
 def test_counts_are_whole_numbers_some_above_one(kind: type, values: list[list[float]], expected: bool) -> None:
-    assert looks_like_counts(kind(np.array(values, dtype=np.float32))) is expected
+    assert survey(kind(np.array(values, dtype=np.float32))).looks_like_counts is expected

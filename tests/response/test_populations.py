@@ -34,7 +34,7 @@ def test_summaries_equal_a_naive_loop(form: str, seed: int, n_populations: int, 
     cells = (rng.poisson(0.7, (len(population), n_genes)) * rng.uniform(0.5, 2, n_genes)).astype(np.float32)
     keys = tuple(Population("", str(i), None) for i in range(n_populations))
     features = rng.normal(size=(n_populations, 2))
-    found = Populations.summarise(FORMATS[form](cells), population, keys, features, has_control=True)
+    found = Populations.summarise([FORMATS[form](cells)], population, keys, features, has_control=True)
     for i in range(n_populations):
         members = [row for row, p in zip(cells.tolist(), population.tolist(), strict=True) if p == i]
         assert found.n_cells[i] == len(members)
@@ -48,7 +48,7 @@ def test_summaries_equal_a_naive_loop(form: str, seed: int, n_populations: int, 
 
 def test_negative_values_are_not_zeros() -> None:
     cells = np.array([[-1.0], [0.0], [3.0], [-2.0]], dtype=np.float32)
-    found = Populations.summarise(cells, np.zeros(4, dtype=int), (ask("", ""),), np.zeros((1, 0)), has_control=False)
+    found = Populations.summarise([cells], np.zeros(4, dtype=int), (ask("", ""),), np.zeros((1, 0)), has_control=False)
     assert found.mean.item() == 0.0
     assert found.zero_fraction.item() == pytest.approx(0.25)
 

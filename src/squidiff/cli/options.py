@@ -14,7 +14,15 @@ PreparationOptions = Annotated[Preparation, Parameter(name="*", group=Group("Pre
 SamplingOptions = Annotated[Sampling, Parameter(name="*", group=Group("Sampling", sort_key=2))]
 
 Device = Annotated[str, Parameter(help="auto (an accelerator if there is one), cpu, or a name that torch knows")]
-
+OnDisk = Annotated[
+    bool | None,
+    Parameter(
+        negative="--in-memory",
+        help="read cells from their .h5ad file or zarr store as they are needed, or load them all: the result is the "
+        "same (neither: those whose X takes more than 2 GB stay on disk)",
+        show_default=False,
+    ),
+]
 
 PRESET = "--preset"
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from squidiff.cli.options import Device, SamplingOptions, SchemaOptions, given
-from squidiff.cli.show import progress, refuse_inside, refuse_overwriting, say
+from squidiff.cli.options import Device, OnDisk, SamplingOptions, SchemaOptions, given
+from squidiff.cli.show import progress, refuse_inside, refuse_overwriting, say, say_where
 from squidiff.config import InputError, Sampling, Schema
 from squidiff.files import require_writable
 
@@ -18,7 +18,9 @@ def predict(
     /,
     *,
     source: Annotated[Path, Parameter(help="the .h5ad file of the cells to start from, such as the training file")],
-    out: Annotated[Path, Parameter(help="the .h5ad file of predicted cells to write")],
+    out: Annotated[
+        Path, Parameter(help="the .h5ad file of predicted cells to write, or a new folder with --cells-per-shard")
+    ],
     queries: Annotated[Path | None, Parameter(help="CSV of populations: obs columns, and n_cells if wanted")] = None,
     query: Annotated[
         tuple[str, ...], Parameter(help="a population, as COLUMN=VALUE,COLUMN=VALUE; may be repeated")
@@ -32,6 +34,13 @@ def predict(
     schema: SchemaOptions = Schema(),
     sampling: SamplingOptions = Sampling(),
     device: Device = "auto",
+    on_disk: OnDisk = None,
+    cells_per_shard: Annotated[
+        int | None,
+        Parameter(
+            help="write a folder of .h5ad files of about so many cells each, as they are made: more than memory holds"
+        ),
+    ] = None,
 ) -> None:
     """Generate the cells of each query.
 
@@ -40,12 +49,13 @@ def predict(
     """
     import pandas as pd
 
+    from squidiff.data.shards import join, write_shards
     from squidiff.data.splits import parse_rule
     from squidiff.data.table import write_cells
 
     refuse_overwriting(source, out, queries)
     refuse_inside(run, out)
-    require_writable(out)
+    _require_writable(out, cells_per_shard)
     if (run is None) == (baseline is None):
         raise InputError("give a run folder, or --baseline and a name: one of the two")
     if (queries is None) == (not query):
@@ -54,20 +64,46 @@ def predict(
     if baseline is not None:
         from squidiff.workflows.baseline import predict_baseline
 
+        if on_disk is not None or cells_per_shard is not None:
+            raise InputError("--on-disk and --cells-per-shard go with a run: a baseline holds all cells in memory")
         predicted = predict_baseline(baseline, asked, source, given(schema), seed=sampling.seed)
-    else:
-        from squidiff.data.queries import read_queries, require_known
-        from squidiff.estimator import Squidiff
+        write_cells(out, predicted)
+        say(f"{predicted.n_obs:,} predicted cells of {predicted.n_vars:,} genes: {out}")
+        return
 
-        if given(schema) is not None:
-            raise InputError("schema options go with --baseline only: the run knows its own")
-        model = Squidiff.load(Path(str(run)), device)
-        for name in () if queries is not None else asked:
-            require_known(name, model.schema)
-        n_queries = len(read_queries(asked, model.schema))
-        with progress("predicting", n_queries) as advance:
-            predicted = model.predict(asked, source, sampling, on_query=lambda i, n: advance(i))
-    write_cells(out, predicted)
-    if "anchor" in predicted.obs:
-        say(f"the mean response is from: {', '.join(sorted(set(map(str, predicted.obs['anchor']))))}")
-    say(f"{predicted.n_obs:,} predicted cells of {predicted.n_vars:,} genes: {out}")
+    from squidiff.data.queries import read_queries, require_known
+    from squidiff.estimator import Squidiff
+
+    if given(schema) is not None:
+        raise InputError("schema options go with --baseline only: the run knows its own")
+    model = Squidiff.load(Path(str(run)), device)
+    for name in () if queries is not None else asked:
+        require_known(name, model.schema)
+    n_queries = len(read_queries(asked, model.schema))
+    say_where(source, on_disk)
+    anchors: set[str] = set()
+    with progress("predicting", n_queries) as advance:
+        parts = model.predict_parts(asked, source, sampling, on_query=lambda i, n: advance(i), on_disk=on_disk)
+        noted = (part for part in parts if not anchors.update(part.obs["anchor"]))
+        if cells_per_shard is None:
+            predicted = join(noted)
+            n_cells = predicted.n_obs
+        else:
+            n_cells = write_shards(out, noted, cells_per_shard)
+    if cells_per_shard is None:
+        write_cells(out, predicted)
+    say(f"the mean response is from: {', '.join(sorted(anchors))}")
+    say(f"{n_cells:,} predicted cells of {len(model.fitted.genes):,} genes: {out}")
+
+
+def _require_writable(out: Path, cells_per_shard: int | None) -> None:
+    if cells_per_shard is None:
+        require_writable(out)
+        return
+
+    from squidiff.data.shards import SHARDS, require_empty
+
+    if cells_per_shard < 1:
+        raise InputError(f"--cells-per-shard is {cells_per_shard}: it must be at least 1")
+    require_empty(out)
+    require_writable(out / SHARDS)

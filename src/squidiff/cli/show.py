@@ -62,6 +62,14 @@ def say(text: str) -> None:
     _console().print(text, markup=False)
 
 
+def say_where(data: Path, on_disk: bool | None) -> None:
+    """Says so where cells stay on disk. Raises InputError when they cannot."""
+    from squidiff.data.readers import stays_on_disk
+
+    if stays_on_disk(data, on_disk):
+        say(f"the cells of {data} stay on disk and are read as they are needed")
+
+
 def say_error(text: str) -> None:
     """One sentence on standard error."""
     _console(stderr=True).print(f"squidiff: {text}", markup=False)

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from squidiff.cli.options import ConfigOptions, Device, SchemaOptions
-from squidiff.cli.show import progress, say
+from squidiff.cli.options import ConfigOptions, Device, OnDisk, SchemaOptions
+from squidiff.cli.show import progress, say, say_where
 from squidiff.config import Config, Schema
 
 
@@ -25,6 +25,7 @@ def train(
     schema: SchemaOptions = Schema(),
     config: ConfigOptions = Config(),
     device: Device = "auto",
+    on_disk: OnDisk = None,
 ) -> None:
     """Train a model and save it in a run folder."""
     from squidiff.estimator import Squidiff
@@ -35,8 +36,9 @@ def train(
     model = Squidiff(schema, config, device)
     if resume and not (out / STATE).exists():
         say(f"{out} holds no saved state: training starts at its first step")
+    say_where(data, on_disk)
     with progress("training", config.n_train_steps) as advance:
-        model.fit(data, out=out, resume=resume, on_record=lambda r: advance(r.step, r))
+        model.fit(data, out=out, resume=resume, on_record=lambda r: advance(r.step, r), on_disk=on_disk)
     is_upstream = config.architecture == "upstream"
     figure = training_loss(training_metrics(out), "eps" if is_upstream else "v")
     save(figure, out / "training_loss.png")

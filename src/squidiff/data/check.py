@@ -10,7 +10,9 @@ from squidiff.config import InputError, Schema
 from squidiff.data.check_labels import check_labels, check_leakage, check_missing
 from squidiff.data.check_values import check_names, check_values, kinds_of_genes, main_kind
 from squidiff.data.finding import CheckReport, Finding
-from squidiff.data.table import as_matrix, read_cells
+from squidiff.data.matrix import as_matrix
+from squidiff.data.survey import survey
+from squidiff.data.table import open_cells
 from squidiff.data.unit import recognise_unit
 
 
@@ -26,18 +28,21 @@ def check(
     `normalize` says that X is known to hold raw counts, which are an error otherwise. Never raises on bad data: even an
     unreadable file is a finding.
     """
-    schema = schema or Schema()
     try:
-        adata = read_cells(source)
-        cells = as_matrix(adata)
-        others = None if held_out is None else read_cells(held_out)
+        others = None if held_out is None else open_cells(held_out)
+        data = "DATA.h5ad" if isinstance(source, ad.AnnData) else str(source)
+        return _check(open_cells(source), schema or Schema(), normalize, others, data)
     except InputError as error:
-        unusable = Finding("error", "unusable file", "the file", 1, str(error))
-        return CheckReport(0, 0, (unusable,))
-    data = "DATA.h5ad" if isinstance(source, ad.AnnData) else str(source)
-    unit, kinds = recognise_unit(cells), kinds_of_genes(adata.var_names)
+        return CheckReport(0, 0, (Finding("error", "unusable file", "the file", 1, str(error)),))
+
+
+def _check(adata: ad.AnnData, schema: Schema, normalize: bool, others: ad.AnnData | None, data: str) -> CheckReport:
+    """Raises InputError when the values of either cannot be read."""
+    cells = as_matrix(adata, data)
+    found = survey(cells)
+    unit, kinds = recognise_unit(cells, found), kinds_of_genes(adata.var_names)
     missing = list(check_missing(adata, schema))
-    findings = [*missing, *check_values(cells, adata.obs, unit, normalize, data), *check_names(adata, kinds)]
+    findings = [*missing, *check_values(found, adata.obs, unit, normalize, data), *check_names(adata, kinds)]
     if not missing:
         findings += check_labels(adata, schema, data)
         if others is not None:

@@ -14,7 +14,8 @@ import scipy.sparse as sp
 from squidiff.config import InputError, Schema
 from squidiff.data.conditions import ConditionEncoder, Part, canonical_smiles, parse_condition
 from squidiff.data.finding import Finding
-from squidiff.data.table import as_matrix, as_text, group_rows
+from squidiff.data.matrix import as_matrix, blocks
+from squidiff.data.table import as_text, group_rows
 
 FEW_CELLS = 10
 """A population of fewer cells says little of its mean."""
@@ -243,13 +244,15 @@ def _batches(obs: pd.DataFrame, schema: Schema, is_control: np.ndarray) -> Itera
 
 def _profiles(adata: ad.AnnData) -> np.ndarray:
     """A hash of the values of each cell that has some, whatever the order of its genes."""
-    cells = sp.csr_matrix(as_matrix(adata), copy=True)
-    cells.eliminate_zeros()
-    of_gene = pd.util.hash_array(adata.var_names.to_numpy(dtype=object), categorize=False)
-    of_value = pd.util.hash_array(cells.data) * (of_gene[cells.indices] | np.uint64(1))  # odd: loses no bit
-    sums = np.concatenate([[np.uint64(0)], np.cumsum(of_value, dtype=np.uint64)])
-    profiles = sums[cells.indptr[1:]] - sums[cells.indptr[:-1]]
-    return np.asarray(profiles[np.diff(cells.indptr) > 0])
+    of_gene = pd.util.hash_array(adata.var_names.to_numpy(dtype=object), categorize=False) | np.uint64(1)
+    profiles = []
+    for block in blocks(as_matrix(adata)):
+        cells = sp.csr_matrix(block, copy=True)
+        cells.eliminate_zeros()
+        of_value = pd.util.hash_array(cells.data) * of_gene[cells.indices]  # odd factors lose no bit
+        sums = np.concatenate([[np.uint64(0)], np.cumsum(of_value, dtype=np.uint64)])
+        profiles.append((sums[cells.indptr[1:]] - sums[cells.indptr[:-1]])[np.diff(cells.indptr) > 0])
+    return np.concatenate(profiles)
 
 
 def check_leakage(train: ad.AnnData, held_out: ad.AnnData, schema: Schema) -> Iterator[Finding]:

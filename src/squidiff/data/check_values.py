@@ -9,10 +9,9 @@ from collections.abc import Iterable, Iterator
 import anndata as ad
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
 from squidiff.data.finding import Finding
-from squidiff.data.table import LARGEST_LOG_VALUE, stored_values
+from squidiff.data.survey import LARGEST_LOG_VALUE, Survey
 from squidiff.data.unit import COUNTS
 
 TOTALS = re.compile(
@@ -21,40 +20,32 @@ TOTALS = re.compile(
 """Names that obs columns of a cell's total counts go by (scanpy, Seurat and others)."""
 
 
-def check_values(
-    cells: np.ndarray | sp.csr_matrix, obs: pd.DataFrame, unit: str, normalize: bool, data: str
-) -> Iterator[Finding]:
+def check_values(found: Survey, obs: pd.DataFrame, unit: str, normalize: bool, data: str) -> Iterator[Finding]:
     """Findings on X (N x G), whose unit is recognised; `data` is what a command calls the file."""
-    values = stored_values(cells)
-    n_bad = int((~np.isfinite(values)).sum())
-    if n_bad:
-        yield Finding("error", "NaN or infinite values", "X", n_bad, "replace them or drop their cells or genes")
+    if found.n_bad:
+        yield Finding("error", "NaN or infinite values", "X", found.n_bad, "replace them or drop their cells or genes")
         return
     if unit == COUNTS:
         if not normalize:
             remedy = "pass --normalize, or give log-normalised values"
             command = f"squidiff prepare {data} --normalize --out prepared.h5ad"
-            yield Finding("error", "raw counts", "X", int(np.count_nonzero(values)), remedy, command)
-        yield from _left_out_genes(cells, obs)
+            yield Finding("error", "raw counts", "X", found.n_nonzero, remedy, command)
+        yield from _left_out_genes(found.totals, obs)
     elif normalize:
         remedy = "leave --normalize out: X does not hold raw counts"
-        yield Finding("error", "--normalize on values that are not counts", "X", int(np.count_nonzero(values)), remedy)
-    n_negative = int((values < 0).sum())
-    if n_negative:
+        yield Finding("error", "--normalize on values that are not counts", "X", found.n_nonzero, remedy)
+    if found.n_negative:
         remedy = "log-normalised values are never negative; scaled data lose the zeros, so give unscaled values"
-        yield Finding("warning", "negative values", "X", n_negative, remedy)
-    n_large = int((values > LARGEST_LOG_VALUE).sum())
-    if n_large and unit != COUNTS:
+        yield Finding("warning", "negative values", "X", found.n_negative, remedy)
+    if found.n_large and unit != COUNTS:
         what = f"values above {LARGEST_LOG_VALUE:g}" + (f" ({unit})" if "not logged" in unit else "")
-        yield Finding(
-            "warning", what, "X", n_large, "if the values were not logged, take log1p first", "sc.pp.log1p(adata)"
-        )
-    yield from _empty(cells, data)
+        remedy = "if the values were not logged, take log1p first"
+        yield Finding("warning", what, "X", found.n_large, remedy, "sc.pp.log1p(adata)")
+    yield from _empty(found, data)
 
 
-def _left_out_genes(cells: np.ndarray | sp.csr_matrix, obs: pd.DataFrame) -> Iterator[Finding]:
-    """Counts whose totals obs knows to be larger: genes were left out, and a cell's sum is not its total."""
-    sums = np.asarray(cells.sum(axis=1, dtype=np.float64)).ravel()
+def _left_out_genes(sums: np.ndarray, obs: pd.DataFrame) -> Iterator[Finding]:
+    """Counts whose totals obs knows to be larger: genes were left out, and a cell's sum (N,) is not its total."""
     for column in obs.columns:
         if not TOTALS.fullmatch(str(column)) or not isinstance(obs[column], pd.Series):
             continue
@@ -72,28 +63,19 @@ def _left_out_genes(cells: np.ndarray | sp.csr_matrix, obs: pd.DataFrame) -> Ite
             return
 
 
-def _empty(cells: np.ndarray | sp.csr_matrix, data: str) -> Iterator[Finding]:
-    lowest, highest = (
-        np.asarray(m.toarray() if sp.issparse(m) else m).ravel() for m in (cells.min(axis=0), cells.max(axis=0))
-    )
-    is_zero = (lowest == 0) & (highest == 0)
-    is_constant = (lowest == highest) & ~is_zero
-    n_varying = int((lowest != highest).sum())
+def _empty(found: Survey, data: str) -> Iterator[Finding]:
+    is_varying = found.lowest != found.highest
+    is_zero = ~is_varying & (found.highest == 0)
+    n_varying = int(is_varying.sum())
     command = f"squidiff prepare {data} --n-genes {min(2000, n_varying)} --out prepared.h5ad" if n_varying else ""
-    for what, chosen in (("genes without a single count", is_zero), ("constant genes", is_constant)):
+    for what, chosen in (("genes without a single count", is_zero), ("constant genes", ~is_varying & ~is_zero)):
         if chosen.any():
             remedy = "they cannot be learned from: choose genes that vary"
             yield Finding("warning", what, "X", int(chosen.sum()), remedy, command)
-    n_empty = int((np.asarray(abs(cells).sum(axis=1)).ravel() == 0).sum())
+    n_empty = int((found.n_expressed == 0).sum())
     if n_empty:
-        yield Finding(
-            "warning",
-            "cells without a single count",
-            "X",
-            n_empty,
-            "drop them",
-            "sc.pp.filter_cells(adata, min_counts=1)",
-        )
+        command = "sc.pp.filter_cells(adata, min_counts=1)"
+        yield Finding("warning", "cells without a single count", "X", n_empty, "drop them", command)
 
 
 def check_names(adata: ad.AnnData, kinds: Counter[str]) -> Iterator[Finding]:

@@ -1,9 +1,11 @@
-"""Draws training batches: target cells, a source cell for each, and what is known of their populations."""
+"""Training batches: target cells, a source cell for each, and what is known of their populations."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Generic, Literal, Protocol, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +13,20 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 from squidiff.config import Batch, ShownBatch
+from squidiff.data.matrix import CellsOnDisk, Loaded, Rows, dense
 from squidiff.data.table import CellTable
+
+N_SOURCES = 32_768
+"""Cells in memory at most that the source cells of an epoch are drawn from."""
+
+
+class Sources(NamedTuple):
+    """What the source cells of an epoch are drawn from."""
+
+    rows: tuple[np.ndarray, ...]
+    """Those of each population."""
+    cells: Rows
+    """What holds them."""
 
 
 @dataclass(frozen=True)
@@ -26,30 +41,50 @@ class Pairs:
     condition: np.ndarray
     """P x C, condition features."""
     pairing: Literal["random", "optimal-transport"] = "random"
-    rows: tuple[np.ndarray, ...] = field(init=False)
-    """The cells of each population."""
 
-    def __post_init__(self) -> None:
-        order = np.argsort(self.table.population, kind="stable")
-        ends = np.cumsum(np.bincount(self.table.population, minlength=len(self.table.keys)))
-        object.__setattr__(self, "rows", tuple(np.split(order, ends[:-1])))
+    @cached_property
+    def rows(self) -> tuple[np.ndarray, ...]:
+        """The cells of each population."""
+        return rows_of(self.table)
 
     def target_rows(self) -> np.ndarray:
         """The cells whose population has a source."""
         return np.flatnonzero(self.source[self.table.population] >= 0)
 
-    def batch(self, rows: np.ndarray, rng: np.random.Generator) -> Batch:
+    def sources(self, rng: np.random.Generator) -> Sources:
+        """The source cells, or N_SOURCES that are drawn from more; in memory."""
+        rows = at_most(N_SOURCES, self.rows, np.unique(self.source[self.source >= 0]), rng)
+        if not isinstance(self.table.cells, CellsOnDisk):
+            return Sources(rows, self.table.cells)
+        return self._loaded if rows is self.rows else Sources(rows, self._load(rows))
+
+    @cached_property
+    def _loaded(self) -> Sources:
+        return Sources(self.rows, self._load(self.rows))
+
+    def _load(self, rows: Sequence[np.ndarray]) -> Loaded:
+        return Loaded.of(self.table.cells, np.concatenate([rows[i] for i in np.unique(self.source) if i >= 0]))
+
+    def batch(
+        self,
+        rows: np.ndarray,
+        rng: np.random.Generator,
+        targets: Rows | None = None,
+        sources: Sources | None = None,
+    ) -> Batch:
         """The given target cells, each with a source cell drawn from its source population.
 
-        With optimal transport the drawn ones are assigned so that the squared distances within each population of the
-        batch are least (Tong et al., TMLR 2024); what they have in common, the mean shift, does not matter to that.
+        `targets` and `sources` hold the cells in memory; without them each is taken from the table. With optimal
+        transport the drawn ones are assigned so that the squared distances within each population of the batch are
+        least (Tong et al., TMLR 2024); what they have in common, the mean shift, does not matter to that.
         """
+        sources = sources or Sources(self.rows, self.table.cells)
         population = self.table.population[rows]
         source = np.empty_like(rows)
         for i in np.unique(population):
             here = population == i
-            source[here] = rng.choice(self.rows[self.source[i]], here.sum())
-        target, drawn = self.table.dense(rows), self.table.dense(source)
+            source[here] = rng.choice(sources.rows[self.source[i]], here.sum())
+        target, drawn = dense(self.table.cells if targets is None else targets, rows), dense(sources.cells, source)
         if self.pairing == "optimal-transport":
             for i in np.unique(population):
                 here = np.flatnonzero(population == i)
@@ -74,46 +109,51 @@ class ShownPairs:
         rows = np.arange(len(self.table.population))
         return rows if self.source_row is None else rows[self.source_row >= 0]
 
-    def batch(self, rows: np.ndarray, rng: np.random.Generator) -> ShownBatch:
-        """The given target cells and what is shown; nothing is drawn."""
-        target = self.table.dense(rows)
-        cells = target if self.source_row is None else self.table.dense(self.source_row[rows])
+    def sources(self, rng: np.random.Generator) -> Sources:
+        """The cells that are shown, in memory; nothing is drawn."""
+        return self._sources
+
+    @cached_property
+    def _sources(self) -> Sources:
+        cells: Rows = self.table.cells
+        if self.source_row is not None and isinstance(cells, CellsOnDisk):
+            cells = Loaded.of(cells, self.source_row[self.source_row >= 0])
+        return Sources((), cells)
+
+    def batch(
+        self,
+        rows: np.ndarray,
+        rng: np.random.Generator,
+        targets: Rows | None = None,
+        sources: Sources | None = None,
+    ) -> ShownBatch:
+        """The given target cells and what is shown; nothing is drawn. The rest is as in `Pairs.batch`."""
+        target = cells = dense(self.table.cells if targets is None else targets, rows)
+        if self.source_row is not None:
+            cells = dense(self.table.cells if sources is None else sources.cells, self.source_row[rows])
         shown = np.concatenate([cells, self.drugs[self.table.population[rows]]], axis=1)
         return ShownBatch(*(torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)) for a in (target, shown)))
 
 
-AnyBatch = TypeVar("AnyBatch", covariant=True)
+def rows_of(table: CellTable) -> tuple[np.ndarray, ...]:
+    """The cells of each population."""
+    order = np.argsort(table.population, kind="stable")
+    ends = np.cumsum(np.bincount(table.population, minlength=len(table.keys)))
+    return tuple(np.split(order, ends[:-1]))
 
 
-class DrawsBatches(Protocol[AnyBatch]):
-    """What a stream draws from."""
+def at_most(
+    n: int, rows: tuple[np.ndarray, ...], chosen: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, ...]:
+    """The rows of each population, of which the chosen ones have at most n together: large ones are drawn from.
 
-    def batch(self, rows: np.ndarray, rng: np.random.Generator) -> AnyBatch: ...
-
-
-class BatchStream(Generic[AnyBatch]):
-    """Endless batches: every cell once an epoch, in an order that depends on the seed and the epoch alone.
-
-    Its state is the number of batches drawn, so that training resumes bit by bit from one integer.
+    Rows are returned as they are where they are no more.
     """
-
-    def __init__(
-        self, pairs: DrawsBatches[AnyBatch], rows: np.ndarray, batch_size: int, seed: int, n_drawn: int = 0
-    ) -> None:
-        self.pairs = pairs
-        self.rows = rows
-        self.size = min(batch_size, len(rows))
-        self.seed = seed
-        self.n_drawn = n_drawn
-        self._epoch = -1
-
-    def draw(self) -> AnyBatch:
-        """The next batch, of batch_size cells or of all if there are fewer; an epoch's incomplete last is left out."""
-        epoch, position = divmod(self.n_drawn, len(self.rows) // self.size)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = np.random.default_rng((self.seed, 0, epoch)).permutation(self.rows)
-        chosen = self._order[position * self.size : (position + 1) * self.size]
-        source_rng = np.random.default_rng((self.seed, 1, self.n_drawn))
-        self.n_drawn += 1
-        return self.pairs.batch(chosen, source_rng)
+    sizes = np.sort([len(rows[i]) for i in chosen])
+    left = n - np.concatenate([[0], np.cumsum(sizes[:-1])])  # to share between a population and the larger ones
+    share = left // np.arange(len(sizes), 0, -1)
+    if (sizes <= share).all():
+        return rows
+    largest = max(1, int(share[np.argmax(sizes > share)]))
+    drawn = {int(i): np.sort(rng.permutation(rows[i])[:largest]) for i in chosen if len(rows[i]) > largest}
+    return tuple(drawn.get(i, of) for i, of in enumerate(rows))

@@ -11,24 +11,14 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
 from squidiff.config import InputError, Preparation, Schema, settings_to_json
 from squidiff.data.manifest import describe_table
+from squidiff.data.matrix import as_matrix, in_memory, scale_and_log
 from squidiff.data.readers import quiet_about_names, read_gene_list, with_values_of
 from squidiff.data.splits import follow_any, held_out_cells
-from squidiff.data.table import (
-    LARGEST_LOG_VALUE,
-    CellTable,
-    as_matrix,
-    group_rows,
-    looks_like_counts,
-    matched,
-    read_cells,
-    remember_schema,
-    require_columns,
-    stored_values,
-)
+from squidiff.data.survey import Survey, survey
+from squidiff.data.table import CellTable, group_rows, matched, read_cells, remember_schema, require_columns
 
 SPLIT = "split"
 """obs column that `prepare` writes: train or test."""
@@ -73,7 +63,7 @@ def prepare_values(adata: ad.AnnData, schema: Schema, settings: Preparation) -> 
         report.append(f"dropped {n_over:,} cells: at most {settings.max_cells:,} a population")
     if not kept.any():
         raise InputError("no cell is left: drop fewer")
-    if not np.isfinite(stored_values(as_matrix(adata))).all():
+    if survey(as_matrix(adata)).n_bad:
         raise InputError("X holds NaN or infinite values: run `squidiff check` on the file")
     prepared = adata[kept].copy()
     if settings.normalize:
@@ -127,20 +117,22 @@ def normalize(adata: ad.AnnData, target_sum: float, total_counts_key: str | None
 
     Cells without counts stay zero. Raises InputError when the column is missing or not positive.
     """
-    cells = sp.csr_matrix(as_matrix(adata), copy=True)
-    if total_counts_key is None:
-        totals = np.asarray(cells.sum(axis=1)).ravel()
-    else:
-        require_columns(adata.obs, [total_counts_key], "obs")
-        totals = pd.to_numeric(adata.obs[total_counts_key], errors="coerce").to_numpy(dtype=np.float64)
+    cells = in_memory(adata)
+    normalized = adata.copy()
+    normalized.X = scale_and_log(cells, scaling(adata.obs, survey(cells), target_sum, total_counts_key))
+    return normalized
+
+
+def scaling(obs: pd.DataFrame, found: Survey, target_sum: float, total_counts_key: str | None) -> np.ndarray:
+    """target_sum / total of each cell, (N,). Raises InputError when the column is missing or not positive."""
+    totals = found.totals
+    if total_counts_key is not None:
+        require_columns(obs, [total_counts_key], "obs")
+        totals = pd.to_numeric(obs[total_counts_key], errors="coerce").to_numpy(dtype=np.float64)
         if not (totals > 0).all():
             n = int((~(totals > 0)).sum())
             raise InputError(f"column {total_counts_key!r} has {n} values that are not positive numbers: correct them")
-    cells.data *= np.repeat(target_sum / np.maximum(totals, 1e-12), np.diff(cells.indptr)).astype(np.float32)
-    np.log1p(cells.data, out=cells.data)
-    normalized = adata.copy()
-    normalized.X = cells
-    return normalized
+    return np.asarray(target_sum / np.maximum(totals, 1e-12), dtype=np.float32)
 
 
 def cap_populations(obs: pd.DataFrame, kept: np.ndarray, schema: Schema, settings: Preparation) -> np.ndarray:
@@ -169,15 +161,16 @@ def most_variable_genes(adata: ad.AnnData, n_genes: int, keep: Sequence[str] = (
         raise InputError(f"--n-genes is {n_genes} but the data have {adata.n_vars} genes: ask for fewer")
     if n_genes == adata.n_vars:
         return np.ones(adata.n_vars, dtype=bool)
-    bare = ad.AnnData(X=as_matrix(adata))
-    if looks_like_counts(bare.X):
+    bare = ad.AnnData(X=in_memory(adata))
+    found = survey(bare.X)
+    if found.looks_like_counts:
         raise InputError("variable genes are chosen on log values, but X holds raw counts: pass --normalize")
-    highest = float(bare.X.max())
-    if highest > LARGEST_LOG_VALUE:
+    if found.n_large:
+        highest = found.highest.max()
         raise InputError(f"variable genes are chosen on log values, but X holds {highest:.3g}: take log1p first")
-    if not (bare.X.max(axis=0) != bare.X.min(axis=0)).sum():
+    if (found.lowest == found.highest).all():
         raise InputError("variable genes cannot be chosen: no gene varies over the training cells")
-    if bare.X.min() < 0:  # a dispersion is a ratio to the mean
+    if found.n_negative:  # a dispersion is a ratio to the mean
         spread = StandardScaler(with_mean=False).fit(bare.X).var_
     else:
         with warnings.catch_warnings():  # of genes without values, which come last

@@ -6,16 +6,22 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import anndata as ad
 import h5py
 import pandas as pd
 import scipy.sparse as sp
+import zarr
 
 from squidiff.config import InputError
+from squidiff.files import read_json
 
 FORMATS = ".h5ad, .zarr, .loom, 10x's .h5, a folder with matrix.mtx, .csv, .tsv or .txt (also .gz)"
+LARGEST_IN_MEMORY = 2 * 10**9
+"""Bytes of X: what is larger is read by rows from its file, if the user does not say otherwise."""
+SHARDS = "shards.json"
+"""Names the .h5ad files of a folder that hold one data set together."""
 FILE = "file"
 """obs column that says which of several files a cell is from."""
 
@@ -32,10 +38,67 @@ def quiet_about_names() -> Iterator[None]:
 def read_file(path: Path) -> ad.AnnData:
     """AnnData in memory. Raises InputError when the file is missing, of no known format, or damaged."""
     reader = _reader_of(path)
+    with _reading(path):
+        return reader(path)
+
+
+def open_file(path: Path, on_disk: bool | None = None) -> ad.AnnData:
+    """AnnData of X, obs, var and uns whose X stays in the file where `stays_on_disk`; else `read_file`."""
+    if not stays_on_disk(path, on_disk):
+        return read_file(path)
+    with _reading(path):
+        store = _store(path)
+        tables = {name: ad.io.read_elem(store[name]) for name in ("obs", "var", "uns") if name in store}
+        return ad.AnnData(X=_by_rows(store), **tables)
+
+
+def stays_on_disk(path: Path, on_disk: bool | None = None) -> bool:
+    """What `on_disk` says; with None, whether X is larger than LARGEST_IN_MEMORY and can be read by rows.
+
+    Raises InputError as `read_file` does, and when X is to stay in a file from which rows cannot be read.
+    """
+    if on_disk is False:
+        return False
+    with _reading(path):
+        X = _by_rows(_store(path))
+        is_large = X is not None and _n_bytes(X) > LARGEST_IN_MEMORY
+    if on_disk and X is None:
+        raise InputError(
+            f"X of {path} cannot stay on disk: that takes an .h5ad file or a zarr store whose X is dense or CSR; write "
+            "it as such, or leave --on-disk out"
+        )
+    return bool(on_disk or is_large)
+
+
+def _store(path: Path) -> Any:
+    """An open .h5ad file or zarr store; empty for other formats."""
+    reader = _reader_of(path)
+    if reader is ad.read_zarr:
+        return zarr.open_group(path, mode="r")
+    return h5py.File(path) if reader is ad.read_h5ad else {}
+
+
+def _by_rows(store: Any) -> Any:
+    """The stored X, if rows can be read from it: dense, or CSR."""
+    if "X" not in store or "encoding-type" not in store.attrs:  # anndata's first format has none
+        return None
+    stored = store["X"]
+    X = stored if hasattr(stored, "dtype") else ad.io.sparse_dataset(stored)
+    return None if isinstance(X, ad.abc.CSCDataset) else X
+
+
+def _n_bytes(X: Any) -> int:
+    """What X takes in memory, as float32 with indices of 32 bits."""
+    return 8 * X.group["data"].shape[0] if isinstance(X, ad.abc.CSRDataset) else 4 * X.size
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns what readers raise into an InputError that names the file."""
     try:
         with quiet_about_names(), warnings.catch_warnings():
             warnings.simplefilter("ignore", (FutureWarning, DeprecationWarning))  # of readers about themselves
-            return reader(path)
+            yield
     except InputError:
         raise
     except ImportError as error:
@@ -117,6 +180,8 @@ def _reader_of(path: Path) -> Callable[[Path], ad.AnnData]:
             return ad.read_zarr
         if any((path / f"matrix.mtx{end}").exists() for end in ("", ".gz")):
             return _read_10x_folder
+        if (path / SHARDS).is_file():
+            return _read_shards
         raise InputError(
             f"{path} does not exist or is not a file, nor a folder that holds cells: give one of {FORMATS}"
         )
@@ -157,6 +222,11 @@ def _read_10x_folder(path: Path) -> ad.AnnData:
     import scanpy as sc
 
     return sc.read_10x_mtx(path)
+
+
+def _read_shards(folder: Path) -> ad.AnnData:
+    parts = [ad.read_h5ad(folder / name) for name in read_json(folder / SHARDS)["files"]]
+    return ad.concat(parts, uns_merge="first")
 
 
 def _read_loom(path: Path) -> ad.AnnData:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ import scipy.sparse as sp
 
 from squidiff.config import InputError, Schema, settings_from_json, settings_to_json
 from squidiff.data.conditions import Part, canonical_label, parse_condition
-from squidiff.data.readers import quiet_about_names, read_file
+from squidiff.data.matrix import CellsOnDisk, Matrix, as_matrix, blocks, dense, of_genes
+from squidiff.data.readers import open_file, quiet_about_names, read_file
+from squidiff.data.survey import Survey, survey
 from squidiff.files import Write, json_writer, write_together
 
 Key = tuple[str, str, float | None]
@@ -27,15 +30,13 @@ Key = tuple[str, str, float | None]
 
 SCHEMA = "squidiff_schema"
 """Key of uns."""
-LARGEST_LOG_VALUE = 20.0
-"""log1p of half a billion: what is larger was not logged."""
 
 
 @dataclass(frozen=True)
 class CellTable:
     """N cells of G genes, each in one of P populations (cells that share context, condition and time)."""
 
-    cells: np.ndarray | sp.csr_matrix
+    cells: Matrix | CellsOnDisk
     """N x G, float32."""
     genes: tuple[str, ...]
     names: np.ndarray
@@ -52,31 +53,46 @@ class CellTable:
     ) -> CellTable:
         """Raises InputError for a missing column or gene, NaN, or a condition that cannot be read.
 
-        With `genes` the table has these, matched by name, in this order. `where` names the data in an error.
+        With `genes` the table has these, matched by name, in this order. `where` names the data in an error. Cells
+        that are on disk stay there.
         """
-        table = matched(adata, genes, where) if genes is not None else adata
-        cells = as_matrix(table)
-        require_finite(cells, where)
+        order = None if genes is None else gene_order(adata.var_names, genes, where)
+        cells = as_matrix(adata, where)
+        if order is not None:
+            cells = of_genes(cells, order)
         population, keys, parts = group_rows(adata.obs, schema, f"obs of {where}")
-        return cls(
-            cells, tuple(map(str, table.var_names)), np.asarray(adata.obs_names, dtype=str), population, keys, parts
-        )
+        names = tuple(map(str, adata.var_names if genes is None else genes))
+        table = cls(cells, names, np.asarray(adata.obs_names, dtype=str), population, keys, parts)
+        table.survey.require_finite(where)
+        return table
+
+    @cached_property
+    def survey(self) -> Survey:
+        """Of the cells' values."""
+        return survey(self.cells)
 
     def dense(self, rows: np.ndarray) -> np.ndarray:
         """Some cells, rows x G, float32."""
-        chosen = self.cells[rows]
-        return chosen.toarray() if sp.issparse(chosen) else np.asarray(chosen)
+        return dense(self.cells, rows)
+
+    def blocks(self) -> Iterator[Matrix]:
+        """All cells in consecutive parts."""
+        return blocks(self.cells)
 
     def fingerprint(self) -> str:
         """SHA-256 of the cells, their names, genes and populations, however the cells are stored."""
-        digest = hashlib.sha256()
-        matrix = sp.csr_matrix(self.cells, copy=True)
-        matrix.sum_duplicates()
-        matrix.eliminate_zeros()
-        for array in (matrix.data, *(a.astype(np.int64) for a in (matrix.indices, matrix.indptr, self.population))):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        digest.update(repr((self.genes, self.keys, self.names.tolist())).encode())
-        return digest.hexdigest()
+        data, indices, whole = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+        lengths = []
+        for block in self.blocks():
+            matrix = sp.csr_matrix(block, copy=True)
+            matrix.eliminate_zeros()
+            data.update(matrix.data.tobytes())
+            indices.update(matrix.indices.astype(np.int64).tobytes())
+            lengths.append(np.diff(matrix.indptr).astype(np.int64))
+        for part in (data.digest(), indices.digest(), np.concatenate(lengths).tobytes(), self.population.tobytes()):
+            whole.update(part)
+        whole.update(repr((self.genes, self.keys, self.names.tolist())).encode())
+        return whole.hexdigest()
 
 
 def read_cells(source: str | Path | ad.AnnData) -> ad.AnnData:
@@ -84,6 +100,22 @@ def read_cells(source: str | Path | ad.AnnData) -> ad.AnnData:
     if isinstance(source, ad.AnnData):
         return source.to_memory() if source.isbacked else source
     return read_file(Path(source))
+
+
+def open_cells(source: str | Path | ad.AnnData, on_disk: bool | None = None) -> ad.AnnData:
+    """AnnData whose X stays on disk if `on_disk` says so or, with None, where it is large or the AnnData is backed.
+
+    Of a file, X, obs, var and uns alone. Raises InputError when it cannot be read, or not in that way.
+    """
+    if not isinstance(source, ad.AnnData):
+        return open_file(Path(source), on_disk)
+    if not source.isbacked:
+        if on_disk:
+            raise InputError("the data are in memory already: pass a path, or leave on_disk out")
+        return source
+    if on_disk is False or source.is_view or isinstance(source.X, ad.abc.CSCDataset):
+        return source.to_memory()
+    return ad.AnnData(X=source.X, obs=source.obs, var=source.var, uns=source.uns)
 
 
 def write_cells(path: Path, adata: ad.AnnData) -> None:
@@ -128,65 +160,19 @@ def schema_of(adata: ad.AnnData, schema: Schema | None) -> Schema:
     return settings_from_json(Schema, values)
 
 
-def as_matrix(adata: ad.AnnData) -> np.ndarray | sp.csr_matrix:
-    """X as float32, dense or CSR in its canonical format; X itself stays as it is.
-
-    Raises InputError when there is none or it does not hold real numbers.
-    """
-    if adata.X is None:
-        layers = f" (there are layers: {', '.join(map(str, adata.layers))})" if len(adata.layers) else ""
-        raise InputError(f"X is missing{layers}: put the values to use into X")
-    if 0 in adata.shape:
-        raise InputError(f"the data have {adata.n_obs} cells and {adata.n_vars} genes: both must be there")
-    if adata.X.dtype.kind not in "biuf":
-        raise InputError(f"X holds values of type {adata.X.dtype}: it must hold real numbers")
-    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is found as that
-        if not sp.issparse(adata.X):
-            return np.asarray(adata.X, dtype=np.float32)
-        try:
-            if adata.X.format in ("csr", "csc"):
-                adata.X.check_format(full_check=True)  # scipy reads where a damaged file's indices point, and crashes
-        except ValueError as error:
-            raise InputError(f"X is no sparse matrix ({error}): the file was damaged") from None
-        cells = sp.csr_matrix(adata.X, dtype=np.float32)
-    if not cells.has_canonical_format:
-        # scipy sorts in place when it first needs to, and may share the indices, but not the values, with X
-        cells = cells.copy()
-        cells.sum_duplicates()
-    return cells
-
-
-def stored_values(cells: np.ndarray | sp.csr_matrix) -> np.ndarray:
-    """The values of a dense matrix, or those that a sparse one stores."""
-    return cells.data if sp.issparse(cells) else cells
-
-
-def require_finite(cells: np.ndarray | sp.csr_matrix, where: str) -> None:
-    """Raises InputError when a value is NaN or infinite."""
-    if not np.isfinite(stored_values(cells)).all():
-        raise InputError(f"X of {where} holds NaN or infinite values: run `squidiff check` on the file")
-
-
-def non_negative_genes(cells: np.ndarray | sp.csr_matrix) -> np.ndarray:
-    """Which genes have no negative value, (G,)."""
-    lowest = cells.min(axis=0)
-    return np.asarray(lowest.toarray() if sp.issparse(lowest) else lowest).ravel() >= 0
-
-
-def looks_like_counts(cells: np.ndarray | sp.csr_matrix) -> bool:
-    """Whether every value is a whole number of 0 or more, and some are larger than 1.
-
-    A float32 of 2^24 or more is always whole, and no cell has as many counts of a gene.
-    """
-    values = stored_values(cells)
-    if not values.size or not values.min() >= 0 or not 1 < values.max() < 2**24:
-        return False
-    return bool((values == np.rint(values)).all())
-
-
 def matched(adata: ad.AnnData, genes: Sequence[str], where: str = "the data", whose: str = "the model") -> ad.AnnData:
     """The data with these genes in this order. Raises InputError that counts and names the missing ones."""
-    there = set(adata.var_names)
+    order = gene_order(adata.var_names, genes, where, whose)
+    return adata if order is None else adata[:, order]
+
+
+def gene_order(
+    there: pd.Index, genes: Sequence[str], where: str = "the data", whose: str = "the model"
+) -> np.ndarray | None:
+    """Which of the genes that are there are these, in their order; None where they are the same already.
+
+    Raises InputError that counts and names the missing ones.
+    """
     missing = [g for g in genes if g not in there]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
@@ -194,9 +180,9 @@ def matched(adata: ad.AnnData, genes: Sequence[str], where: str = "the data", wh
             f"{len(missing)} of the {len(genes)} genes of {whose} are missing in {where}: "
             f"{', '.join(missing[:5])}{more}; prepare the data with the same genes"
         )
-    if not adata.var_names.is_unique:
+    if not there.is_unique:
         raise InputError(f"gene names of {where} are not unique: run `adata.var_names_make_unique()` first")
-    return adata if list(adata.var_names) == list(genes) else adata[:, list(genes)]
+    return None if list(there) == list(genes) else there.get_indexer(list(genes))
 
 
 def require_columns(obs: pd.DataFrame, columns: Sequence[str], where: str) -> None:

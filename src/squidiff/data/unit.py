@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
-import scipy.sparse as sp
 
 from squidiff.config import InputError
-from squidiff.data.table import looks_like_counts, stored_values
+from squidiff.data.matrix import CellsOnDisk, Matrix, dense
+from squidiff.data.survey import Survey
 
 COUNTS, UNKNOWN = "raw counts", "unknown"
 """Units in which cells are taken as they are."""
@@ -22,25 +22,23 @@ N_PROBED = 200
 """Cells whose values are looked at one by one."""
 
 
-def recognise_unit(cells: np.ndarray | sp.csr_matrix) -> str:
-    """What X holds, in words; UNKNOWN where the values do not tell.
+def recognise_unit(cells: Matrix | CellsOnDisk, found: Survey) -> str:
+    """What X holds, in words, the survey being its own; UNKNOWN where the values do not tell.
 
     A cell's scaled counts are multiples of what one count became; when their sums differ from cell to cell, genes were
     left out after scaling, and the total that they were scaled to cannot be told.
     """
-    if looks_like_counts(cells):
+    if found.looks_like_counts:
         return COUNTS
-    values = stored_values(cells)
-    if values.size == 0 or not np.isfinite(values).all():
+    if found.n_bad:
         return UNKNOWN
-    if values.max() == 1 and np.isin(values, (0, 1)).all():
+    if found.is_whole and found.lowest.min() >= 0 and found.highest.max() == 1:
         return "0 and 1 alone"
-    if values.min() < 0:
+    if found.n_negative:
         return "values below 0, such as scaled ones"
-    plain = np.asarray(cells.sum(axis=1, dtype=np.float64)).ravel()
-    if _is_one_total(plain):
-        return f"counts per {_round(plain)}, not logged"
-    total = total_counts(cells)
+    if _is_one_total(found.totals):
+        return f"counts per {_round(found.totals)}, not logged"
+    total = found.total_counts
     if total is not None and np.isfinite(total).all():
         if _is_one_total(total):
             return f"log1p of counts per {_round(total)}"
@@ -63,9 +61,8 @@ def _round(totals: np.ndarray) -> str:
     return f"{float(f'{np.median(totals[totals > 0]):.3g}'):,.10g}"
 
 
-def _some_cells(cells: np.ndarray | sp.csr_matrix) -> np.ndarray:
-    rows = np.unique(np.linspace(0, cells.shape[0] - 1, N_PROBED).astype(int))
-    return cells[rows].toarray() if sp.issparse(cells) else cells[rows]
+def _some_cells(cells: Matrix | CellsOnDisk) -> np.ndarray:
+    return dense(cells, np.unique(np.linspace(0, cells.shape[0] - 1, N_PROBED).astype(int)))
 
 
 def _are_multiples(values: np.ndarray, unit: float) -> bool:
@@ -87,13 +84,13 @@ class Normalisation:
     """Median over cells of sum(expm1(X)) over the genes; None where X has negative values."""
 
     @classmethod
-    def of(cls, cells: np.ndarray | sp.csr_matrix, done: Mapping[str, Any], by: Literal["train", "prepare"]) -> Self:
+    def of(cls, found: Survey, done: Mapping[str, Any], by: Literal["train", "prepare"]) -> Self:
         """Of normalised cells; `done` holds the settings `normalize` and `target_sum` of whoever prepared them."""
-        total = total_counts(cells)
+        total = found.total_counts
         median = None if total is None or not np.isfinite(total).all() else float(np.median(total))
         if bool(done.get("normalize", False)):
             return cls(f"log1p of counts per {float(done.get('target_sum', 0)):g}", by, median)
-        if looks_like_counts(cells):
+        if found.looks_like_counts:
             return cls(COUNTS, "the values", None)
         if total is not None and median and np.ptp(total) < SAME_TOTAL * median:
             return cls(f"log1p of counts per {float(f'{median:.3g}'):g}", "the values", median)
@@ -104,9 +101,9 @@ class Normalisation:
         """Of a model whose training data nobody described."""
         return cls(UNKNOWN, "nothing", None)
 
-    def require(self, cells: np.ndarray | sp.csr_matrix, where: str) -> None:
+    def require(self, found: Survey, where: str) -> None:
         """Raises InputError when cells of the same genes are plainly in another unit."""
-        total = total_counts(cells)
+        total = found.total_counts
         if total is None or not self.typical_total:
             return
         median = float(np.median(total))
@@ -115,11 +112,3 @@ class Normalisation:
                 f"X of {where} is in another unit than the training data: exp(X) - 1 sums to {median:.3g} a cell, in "
                 f"training to {self.typical_total:.3g}; normalise both alike ({self.unit})"
             )
-
-
-def total_counts(cells: np.ndarray | sp.csr_matrix) -> np.ndarray | None:
-    """sum(expm1(X)) of each cell, (N,): its counts, if X is their log1p. None where X has negative values."""
-    if stored_values(cells).min(initial=0.0) < 0:
-        return None
-    with np.errstate(over="ignore"):  # of values that were not logged; infinity says as much
-        return np.asarray(np.expm1(cells).sum(axis=1, dtype=np.float64)).ravel()

@@ -15,7 +15,7 @@ import torch
 from squidiff.config import Batch, Config, InputError, Sampling, Schema
 from squidiff.data.conditions import N_TIME_FEATURES, ConditionEncoder, time_features
 from squidiff.data.dataset import Pairs
-from squidiff.data.table import CellTable, non_negative_genes
+from squidiff.data.table import CellTable
 from squidiff.data.unit import Normalisation
 from squidiff.model.network import Network, Standardisation
 from squidiff.response.populations import Population, Populations
@@ -131,8 +131,9 @@ def begin_anchored(
     populations = summarise(table, np.stack([encoder.describe(parts) for parts in table.parts]), schema)
     standardisation = fit_standardisation(table, populations, config)
     network = Network.initialise(config, standardisation, n_condition(populations, standardisation)).to(device)
-    highest = float(table.cells.max())
-    fitted = Fitted(table.genes, encoder, populations, network, non_negative_genes(table.cells), highest, normalisation)
+    found = table.survey
+    highest = float(found.highest.max())
+    fitted = Fitted(table.genes, encoder, populations, network, found.non_negative, highest, normalisation)
     return fitted, _pairs(fitted, table, config), RECIPE
 
 
@@ -153,7 +154,7 @@ def _pairs(fitted: Fitted, table: CellTable, config: Config) -> Pairs:
 def summarise(table: CellTable, features: np.ndarray, schema: Schema) -> Populations:
     """The populations of a table, with the condition features (P x F) that are given."""
     keys = tuple(Population(*k) for k in table.keys)
-    return Populations.summarise(table.cells, table.population, keys, features, schema.control is not None)
+    return Populations.summarise(table.blocks(), table.population, keys, features, schema.control is not None)
 
 
 def n_condition(populations: Populations, standardisation: Standardisation) -> int:

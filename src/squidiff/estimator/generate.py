@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -85,21 +85,22 @@ class Generator:
         condition = self.fitted.condition(key, features, source.mean, mean)
         return Plan(index, query, start, mean, predictor, condition, from_noise=source.key == key)
 
-    def generate(self, plan: Plan) -> ad.AnnData:
-        """The cells of a plan; the same seed and query number give the same cells."""
+    def generate(self, plan: Plan) -> Iterator[ad.AnnData]:
+        """The cells of a plan, in blocks; the same seed and query number give the same cells."""
         rng = np.random.default_rng((self.sampling.seed, plan.index))
         available = np.flatnonzero(self.table.population == plan.start)
         n_cells = plan.query.n_cells or max(len(available), N_REFERENCE)
         rows = draw_rows(available, max(n_cells, N_REFERENCE), rng)
         zero_fraction = self.law.follow(self.starts.mean[plan.start], self.starts.zero_fraction[plan.start], plan.mean)
         blocks = np.array_split(rows, -(-len(rows) // N_BLOCK))
-        parts = [self._block(self.table.dense(block), plan, zero_fraction, rng) for block in blocks]
-        cells, z_sem = sp.vstack([cells for cells, _ in parts], format="csr"), np.concatenate([z for _, z in parts])
-        if not self.fitted.non_negative.all():
-            cells = cells.toarray()
-        names = self.table.names[rows[:n_cells]]
-        genes = self.fitted.genes
-        return annotated(cells[:n_cells], z_sem[:n_cells], names, genes, plan.index, plan.query, plan.predictor)
+        first = 0
+        for block in blocks:
+            cells, z_sem = self._block(self.table.dense(block), plan, zero_fraction, rng)
+            if not self.fitted.non_negative.all():
+                cells = cells.toarray()
+            names = self.table.names[block[: n_cells - first]]
+            yield annotated(cells, z_sem, names, self.fitted.genes, plan.index, plan.query, plan.predictor, first)
+            first += len(block)
 
     def _block(
         self, source: np.ndarray, plan: Plan, zero_fraction: np.ndarray, rng: np.random.Generator
@@ -174,12 +175,14 @@ def annotated(
     index: int,
     query: Query,
     predictor: str,
+    first: int,
 ) -> ad.AnnData:
-    """Predicted cells of one query, with what they are and where they come from."""
+    """Predicted cells of one query from number `first` on, as many as there are names of source cells."""
+    n_cells = len(source_names)
     columns = dict(zip(OWN_COLUMNS, (predictor, source_names), strict=True)) | query.columns
-    obs = pd.DataFrame(columns, index=pd.Index([f"{index}-{i}" for i in range(len(z_sem))]))
-    predicted = ad.AnnData(X=cells, obs=obs, var=pd.DataFrame(index=pd.Index(genes)))
-    predicted.obsm["X_z_sem"] = z_sem
+    obs = pd.DataFrame(columns, index=pd.Index([f"{index}-{first + i}" for i in range(n_cells)]))
+    predicted = ad.AnnData(X=cells[:n_cells], obs=obs, var=pd.DataFrame(index=pd.Index(genes)))
+    predicted.obsm["X_z_sem"] = z_sem[:n_cells]
     return predicted
 
 

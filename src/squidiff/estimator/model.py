@@ -6,7 +6,8 @@ import functools
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,14 @@ import pandas as pd
 from squidiff.config import Config, InputError, Sampling, Schema, flag, settings_from_json, settings_to_json
 from squidiff.data.check import check
 from squidiff.data.conditions import ConditionEncoder
-from squidiff.data.dataset import BatchStream, Pairs, ShownPairs
+from squidiff.data.dataset import Pairs, ShownPairs
 from squidiff.data.manifest import describe_table, provenance
-from squidiff.data.preprocess import DONE, normalize
+from squidiff.data.matrix import CellsOnDisk, scale_and_log
+from squidiff.data.preprocess import DONE, scaling
 from squidiff.data.queries import read_queries, refuse_unknown_columns
-from squidiff.data.table import (
-    CellTable,
-    as_matrix,
-    looks_like_counts,
-    matched,
-    read_cells,
-    remember_schema,
-)
+from squidiff.data.shards import join
+from squidiff.data.stream import BatchStream
+from squidiff.data.table import CellTable, open_cells, remember_schema
 from squidiff.data.unit import COUNTS, UNKNOWN, Normalisation
 from squidiff.estimator.fitted import Fitted, begin_again, begin_anchored, digest, rebuild
 from squidiff.estimator.generate import Generator, understood
@@ -92,6 +89,7 @@ class Squidiff:
         as_given: bool = False,
         source_rows: np.ndarray | None = None,
         beside_others: bool = False,
+        on_disk: bool | None = None,
     ) -> Squidiff:
         """Trains on AnnData, backed AnnData or a path; equal data, settings and machine give equal weights, bit by bit.
 
@@ -99,6 +97,8 @@ class Squidiff:
         `as_given` takes raw counts as they are. `source_rows` (N,), of upstream's architecture with SMILES, is the row
         of the control cell that each cell is paired with, -1 for none; else one is drawn from its context.
         `beside_others` writes into a folder that holds other files, as long as none of them is to be replaced.
+        `on_disk` leaves X in its .h5ad file (CSR or dense) or zarr store, from which cells are read as training goes,
+        with the same result; None does so where X is backed already, or larger than 2 GB.
         Raises InputError when the data have errors (see `check`), or when the folder holds another run.
         """
         started = time.perf_counter()
@@ -106,12 +106,14 @@ class Squidiff:
             raise InputError("source_rows have no use but with upstream's architecture and SMILES: leave them out")
         if self.config.architecture == "upstream" and self.schema.embeddings is not None:
             raise InputError("--embeddings have no use with upstream's architecture: leave them out")
-        adata = read_cells(data)
+        adata = open_cells(data, on_disk)
         report = check(adata, self.schema, normalize=self.config.normalize)
         if as_given:
             report = report.without("raw counts")
         report.raise_errors()
-        table = CellTable.from_anndata(adata if as_given else self._normalized(adata), self.schema)
+        table = CellTable.from_anndata(adata, self.schema)
+        if not as_given:
+            table = self._normalized(table, adata.obs)
         encoder = ConditionEncoder.fit(table.parts, self.schema)
         normalisation = self._normalisation(adata, table)
         if self.config.architecture == "upstream":
@@ -134,19 +136,22 @@ class Squidiff:
         self.history = self._train(fitted, pairs, recipe, folder, resume, on_record)
         self._fitted = fitted
         self.provenance = provenance(
-            device=str(self.device), seed=self.config.seed, seconds=round(time.perf_counter() - started, 1)
+            device=str(self.device),
+            seed=self.config.seed,
+            seconds=round(time.perf_counter() - started, 1),
+            cells="on disk" if isinstance(table.cells, CellsOnDisk) else "in memory",
         )
         if folder is not None:
             self._write(folder)
             shutil.rmtree((folder / STATE).parent, ignore_errors=True)
         return self
 
-    def encode(self, data: ad.AnnData | str | Path) -> np.ndarray:
-        """z_sem of each cell under its own condition, N x Z. Genes are matched by name.
+    def encode(self, data: ad.AnnData | str | Path, *, on_disk: bool | None = None) -> np.ndarray:
+        """z_sem of each cell under its own condition, N x Z. Genes are matched by name; `on_disk` as in `fit`.
 
         Training shows the encoder source cells (of a perturbation: control cells), so these are what it knows best.
         """
-        return self.fitted.encode_table(self._table(data), self.schema)
+        return self.fitted.encode_table(self._table(open_cells(data, on_disk)), self.schema)
 
     def predict(
         self,
@@ -155,35 +160,46 @@ class Squidiff:
         sampling: Sampling | None = None,
         *,
         on_query: Callable[[int, int], None] | None = None,
+        on_disk: bool | None = None,
     ) -> ad.AnnData:
         """Generates the cells of each query: a row of obs columns (condition, contexts, ...) and, if given, n_cells.
 
         `source` holds the cells that predictions start from (the control cells of each query's context). obs of the
         result carries the query's columns, the query's row and the source cell; obsm["X_z_sem"] the latent;
-        uns["squidiff"] the provenance. `on_query(i, n)` is called after each query. Raises InputError when genes or
-        columns are missing or a query is of something unknown.
+        uns["squidiff"] the provenance. `on_query(i, n)` is called after each query; `on_disk` is as in `fit`. Raises
+        InputError when genes or columns are missing or a query is of something unknown.
         """
+        return join(self.predict_parts(queries, source, sampling, on_query=on_query, on_disk=on_disk))
+
+    def predict_parts(
+        self,
+        queries: pd.DataFrame | str | Path,
+        source: ad.AnnData | str | Path,
+        sampling: Sampling | None = None,
+        *,
+        on_query: Callable[[int, int], None] | None = None,
+        on_disk: bool | None = None,
+    ) -> Iterator[ad.AnnData]:
+        """The same cells in parts of a few thousand, each made when it is asked for: for more cells than memory."""
         sampling = sampling or Sampling()
         asked = read_queries(queries, self.schema)
-        cells = read_cells(source)
+        cells = open_cells(source, on_disk)
         refuse_unknown_columns(asked, self.schema, cells.obs)
         make = LatentGenerator if isinstance(self.fitted, UpstreamFitted) else Generator
         generator = make(self.fitted, self._table(cells), self.schema, sampling)
         plans = understood(asked, generator.plan)
-        results = []
         for i, plan in enumerate(plans):
-            results.append(generator.generate(plan))
+            for part in generator.generate(plan):
+                remember_schema(part, self.schema)
+                part.uns["squidiff"] = {
+                    "sampling": settings_to_json(sampling),
+                    "data_sha256": self.manifest.get("data_sha256", ""),
+                    "unit": self.fitted.normalisation.unit,
+                    "version": version("squidiff-ng"),
+                }
+                yield part
             if on_query is not None:
                 on_query(i + 1, len(plans))
-        predicted = ad.concat(results)
-        remember_schema(predicted, self.schema)
-        predicted.uns["squidiff"] = {
-            "sampling": settings_to_json(sampling),
-            "data_sha256": self.manifest.get("data_sha256", ""),
-            "unit": self.fitted.normalisation.unit,
-            "version": version("squidiff-ng"),
-        }
-        return predicted
 
     def save(self, folder: str | Path) -> None:
         """Writes a run folder, new or empty until then. Raises InputError when it is neither or cannot be written."""
@@ -322,9 +338,7 @@ class Squidiff:
             return adata
         dose_key = self.schema.dose_key
         columns = {key: self.schema.control} | ({} if dose_key is None else {dose_key: 0.0})
-        bare = adata.copy()
-        bare.obs = bare.obs.assign(**columns)
-        return bare
+        return ad.AnnData(X=adata.X, obs=adata.obs.assign(**columns), var=adata.var)
 
     def _save_as_upstream(self, folder: Path, state: TrainState) -> None:
         """The files that upstream's training leaves, where the network is upstream's: newest and averaged weights."""
@@ -339,30 +353,32 @@ class Squidiff:
         decays = (self.config.ema_decay, *self.config.further_ema_decays)
         return "model.pt", *(f"model_{decay}.pt" for decay in decays)
 
-    def _table(self, data: ad.AnnData | str | Path) -> CellTable:
+    def _table(self, adata: ad.AnnData) -> CellTable:
         """Cells to start from or to encode, with the genes of training in its order, in its unit."""
-        adata = self._as_sources(read_cells(data))
-        if self.config.total_counts_key is None:  # training scaled to the total of these genes alone
-            adata = matched(adata, self.fitted.genes)
-        table = CellTable.from_anndata(self._normalized(adata), self.schema, self.fitted.genes)
-        self.fitted.normalisation.require(table.cells, "the source")
+        table = CellTable.from_anndata(self._as_sources(adata), self.schema, self.fitted.genes)
+        table = self._normalized(table, adata.obs)
+        self.fitted.normalisation.require(table.survey, "the source")
         return table
 
     def _normalisation(self, adata: ad.AnnData, table: CellTable) -> Normalisation:
         if self.config.normalize:
-            return Normalisation.of(table.cells, settings_to_json(self.config), "train")
+            return Normalisation.of(table.survey, settings_to_json(self.config), "train")
         done = adata.uns.get(DONE)
-        return Normalisation.of(table.cells, done if isinstance(done, Mapping) else {}, "prepare")
+        return Normalisation.of(table.survey, done if isinstance(done, Mapping) else {}, "prepare")
 
-    def _normalized(self, adata: ad.AnnData) -> ad.AnnData:
+    def _normalized(self, table: CellTable, obs: pd.DataFrame) -> CellTable:
+        """The table in the unit of training; totals are those of its genes, or those that obs gives."""
         if self._fitted is not None and self._fitted.normalisation.unit in (COUNTS, UNKNOWN):
-            return adata
-        is_counts = looks_like_counts(as_matrix(adata))
+            return table
+        is_counts = table.survey.looks_like_counts
         if self.config.normalize and not is_counts:
             raise InputError("the model was trained with --normalize, but X does not hold raw counts: give raw counts")
         if not self.config.normalize and is_counts:
             raise InputError("X holds raw counts, but the model was trained on normalised values: normalise them alike")
-        return normalize(adata, self.config.target_sum, self.config.total_counts_key) if is_counts else adata
+        if not is_counts:
+            return table
+        factor = scaling(obs, table.survey, self.config.target_sum, self.config.total_counts_key)
+        return replace(table, cells=scale_and_log(table.cells, factor))
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 
 from squidiff.config import Config, InputError, Sampling, Schema, ShownBatch
 from squidiff.data.conditions import ConditionEncoder
-from squidiff.data.dataset import ShownPairs
+from squidiff.data.dataset import N_SOURCES, ShownPairs, at_most, rows_of
 from squidiff.data.queries import Query
 from squidiff.data.table import CellTable
 from squidiff.data.unit import Normalisation
@@ -112,11 +112,12 @@ def _draw_sources(table: CellTable, schema: Schema, seed: int) -> np.ndarray:
     """A row of the source population for each cell, (N,); -1 where there is none."""
     populations = summarise(table, np.zeros((len(table.keys), 1)), schema)
     rng = np.random.default_rng((seed, 5))
+    mine = rows_of(table)
+    there = at_most(N_SOURCES, mine, np.unique(populations.sources[populations.sources >= 0]), rng)
     rows = np.full(len(table.population), -1)
     for i, source in enumerate(populations.sources):
         if source >= 0:
-            mine = np.flatnonzero(table.population == i)
-            rows[mine] = draw_rows(np.flatnonzero(table.population == source), len(mine), rng)
+            rows[mine[i]] = draw_rows(there[source], len(mine[i]), rng)
     return rows
 
 
@@ -200,7 +201,7 @@ class LatentGenerator:
         cells = self.z_sem if not fitted.has_drugs else np.zeros((len(table.names), 1), dtype=np.float32)
         keys = tuple(Population(*key) for key in table.keys)
         features = np.zeros((len(keys), 1))
-        self.starts = Populations.summarise(cells, table.population, keys, features, self.has_control)
+        self.starts = Populations.summarise([cells], table.population, keys, features, self.has_control)
 
     @cached_property
     def z_sem(self) -> np.ndarray:
@@ -226,20 +227,19 @@ class LatentGenerator:
         shift = (mean - source.mean).astype(np.float32)
         return LatentPlan(index, query, start, shift, np.zeros(0, np.float32), f"latents: {predictor}")
 
-    def generate(self, plan: LatentPlan) -> ad.AnnData:
-        """The cells of a plan; the same seed and query number give the same cells."""
+    def generate(self, plan: LatentPlan) -> Iterator[ad.AnnData]:
+        """The cells of a plan, in blocks; the same seed and query number give the same cells."""
         rng = np.random.default_rng((self.sampling.seed, plan.index))
         available = np.flatnonzero(self.table.population == plan.start)
         rows = draw_rows(available, plan.query.n_cells or len(available), rng)
-        cells, latents = [], []
-        for chunk in np.array_split(rows, -(-len(rows) // self.sampling.cells_per_batch)):
-            z_sem = self._latents(chunk, plan)
-            noise = rng.standard_normal((len(chunk), len(self.fitted.genes)), dtype=np.float32)
-            cells.append(sp.csr_matrix(self.decode(z_sem, torch.from_numpy(noise)).cpu().numpy()))
-            latents.append(z_sem.cpu().numpy())
-        names = self.table.names[rows]
-        stacked, z_sem, genes = sp.vstack(cells, format="csr"), np.concatenate(latents), self.fitted.genes
-        return annotated(stacked, z_sem, names, genes, plan.index, plan.query, plan.predictor)
+        first = 0
+        for block in np.array_split(rows, -(-len(rows) // self.sampling.cells_per_batch)):
+            z_sem = self._latents(block, plan)
+            noise = rng.standard_normal((len(block), len(self.fitted.genes)), dtype=np.float32)
+            cells = sp.csr_matrix(self.decode(z_sem, torch.from_numpy(noise)).cpu().numpy())
+            names, genes, latents = self.table.names[block], self.fitted.genes, z_sem.cpu().numpy()
+            yield annotated(cells, latents, names, genes, plan.index, plan.query, plan.predictor, first)
+            first += len(block)
 
     def _latents(self, rows: np.ndarray, plan: LatentPlan) -> torch.Tensor:
         if self.fitted.has_drugs:

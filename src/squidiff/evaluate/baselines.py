@@ -6,7 +6,7 @@ import numpy as np
 
 from squidiff.config import InputError, Schema
 from squidiff.data.conditions import ConditionEncoder, Part
-from squidiff.data.table import CellTable, non_negative_genes
+from squidiff.data.table import CellTable
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shape import ZeroLaw, move_to_mean
 from squidiff.response.shift import CannotPredict
@@ -35,8 +35,8 @@ class Baselines:
         features = np.stack([self.encoder.describe(parts) for parts in train.parts])
         keys = tuple(Population(*key) for key in train.keys)
         has_control = schema.control is not None
-        self.populations = Populations.summarise(train.cells, train.population, keys, features, has_control)
-        self.non_negative = non_negative_genes(train.cells)
+        self.populations = Populations.summarise(train.blocks(), train.population, keys, features, has_control)
+        self.non_negative = train.survey.non_negative
         self.law = ZeroLaw().fit(self.populations.mean, self.populations.zero_fraction)
         self._predictors = {name: make().fit(self.populations) for name, make in BASELINES.items()}
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from squidiff.config import InputError, Schema, check_seed
-from squidiff.data.table import CellTable, looks_like_counts, read_cells, schema_of
+from squidiff.data.table import CellTable, read_cells, schema_of
 from squidiff.evaluate.baselines import NAMES, Baselines
 from squidiff.evaluate.ceiling import split_half_ceiling
 from squidiff.evaluate.metrics import METRICS, N_COMPONENTS, Pair, Resample, score
@@ -59,7 +59,7 @@ def evaluate(
         else CellTable.from_anndata(read_cells(train), schema, prediction.genes, "the training data")
     )
     for name, table in (("the truth", target), ("the training data", known)):
-        if table is not None and looks_like_counts(table.cells) != looks_like_counts(prediction.cells):
+        if table is not None and table.survey.looks_like_counts != prediction.survey.looks_like_counts:
             raise InputError(f"of the prediction and {name}, one holds raw counts and one does not: give one unit")
     common = [key for key in prediction.keys if key in target.keys]
     if not common:

@@ -14,7 +14,9 @@ import scipy.sparse as sp
 
 from squidiff.config import InputError, Schema
 from squidiff.data.conditions import N_BITS, Part, fingerprint, split_parts
-from squidiff.data.table import as_matrix, as_text, matched, read_cells, require_columns, require_finite
+from squidiff.data.matrix import in_memory
+from squidiff.data.survey import survey
+from squidiff.data.table import as_text, matched, read_cells, require_columns
 
 SMILES, DOSE, GROUP = "SMILES", "dose", "Group"
 DRUG_SCHEMA = Schema(condition_key=SMILES, control="", smiles_key=SMILES, dose_key=DOSE)
@@ -80,13 +82,13 @@ def read_upstream_cells(path: Path, n_genes: int, columns: Sequence[str]) -> ad.
         raise InputError(
             f"{path} has {adata.n_vars} genes, but the model {n_genes}: --gene_size must be what both have"
         )
-    require_finite(as_matrix(adata), str(path))
+    survey(in_memory(adata)).require_finite(str(path))
     return adata
 
 
 def dense(adata: ad.AnnData) -> np.ndarray:
     """X, N x G, float32."""
-    cells = as_matrix(adata)
+    cells = in_memory(adata)
     return cells.toarray() if sp.issparse(cells) else np.ascontiguousarray(cells)  # products round by order in memory
 
 

@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 
 from squidiff.config import Config, InputError, Schema
-from squidiff.data.table import as_matrix, as_text, looks_like_counts
+from squidiff.data.matrix import as_matrix
+from squidiff.data.survey import survey
+from squidiff.data.table import as_text
 from squidiff.estimator import Squidiff
 from squidiff.files import require_writable, saying_where, write_atomically
 from squidiff.legacy.cells import (
@@ -53,7 +55,7 @@ def train(
         cells, source_rows = _paired(cells, read_paired_controls(Path(values["control_data_path"]), cells, data))
     elif values["control_data_path"]:
         say("--control_data_path has no use without --use_drug_structure True: it is ignored")
-    if looks_like_counts(as_matrix(cells)):
+    if survey(as_matrix(cells)).looks_like_counts:
         say("X holds raw counts and is trained on as it is, as in upstream: log-normalised cells are better")
     model = Squidiff(DRUG_SCHEMA if has_drugs else Schema(), config, device)
     resume = (folder / "config.json").exists()

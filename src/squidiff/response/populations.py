@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -57,25 +57,28 @@ class Populations:
     @classmethod
     def summarise(
         cls,
-        cells: np.ndarray | sp.csr_matrix,
+        blocks: Iterable[np.ndarray | sp.csr_matrix],
         population: np.ndarray,
         keys: tuple[Population, ...],
         features: np.ndarray,
         has_control: bool,
     ) -> Populations:
-        """Summaries of cells (N x G), each of the population whose index is given (N,); every population has a cell."""
+        """Summaries of cells (N x G, in consecutive blocks), each of the population whose index is given (N,).
+
+        Every population has a cell.
+        """
         n_cells = np.bincount(population, minlength=len(keys))
-        member = sp.csr_matrix((1.0 / n_cells[population], (population, np.arange(len(population)))))
-        mean = _dense(member @ cells)
-        nonzero = cells.astype(bool) if sp.issparse(cells) else cells != 0
-        return cls(
-            keys,
-            features,
-            mean,
-            np.clip(1.0 - _dense(member @ nonzero.astype(np.float32)), 0.0, 1.0),
-            n_cells,
-            has_control,
-        )
+        mean = nonzero = np.zeros(0)
+        first = 0
+        for block in blocks:
+            if first == 0:
+                mean, nonzero = np.zeros((2, len(keys), block.shape[1]))
+            here, index = np.unique(population[first : first + block.shape[0]], return_inverse=True)
+            member = sp.csr_matrix((1.0 / n_cells[here][index], (index, np.arange(len(index)))))
+            mean[here] += _dense(member @ block)
+            nonzero[here] += _dense(member @ (block != 0).astype(np.float32))
+            first += len(index)
+        return cls(keys, features, mean, np.clip(1.0 - nonzero, 0.0, 1.0), n_cells, has_control)
 
     def only(self, indices: np.ndarray) -> Populations:
         """Some of them."""

@@ -1,0 +1,74 @@
+"""A folder of shards is the data set that was written, once it is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from squidiff.config import InputError
+from squidiff.data.readers import SHARDS
+from squidiff.data.shards import join, write_shards
+from squidiff.data.table import read_cells
+
+
+def parts(sizes: list[int]) -> Iterator[ad.AnnData]:
+    rng = np.random.default_rng(0)
+    for i, n in enumerate(sizes):
+        obs = pd.DataFrame({"condition": f"drug {i}", "n": i}, index=[f"{i}-{j}" for j in range(n)])
+        part = ad.AnnData(sp.csr_matrix(rng.poisson(1.0, (n, 3)).astype(np.float32)), obs=obs)
+        part.obsm["X_z_sem"] = rng.random((n, 2), dtype=np.float32)
+        part.uns["made"] = {"seed": 1}
+        yield part
+
+
+@pytest.mark.parametrize("size", [1, 5, 100])
+def test_shards_are_read_as_the_whole(size: int, tmp_path: Path) -> None:
+    sizes = [3, 4, 2, 6]
+    assert write_shards(tmp_path / "out", parts(sizes), size) == 15
+    found, whole = read_cells(tmp_path / "out"), join(parts(sizes))
+    np.testing.assert_array_equal(found.X.toarray(), whole.X.toarray())
+    np.testing.assert_array_equal(found.obsm["X_z_sem"], whole.obsm["X_z_sem"])
+    assert found.obs.astype(str).equals(whole.obs.astype(str))
+    assert found.uns["made"]["seed"] == 1
+    assert len(list((tmp_path / "out").glob("*.h5ad"))) == {1: 4, 5: 2, 100: 1}[size]
+
+
+def test_a_shard_is_whole_when_the_next_part_is_made_and_an_unfinished_folder_is_no_data(tmp_path: Path) -> None:
+    def broken() -> Iterator[ad.AnnData]:
+        for i, part in enumerate(parts([4, 4, 4])):
+            if i == 2:
+                assert [path.name for path in sorted(tmp_path.iterdir())] == ["00000.h5ad", "00001.h5ad"]
+                raise KeyboardInterrupt
+            yield part
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(tmp_path, broken(), 4)
+    assert read_cells(tmp_path / "00001.h5ad").n_obs == 4
+    with pytest.raises(InputError, match="is not a file, nor a folder that holds cells"):
+        read_cells(tmp_path)
+
+
+def test_nothing_that_is_there_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for name in ("mine", "file"):
+        with pytest.raises(InputError, match=rf"{name} is there already and not an empty folder: choose another"):
+            write_shards(tmp_path / name, parts([2]), 1)
+
+
+def test_a_list_of_shards_that_are_missing_or_no_list_is_said(tmp_path: Path) -> None:
+    write_shards(tmp_path, parts([2, 2]), 2)
+    (tmp_path / "00001.h5ad").unlink()
+    with pytest.raises(InputError, match=r"cannot be read as cells and genes: .*00001.h5ad"):
+        read_cells(tmp_path)
+    for text in ("[]", "{}", '{"files": 3}', '{"files": []}', "{"):
+        (tmp_path / SHARDS).write_text(text)
+        with pytest.raises(InputError, match=r"cannot be read as cells and genes|is not valid JSON"):
+            read_cells(tmp_path)
