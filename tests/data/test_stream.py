@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,12 @@ def test_a_window_is_read_while_another_is_used_and_no_more_than_it(path: Path) 
     of = table(path, True)
     watched = Watched(of.cells.stored, "it")
     drawn = BatchStream(pairs_of("pairs", CellTable(watched, *list(vars(of).values())[1:6])), ROWS, BATCH, seed=0)
-    for _ in range(20):
+    drawn.draw()
+    waited = time.monotonic()
+    while len(reads) < 3 and time.monotonic() - waited < 20:
+        time.sleep(0.01)
+    assert [n for n, _ in reads] == [40, 60, 60]  # sources, the window of the first batch, and the one after it
+    for _ in range(19):
         drawn.draw()
     assert [n for n, _ in reads[:4]] == [40, 60, 60, 60]
     assert len(reads) <= 6  # sources, four windows, and one ahead
