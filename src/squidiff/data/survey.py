@@ -71,8 +71,9 @@ def survey(cells: Matrix | CellsOnDisk) -> Survey:
             n_negative += int((values < 0).sum())
             n_large += int((values > LARGEST_LOG_VALUE).sum())
             is_whole = is_whole and bool((values == np.rint(values)).all())
-            np.minimum(lowest, _ravel(block.min(axis=0)), out=lowest)
-            np.maximum(highest, _ravel(block.max(axis=0)), out=highest)
+            by_gene = block.tocsc() if sp.issparse(block) else block
+            np.minimum(lowest, _ravel(by_gene.min(axis=0)), out=lowest)
+            np.maximum(highest, _ravel(by_gene.max(axis=0)), out=highest)
             n_expressed.append(_ravel((block != 0).sum(axis=1)))
             n_nonzero += int(n_expressed[-1].sum())
             totals.append(_ravel(block.sum(axis=1, dtype=np.float64)))
