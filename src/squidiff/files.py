@@ -66,6 +66,12 @@ def require_writable(path: Path) -> None:
         raise InputError(f"{path} cannot be written: {folder} may not be written to; choose another place")
 
 
+def require_empty(folder: Path) -> None:
+    """Raises InputError when there is a file in its place, or anything in the folder."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InputError(f"{folder} is there already and not an empty folder: choose another")
+
+
 @contextmanager
 def saying_where(path: Path) -> Iterator[None]:
     """Turns an OSError of writing `path` into an InputError that names it."""

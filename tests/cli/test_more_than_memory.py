@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import pandas as pd
 import pytest
 from test_cli import SCHEMA_FLAGS, SMALL_FLAGS, squidiff
@@ -42,6 +43,7 @@ def test_the_chain_on_disk_gives_what_the_chain_in_memory_gives(here: Path, caps
     assert sorted(path.name for path in Path("predicted--on-disk").iterdir()) == [
         "00000.h5ad",
         "00001.h5ad",
+        "00002.h5ad",
         "shards.json",
     ]
     pd.testing.assert_frame_equal(*scores)
@@ -79,3 +81,26 @@ def test_what_cannot_be_done_is_one_sentence(
     assert said.err.startswith(f"squidiff: {message}")
     assert said.err.count("\n") == 1
     assert contents(here) == before
+
+
+def test_a_folder_of_shards_may_be_called_anything(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert squidiff("train", "train.h5ad", *SCHEMA_FLAGS, *SMALL_FLAGS, "--out", "run") == 0
+    shards = ["--cells-per-shard", "300", "--out", "predicted.zarr"]
+    assert squidiff("predict", "run", "--source", "train.h5ad", *QUERY, *shards) == 0
+    assert squidiff("check", "predicted.zarr") == 0
+    assert "predicted.zarr: 560 cells, 40 genes" in capsys.readouterr().out
+
+
+def test_damage_that_training_meets_on_disk_names_the_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cells, _ = split()
+    cells.write_h5ad("packed.h5ad", compression="gzip")
+    with h5py.File("packed.h5ad") as file:
+        chunk = file["X/data"].id.get_chunk_info(0)
+    with Path("packed.h5ad").open("r+b") as file:
+        file.seek(chunk.byte_offset)
+        file.write(b"\xff" * chunk.size)
+    assert squidiff("train", "packed.h5ad", *SCHEMA_FLAGS, *SMALL_FLAGS, "--on-disk", "--out", "run") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("squidiff: X of packed.h5ad cannot be read (")
+    assert said.count("\n") == 1
+    assert not Path("run").exists()

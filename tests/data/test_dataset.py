@@ -11,6 +11,7 @@ import torch
 
 from squidiff.data.dataset import Pairs
 from squidiff.data.stream import BatchStream
+from squidiff.data.survey import survey
 from squidiff.data.table import CellTable
 
 POPULATION = np.array([0, 1, 2, 3] * 12)  # 0 is the control of 1, 2 of itself, 3 has no source
@@ -22,7 +23,8 @@ def made_pairs(sparse: bool = False) -> Pairs:
     cells = np.column_stack([np.arange(len(POPULATION)) + 1, 1000 + POPULATION]).astype(np.float32)
     names = np.array([f"cell {i}" for i in range(len(cells))])
     keys = tuple(("", name, None) for name in ("", "X", "Y", "Z"))
-    table = CellTable(sp.csr_matrix(cells) if sparse else cells, ("g", "h"), names, POPULATION, keys, ((),) * 4)
+    cells = sp.csr_matrix(cells) if sparse else cells
+    table = CellTable(cells, ("g", "h"), names, POPULATION, keys, ((),) * 4, survey(cells))
     anchor = np.arange(8.0).reshape(4, 2)
     condition = np.eye(4)[:, :3]
     return Pairs(table, SOURCE, anchor, condition)
@@ -123,7 +125,7 @@ def made_cells(pairing: str) -> tuple[Pairs, np.ndarray]:
     cells[20:, 1] = 5.0  # the treated ones
     population = np.repeat([0, 1], 20)
     keys = (("", "", None), ("", "X", None))
-    table = CellTable(cells, ("g", "h", "i"), np.arange(40).astype(str), population, keys, ((), ()))
+    table = CellTable(cells, ("g", "h", "i"), np.arange(40).astype(str), population, keys, ((), ()), survey(cells))
     return Pairs(table, np.array([0, 0]), np.zeros((2, 3)), np.zeros((2, 1)), pairing), cells  # type: ignore[arg-type]
 
 

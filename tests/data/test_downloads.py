@@ -67,16 +67,36 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         running.shutdown()
 
 
-def test_a_file_is_downloaded_once_and_again_where_it_was_changed(server: Server, tmp_path: Path) -> None:
+def test_a_file_is_downloaded_once_and_another_in_its_place_is_kept(server: Server, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     path = get_dataset("local", tmp_path, lambda done, total: told.append((done, total)))
     assert path.read_bytes() == CONTENT
     assert told[-1] == (len(CONTENT), len(CONTENT))
     assert get_dataset("local", tmp_path) == path
     assert server.requests == [None]
-    path.write_bytes(CONTENT[:-1] + b"x")
-    assert get_dataset("local", tmp_path).read_bytes() == CONTENT
-    assert [p.name for p in tmp_path.iterdir()] == ["local.h5ad"]
+    path.write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"local.h5ad is there already and not the data set local: move it away"):
+        get_dataset("local", tmp_path)
+    assert path.read_bytes() == b"mine"
+    assert server.requests == [None]
+
+
+def test_another_file_in_the_place_of_a_generated_set_is_kept_and_not_handed_out(tmp_path: Path) -> None:
+    path = get_dataset("simulated-100", tmp_path)
+    made = path.read_bytes()
+    assert get_dataset("simulated-100", tmp_path) == path
+    assert path.read_bytes() == made
+    cells = ad.read_h5ad(path)
+    cells.X.data[7] += 1
+    cells.write_h5ad(tmp_path / "edited.h5ad")
+    relabelled = ad.read_h5ad(path)
+    relabelled.obs["condition"] = relabelled.obs["condition"].astype(str).iloc[::-1].to_numpy()
+    relabelled.write_h5ad(tmp_path / "relabelled.h5ad")
+    for other in (b"mine", made[:-1000], *((tmp_path / f"{n}.h5ad").read_bytes() for n in ("edited", "relabelled"))):
+        path.write_bytes(other)
+        with pytest.raises(InputError, match=r"simulated-100.h5ad is there already and not the data set simulated-100"):
+            get_dataset("simulated-100", tmp_path)
+        assert path.read_bytes() == other
 
 
 @pytest.mark.parametrize("ranges", [True, False])

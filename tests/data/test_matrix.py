@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,6 +18,7 @@ from hypothesis.extra import numpy as hnp
 
 from squidiff.config import InputError, Schema
 from squidiff.data import matrix, readers
+from squidiff.data.check import check
 from squidiff.data.matrix import CellsOnDisk, Loaded, as_matrix, blocks, dense, of_genes, scale_and_log
 from squidiff.data.survey import Survey, survey
 from squidiff.data.table import CellTable, open_cells, read_cells
@@ -70,7 +72,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def on_disk(path: Path) -> CellsOnDisk:
-    cells = as_matrix(open_cells(path, on_disk=True))
+    cells = as_matrix(open_cells(path, on_disk=True), str(path))
     assert isinstance(cells, CellsOnDisk)
     return cells
 
@@ -216,5 +218,20 @@ def test_damage_that_is_met_late_names_the_file(tmp_path: Path) -> None:
     with cells.stored.group.file as file:
         chunk = file["X/data"].id.get_chunk_info(0)
     path.write_bytes(whole[: chunk.byte_offset] + b"\xff" * chunk.size + whole[chunk.byte_offset + chunk.size :])
-    with pytest.raises(InputError, match=r"X of the data cannot be read \(.*\): the file was damaged or removed"):
+    with pytest.raises(InputError, match=r"X of .*cells.h5ad cannot be read \(.*\): the file was damaged or removed"):
         on_disk(path)[np.arange(5)]
+
+
+def test_files_without_a_version_at_their_root_stay_on_disk_and_a_missing_x_is_said(tmp_path: Path) -> None:
+    path = KINDS["csr"](tmp_path)
+    with h5py.File(path, "r+") as file:
+        for name in list(file.attrs):
+            del file.attrs[name]
+    np.testing.assert_array_equal(dense(on_disk(path), np.arange(N_CELLS)), COUNTS)
+    with h5py.File(path, "r+") as file:
+        del file["X"]
+    for source in (path, ad.read_h5ad(path, backed="r")):
+        for where in (True, None, False):
+            with pytest.raises(InputError, match="X is missing"):
+                as_matrix(open_cells(source, on_disk=where))
+        assert [finding.remedy[:12] for finding in check(source).errors] == ["X is missing"]

@@ -173,3 +173,29 @@ def test_x_may_be_taken_from_a_layer_or_from_raw() -> None:
         with_values_of(few, "spliced", False)
     with pytest.raises(InputError, match=r"there is no \.raw"):
         with_values_of(cells(), None, True)
+
+
+def test_names_in_a_table_are_taken_as_they_are_written(tmp_path: Path) -> None:
+    (tmp_path / "cells.csv").write_text("cell,TP53,1,TP53\n001,1,2,3\nNA,4,5,6\n1e3,7,8,\n")
+    cells = read_file(tmp_path / "cells.csv")
+    assert list(cells.var_names) == ["TP53", "1", "TP53"]
+    assert list(cells.obs_names) == ["001", "NA", "1e3"]
+    np.testing.assert_array_equal(cells.X.toarray(), [[1, 2, 3], [4, 5, 6], [7, 8, np.nan]])
+    assert {"duplicate gene names, such as 'TP53'", "NaN or infinite values"} <= {
+        f.what for f in check(tmp_path / "cells.csv").findings
+    }
+    (tmp_path / "r.tsv").write_text("a\tb\nx\t1\t2\ny\t3\t4\n")  # as R's write.table has it
+    cells = read_file(tmp_path / "r.tsv")
+    assert (list(cells.obs_names), list(cells.var_names)) == (["x", "y"], ["a", "b"])
+
+
+def test_joining_keeps_the_columns_that_one_file_alone_has(tmp_path: Path) -> None:
+    for name, columns in (("one", {"condition": "A", "dose": 2.0}), ("two", {"condition": "ctrl"})):
+        obs = pd.DataFrame(columns, index=[f"{name} {i}" for i in range(3)])
+        ad.AnnData(np.ones((3, 2), np.float32), obs=obs).write_h5ad(tmp_path / f"{name}.h5ad")
+    for join in ("inner", "outer"):
+        obs = read_files([tmp_path / "one.h5ad", tmp_path / "two.h5ad"], join).obs  # type: ignore[arg-type]
+        assert obs["dose"].tolist()[:3] == [2.0, 2.0, 2.0]
+        assert obs["dose"].isna().tolist() == [False] * 3 + [True] * 3
+        assert obs["condition"].tolist() == ["A"] * 3 + ["ctrl"] * 3
+        assert obs["file"].tolist() == ["one"] * 3 + ["two"] * 3

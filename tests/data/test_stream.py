@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from squidiff.data import dataset, stream
 from squidiff.data.dataset import Pairs, ShownPairs, at_most
 from squidiff.data.matrix import CellsOnDisk
 from squidiff.data.stream import BatchStream
+from squidiff.data.survey import survey
 from squidiff.data.table import CellTable, open_cells
 
 N_CELLS, N_CONTROL, BATCH = 400, 150, 10
@@ -98,7 +100,7 @@ def memory() -> CellTable:
     cells = np.column_stack([np.arange(N_CELLS) + 1, np.ones(N_CELLS), np.zeros(N_CELLS)]).astype(np.float32)
     population = (np.arange(N_CELLS) >= N_CONTROL).astype(int)
     keys = (("", "", None), ("", "drug", None))
-    return CellTable(cells, ("a", "b", "c"), np.arange(N_CELLS).astype(str), population, keys, ((), ()))
+    return CellTable(cells, ("a", "b", "c"), np.arange(N_CELLS).astype(str), population, keys, ((), ()), survey(cells))
 
 
 def test_batches_are_mixed_over_the_file_and_within_a_window() -> None:
@@ -137,8 +139,8 @@ def test_a_window_is_read_while_another_is_used_and_no_more_than_it(path: Path) 
             return super().__getitem__(rows)
 
     of = table(path, True)
-    watched = Watched(of.cells.stored, "it")
-    drawn = BatchStream(pairs_of("pairs", CellTable(watched, *list(vars(of).values())[1:6])), ROWS, BATCH, seed=0)
+    watched = replace(of, cells=Watched(of.cells.stored, "it"))
+    drawn = BatchStream(pairs_of("pairs", watched), ROWS, BATCH, seed=0)
     drawn.draw()
     waited = time.monotonic()
     while len(reads) < 3 and time.monotonic() - waited < 20:

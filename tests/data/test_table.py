@@ -315,3 +315,13 @@ def test_the_fingerprint_does_not_depend_on_how_cells_are_stored() -> None:
     obs = pd.DataFrame(index=["c1", "c2"])
     prints = {CellTable.from_anndata(ad.AnnData(kind, obs=obs), Schema()).fingerprint() for kind in kinds}
     assert len(prints) == 1
+
+
+def test_whole_numbers_in_categories_may_be_missing_and_floats_huge() -> None:
+    column = pd.Series(pd.Categorical.from_codes([1, -1, 0, 1], [3, 7]), index=list("abcd"), name="dose")
+    assert as_text(column).to_dict() == {"a": "7", "b": "", "c": "3", "d": "7"}
+    unused = pd.Series(pd.Categorical([2.0, None, 1.0], categories=[1.0, 1.5, 2.0]))
+    assert as_text(unused).tolist() == ["2", "", "1"]
+    assert as_text(pd.Series([1e300, 2.0, np.nan])).tolist() == ["1e+300", "2.0", ""]
+    assert as_text(pd.Series(pd.Categorical([None, None]))).tolist() == ["", ""]
+    assert as_text(pd.Series(pd.Categorical([True, None, False]))).tolist() == ["True", "", "False"]

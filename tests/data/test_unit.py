@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from squidiff.data.check import check
 from squidiff.data.check_values import kinds_of_genes, main_kind
 from squidiff.data.survey import survey
+from squidiff.data.unit import Normalisation, recognise_unit
 
 # --- what X is
 
@@ -100,3 +101,11 @@ def test_the_kind_of_gene_names_is_told(names: list[str], kind: str) -> None:
 )
 def test_counts_are_whole_numbers_some_above_one(kind: type, values: list[list[float]], expected: bool) -> None:
     assert survey(kind(np.array(values, dtype=np.float32))).looks_like_counts is expected
+
+
+def test_a_run_knows_the_unit_that_the_doctor_tells_also_where_a_cell_is_empty() -> None:
+    cells = np.log1p(scaled())
+    cells[7] = 0
+    found = survey(cells.astype(np.float32))
+    assert recognise_unit(cells.astype(np.float32), found) == "log1p of counts per 10,000"
+    assert Normalisation.of(found, {}, "prepare").unit == "log1p of counts per 10000"

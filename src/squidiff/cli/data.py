@@ -67,6 +67,7 @@ def prepare(
     from squidiff.data.check import check as examine
     from squidiff.data.preprocess import prepare_values
     from squidiff.data.readers import read_files, with_values_of
+    from squidiff.data.splits import follow_any
     from squidiff.data.table import write_all_cells
 
     if not raw:
@@ -80,7 +81,9 @@ def prepare(
         if file is not None:
             require_writable(file)
     adata = with_values_of(read_files(raw, join), preparation.layer, preparation.use_raw)
-    examine(adata, schema, normalize=preparation.normalize).raise_errors()
+    kept = ~follow_any(adata.obs, preparation.drop)
+    if kept.any():  # else no cell is left, which is said below
+        examine(adata[kept], schema, normalize=preparation.normalize).raise_errors()
     prepared = prepare_values(adata, schema, preparation)
     files = {out: prepared.train}
     if held_out is not None and prepared.test is not None:

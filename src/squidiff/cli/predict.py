@@ -37,9 +37,7 @@ def predict(
     on_disk: OnDisk = None,
     cells_per_shard: Annotated[
         int | None,
-        Parameter(
-            help="write a folder of .h5ad files of about so many cells each, as they are made: more than memory holds"
-        ),
+        Parameter(help="write a folder of .h5ad files of so many cells each, as they are made: more than memory holds"),
     ] = None,
 ) -> None:
     """Generate the cells of each query.

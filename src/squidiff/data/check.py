@@ -11,7 +11,7 @@ from squidiff.data.check_labels import check_labels, check_leakage, check_missin
 from squidiff.data.check_values import check_names, check_values, kinds_of_genes, main_kind
 from squidiff.data.finding import CheckReport, Finding
 from squidiff.data.matrix import as_matrix
-from squidiff.data.survey import survey
+from squidiff.data.survey import Survey, survey
 from squidiff.data.table import open_cells
 from squidiff.data.unit import recognise_unit
 
@@ -31,13 +31,18 @@ def check(
     try:
         others = None if held_out is None else open_cells(held_out)
         data = "DATA.h5ad" if isinstance(source, ad.AnnData) else str(source)
-        return _check(open_cells(source), schema or Schema(), normalize, others, data)
+        return examine(open_cells(source), schema or Schema(), normalize, data, others)[0]
     except InputError as error:
         return CheckReport(0, 0, (Finding("error", "unusable file", "the file", 1, str(error)),))
 
 
-def _check(adata: ad.AnnData, schema: Schema, normalize: bool, others: ad.AnnData | None, data: str) -> CheckReport:
-    """Raises InputError when the values of either cannot be read."""
+def examine(
+    adata: ad.AnnData, schema: Schema, normalize: bool, data: str, others: ad.AnnData | None = None
+) -> tuple[CheckReport, Survey]:
+    """The findings on cells, which a command calls `data`, and what is known of their values.
+
+    Raises InputError when the values, or those of the others, cannot be read.
+    """
     cells = as_matrix(adata, data)
     found = survey(cells)
     unit, kinds = recognise_unit(cells, found), kinds_of_genes(adata.var_names)
@@ -48,4 +53,4 @@ def _check(adata: ad.AnnData, schema: Schema, normalize: bool, others: ad.AnnDat
         if others is not None:
             findings += check_leakage(adata, others, schema)
     findings.sort(key=lambda f: f.severity != "error")
-    return CheckReport(adata.n_obs, adata.n_vars, tuple(findings), unit, main_kind(kinds))
+    return CheckReport(adata.n_obs, adata.n_vars, tuple(findings), unit, main_kind(kinds)), found

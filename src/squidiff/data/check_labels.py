@@ -221,8 +221,9 @@ def _populations(adata: ad.AnnData, schema: Schema, data: str) -> Iterator[Findi
             remedy = f"training leaves these cells out; the first context is {keys[orphans[0]][0]!r}"
             n = int(n_cells[orphans].sum())
             yield Finding("warning", "conditions without control cells in their context", "obs", n, remedy)
-    if "split" in adata.obs.columns and (adata.obs["split"].astype(str) == "test").any():
-        n = int((adata.obs["split"].astype(str) == "test").sum())
+    split = adata.obs.get("split")
+    n = int((split.astype(str) == "test").sum()) if isinstance(split, pd.Series) else 0
+    if n:
         command = f"squidiff prepare {data} --drop split=test --out prepared.h5ad"
         yield Finding("warning", "held-out cells (column 'split' says test)", "obs", n, "do not train on them", command)
 

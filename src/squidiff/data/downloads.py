@@ -12,8 +12,9 @@ import anndata as ad
 
 from squidiff.config import InputError
 from squidiff.data.datasets import load_pbmc68k
+from squidiff.data.matrix import as_matrix
 from squidiff.data.simulate import simulate_perturbation
-from squidiff.data.table import write_cells
+from squidiff.data.table import read_cells, write_cells
 
 OnBytes = Callable[[int, int], None]
 """Called with the bytes that are there and all that there will be, 0 where the server does not say."""
@@ -95,20 +96,50 @@ def cache_folder() -> Path:
 
 
 def get_dataset(name: str, folder: Path | None = None, on_bytes: OnBytes | None = None) -> Path:
-    """The file of a data set, made or downloaded unless it is there with the right hash.
+    """The file of a data set, made or downloaded unless it is there already.
 
     What a broken transfer brought stays in the cache, and the next call goes on from there. Raises InputError for an
-    unknown name, without a connection, and when what came is not what the hash says.
+    unknown name, without a connection, when what came is not what the hash says, and when another file is in its place.
     """
     if name not in DATASETS:
         raise InputError(f"there is no data set {name!r}: the names are {', '.join(DATASETS)}")
     found, folder = DATASETS[name], folder or cache_folder()
     path = folder / f"{name}.h5ad"
     if isinstance(found, Generated):
-        if not path.is_file():
-            write_cells(path, found.make())
+        made = found.make()
+        if not path.exists():
+            write_cells(path, made)
+        elif not _is_same(made, path):
+            raise _in_its_place(path, name)
         return path
+    if path.exists() and not _has_hash(path, found.known_hash):
+        raise _in_its_place(path, name)
     return _download(found, path, on_bytes)
+
+
+def _is_same(made: ad.AnnData, path: Path) -> bool:
+    """Whether the file holds these values, names and labels."""
+    try:
+        there = read_cells(path)
+    except InputError:
+        return False
+    if there.shape != made.shape or (as_matrix(there) != as_matrix(made)).sum():
+        return False
+    tables = ((there.obs, made.obs), (there.var, made.var))
+    return all(one.astype(str).equals(other.astype(str)) for one, other in tables)
+
+
+def _has_hash(path: Path, known_hash: str) -> bool:
+    import pooch
+
+    algorithm, digest = known_hash.split(":")
+    return path.is_file() and pooch.file_hash(str(path), alg=algorithm) == digest
+
+
+def _in_its_place(path: Path, name: str) -> InputError:
+    return InputError(
+        f"{path} is there already and not the data set {name}: move it away, or name another folder in SQUIDIFF_DATA"
+    )
 
 
 def _download(found: Download, path: Path, on_bytes: OnBytes | None) -> Path:

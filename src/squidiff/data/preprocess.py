@@ -63,7 +63,7 @@ def prepare_values(adata: ad.AnnData, schema: Schema, settings: Preparation) -> 
         report.append(f"dropped {n_over:,} cells: at most {settings.max_cells:,} a population")
     if not kept.any():
         raise InputError("no cell is left: drop fewer")
-    if survey(as_matrix(adata)).n_bad:
+    if survey(as_matrix(adata[kept])).n_bad:
         raise InputError("X holds NaN or infinite values: run `squidiff check` on the file")
     prepared = adata[kept].copy()
     if settings.normalize:

@@ -60,14 +60,16 @@ def stays_on_disk(path: Path, on_disk: bool | None = None) -> bool:
     if on_disk is False:
         return False
     with _reading(path):
-        X = _by_rows(_store(path))
+        store = _store(path)
+        X = _by_rows(store)
         is_large = X is not None and _n_bytes(X) > LARGEST_IN_MEMORY
-    if on_disk and X is None:
+        is_missing = "obs" in store and "X" not in store  # which is said when X is asked for
+    if on_disk and X is None and not is_missing:
         raise InputError(
             f"X of {path} cannot stay on disk: that takes an .h5ad file or a zarr store whose X is dense or CSR; write "
             "it as such, or leave --on-disk out"
         )
-    return bool(on_disk or is_large)
+    return X is not None and bool(on_disk or is_large)
 
 
 def _store(path: Path) -> Any:
@@ -80,7 +82,7 @@ def _store(path: Path) -> Any:
 
 def _by_rows(store: Any) -> Any:
     """The stored X, if rows can be read from it: dense, or CSR."""
-    if "X" not in store or "encoding-type" not in store.attrs:  # anndata's first format has none
+    if "X" not in store or "obs" not in store or "encoding-type" not in store["obs"].attrs:  # anndata's first format
         return None
     stored = store["X"]
     X = stored if hasattr(stored, "dtype") else ad.io.sparse_dataset(stored)
@@ -127,6 +129,8 @@ def read_files(paths: Sequence[Path], join: Literal["inner", "outer"] = "inner")
             raise InputError(f"gene names of {name} are not unique: run `adata.var_names_make_unique()` first")
     with quiet_about_names():
         joined = ad.concat(parts, join=join, label=FILE, merge="same", fill_value=0)
+        # `join` is of genes; a column of one file alone is empty for the others' cells
+        joined.obs = ad.concat({name: ad.AnnData(obs=p.obs) for name, p in parts.items()}, join="outer", label=FILE).obs
     if joined.n_vars == 0:
         raise InputError(f"the files {', '.join(names)} share no gene: bring their gene names into one kind")
     if not joined.obs_names.is_unique:
@@ -176,12 +180,12 @@ def with_values_of(adata: ad.AnnData, layer: str | None, use_raw: bool) -> ad.An
 def _reader_of(path: Path) -> Callable[[Path], ad.AnnData]:
     name = path.name.removesuffix(".gz")
     if path.is_dir():
+        if (path / SHARDS).is_file():
+            return _read_shards
         if path.suffix == ".zarr" or any((path / marker).exists() for marker in (".zgroup", "zarr.json")):
             return ad.read_zarr
         if any((path / f"matrix.mtx{end}").exists() for end in ("", ".gz")):
             return _read_10x_folder
-        if (path / SHARDS).is_file():
-            return _read_shards
         raise InputError(
             f"{path} does not exist or is not a file, nor a folder that holds cells: give one of {FORMATS}"
         )
@@ -234,12 +238,15 @@ def _read_loom(path: Path) -> ad.AnnData:
 
 
 def _read_table(path: Path) -> ad.AnnData:
-    """Cells in rows, genes in columns; a first column of names."""
-    is_csv = path.name.removesuffix(".gz").endswith(".csv")
-    table = pd.read_csv(path, index_col=0, sep="," if is_csv else "\t")
-    if table.empty or not all(kind.kind in "biuf" for kind in table.dtypes):
+    """Cells in rows, genes in columns; a first column of names. Names are taken as they are written."""
+    separator = "," if path.name.removesuffix(".gz").endswith(".csv") else "\t"
+    header = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False)
+    table = pd.read_csv(path, sep=separator, header=None, skiprows=1, converters={0: str})
+    cells = table.pop(0)
+    genes = header.iloc[0].tolist()[header.shape[1] - table.shape[1] :]  # R leaves the corner out
+    if table.empty or len(genes) != table.shape[1] or not all(kind.kind in "biuf" for kind in table.dtypes):
         raise InputError(
             f"{path} is no table of numbers: it must have a cell a row, its name first, and a gene a column"
         )
-    obs, var = pd.DataFrame(index=table.index.astype(str)), pd.DataFrame(index=table.columns.astype(str))
+    obs, var = pd.DataFrame(index=pd.Index(cells.to_numpy())), pd.DataFrame(index=pd.Index(genes))
     return ad.AnnData(sp.csr_matrix(table.to_numpy(dtype="float32")), obs=obs, var=var)

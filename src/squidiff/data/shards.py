@@ -7,10 +7,9 @@ from pathlib import Path
 
 import anndata as ad
 
-from squidiff.config import InputError
 from squidiff.data.readers import SHARDS, quiet_about_names
 from squidiff.data.table import write_cells
-from squidiff.files import write_json
+from squidiff.files import require_empty, write_json
 
 
 def join(parts: Iterable[ad.AnnData]) -> ad.AnnData:
@@ -20,7 +19,7 @@ def join(parts: Iterable[ad.AnnData]) -> ad.AnnData:
 
 
 def write_shards(folder: Path, parts: Iterable[ad.AnnData], cells_per_shard: int) -> int:
-    """Writes cells as they come, in files of about so many, and last of all the list of files; returns their number.
+    """Writes cells as they come, in files of so many, and last of all the list of files; returns the number of cells.
 
     Raises InputError when the folder holds anything, or cannot be written.
     """
@@ -34,19 +33,14 @@ def write_shards(folder: Path, parts: Iterable[ad.AnnData], cells_per_shard: int
     return n_cells
 
 
-def require_empty(folder: Path) -> None:
-    """Raises InputError when there is a file in its place, or anything in the folder."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise InputError(f"{folder} is there already and not an empty folder: choose another")
-
-
 def _gathered(parts: Iterable[ad.AnnData], n: int) -> Iterator[ad.AnnData]:
-    """Parts joined until they have n cells, the last ones with fewer; a part is never cut."""
+    """The cells in pieces of n, the last with fewer."""
     waiting: list[ad.AnnData] = []
     for part in parts:
         waiting.append(part)
         if sum(w.n_obs for w in waiting) >= n:
-            yield join(waiting)
-            waiting = []
+            whole = join(waiting)
+            yield from (whole[first : first + n].copy() for first in range(0, whole.n_obs - n + 1, n))
+            waiting = [whole[whole.n_obs - whole.n_obs % n :].copy()] if whole.n_obs % n else []
     if waiting:
         yield join(waiting)

@@ -95,7 +95,7 @@ class BatchStream(Generic[AnyBatch]):
         n_cells = self._batches_per_window * self.size
         order = self._blocks[number * n_cells : (number + 1) * n_cells]
         if self._n_batches > self._batches_per_window:
-            order = np.random.default_rng((self.seed, 0, epoch, number)).permutation(order)
+            order = np.random.default_rng((self.seed, 7, epoch, number)).permutation(order)
         cells = self.pairs.table.cells
         return _Window(order, Loaded.of(cells, order) if isinstance(cells, CellsOnDisk) else cells, self._sources)
 

@@ -6,8 +6,7 @@ import functools
 import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +45,22 @@ class CellTable:
     keys: tuple[Key, ...]
     parts: tuple[tuple[Part, ...], ...]
     """(P,) what each population's condition consists of."""
+    survey: Survey
+    """Of the cells' values."""
 
     @classmethod
     def from_anndata(
-        cls, adata: ad.AnnData, schema: Schema, genes: Sequence[str] | None = None, where: str = "the data"
+        cls,
+        adata: ad.AnnData,
+        schema: Schema,
+        genes: Sequence[str] | None = None,
+        where: str = "the data",
+        found: Survey | None = None,
     ) -> CellTable:
         """Raises InputError for a missing column or gene, NaN, or a condition that cannot be read.
 
-        With `genes` the table has these, matched by name, in this order. `where` names the data in an error. Cells
-        that are on disk stay there.
+        With `genes` the table has these, matched by name, in this order. `where` names the data in an error, and
+        `found` is the survey of X, should it be known. Cells that are on disk stay there.
         """
         order = None if genes is None else gene_order(adata.var_names, genes, where)
         cells = as_matrix(adata, where)
@@ -62,14 +68,13 @@ class CellTable:
             cells = of_genes(cells, order)
         population, keys, parts = group_rows(adata.obs, schema, f"obs of {where}")
         names = tuple(map(str, adata.var_names if genes is None else genes))
-        table = cls(cells, names, np.asarray(adata.obs_names, dtype=str), population, keys, parts)
-        table.survey.require_finite(where)
-        return table
+        found = found if found is not None and order is None else survey(cells)
+        found.require_finite(where)
+        return cls(cells, names, np.asarray(adata.obs_names, dtype=str), population, keys, parts, found)
 
-    @cached_property
-    def survey(self) -> Survey:
-        """Of the cells' values."""
-        return survey(self.cells)
+    def with_cells(self, cells: Matrix | CellsOnDisk) -> CellTable:
+        """The same with other values."""
+        return replace(self, cells=cells, survey=survey(cells))
 
     def dense(self, rows: np.ndarray) -> np.ndarray:
         """Some cells, rows x G, float32."""
@@ -98,7 +103,7 @@ class CellTable:
 def read_cells(source: str | Path | ad.AnnData) -> ad.AnnData:
     """AnnData in memory, from a path, a backed AnnData or an AnnData. Raises InputError when it cannot be read."""
     if isinstance(source, ad.AnnData):
-        return source.to_memory() if source.isbacked else source
+        return _to_memory(source) if source.isbacked else source
     return read_file(Path(source))
 
 
@@ -113,9 +118,16 @@ def open_cells(source: str | Path | ad.AnnData, on_disk: bool | None = None) -> 
         if on_disk:
             raise InputError("the data are in memory already: pass a path, or leave on_disk out")
         return source
-    if on_disk is False or source.is_view or isinstance(source.X, ad.abc.CSCDataset):
-        return source.to_memory()
+    if on_disk is False or source.is_view or "X" not in source.file or isinstance(source.X, ad.abc.CSCDataset):
+        return _to_memory(source)
     return ad.AnnData(X=source.X, obs=source.obs, var=source.var, uns=source.uns)
+
+
+def _to_memory(backed: ad.AnnData) -> ad.AnnData:
+    try:
+        return backed.to_memory()
+    except KeyError:  # of anndata, where there is no X
+        return ad.AnnData(obs=backed.obs, var=backed.var, uns=backed.uns, layers=backed.layers)
 
 
 def write_cells(path: Path, adata: ad.AnnData) -> None:
@@ -228,10 +240,13 @@ def group_rows(
 def as_text(column: pd.Series) -> pd.Series:
     """A column as text: 1 and 1.0 are the same label, 0.1 is '0.1' at any precision, and what is empty is ''."""
     if isinstance(column.dtype, pd.CategoricalDtype):
-        column = column.astype(column.cat.categories.dtype)
+        used = column.cat.remove_unused_categories().cat
+        labels = np.append(as_text(pd.Series(used.categories)).to_numpy(dtype=object), "")  # the last of code -1
+        return pd.Series(labels[used.codes], index=column.index, name=column.name).astype(str)
     is_missing = column.isna()
     if pd.api.types.is_float_dtype(column):
-        whole = (column.dropna() % 1 == 0).all()
+        there = column.dropna()
+        whole = (there % 1 == 0).all() and (there.abs() < 2**63).all()
         column = column.astype("Int64") if whole else column.astype(str)  # numpy writes a float32 as short as it is
     return column.astype(object).where(~is_missing, "").astype(str)
 

@@ -92,8 +92,8 @@ class Normalisation:
             return cls(f"log1p of counts per {float(done.get('target_sum', 0)):g}", by, median)
         if found.looks_like_counts:
             return cls(COUNTS, "the values", None)
-        if total is not None and median and np.ptp(total) < SAME_TOTAL * median:
-            return cls(f"log1p of counts per {float(f'{median:.3g}'):g}", "the values", median)
+        if total is not None and median is not None and _is_one_total(total):
+            return cls(f"log1p of counts per {float(_round(total).replace(',', '')):g}", "the values", median)
         return cls("as given", "nothing", median)
 
     @classmethod

@@ -109,9 +109,10 @@ class Fitted:
     def encode_table(self, table: CellTable, schema: Schema) -> np.ndarray:
         """z_sem of each cell under its own condition, N x Z."""
         features = np.stack([self.encoder.describe(parts) for parts in table.parts])
-        condition = self.own_conditions(summarise(table, features, schema))[table.population]
+        condition = self.own_conditions(summarise(table, features, schema))
         chunks = in_chunks(np.arange(len(table.names)))
-        return np.concatenate([self.encode(table.dense(chunk), condition[chunk]).cpu().numpy() for chunk in chunks])
+        latents = (self.encode(table.dense(chunk), condition[table.population[chunk]]) for chunk in chunks)
+        return np.concatenate([z_sem.cpu().numpy() for z_sem in latents])
 
 
 def in_chunks(rows: np.ndarray) -> list[np.ndarray]:

@@ -93,9 +93,9 @@ class Generator:
         rows = draw_rows(available, max(n_cells, N_REFERENCE), rng)
         zero_fraction = self.law.follow(self.starts.mean[plan.start], self.starts.zero_fraction[plan.start], plan.mean)
         blocks = np.array_split(rows, -(-len(rows) // N_BLOCK))
-        first = 0
+        donors, first = self._donors(plan, rng), 0
         for block in blocks:
-            cells, z_sem = self._block(self.table.dense(block), plan, zero_fraction, rng)
+            cells, z_sem = self._block(self.table.dense(block), plan, zero_fraction, donors, rng)
             if not self.fitted.non_negative.all():
                 cells = cells.toarray()
             names = self.table.names[block[: n_cells - first]]
@@ -103,23 +103,29 @@ class Generator:
             first += len(block)
 
     def _block(
-        self, source: np.ndarray, plan: Plan, zero_fraction: np.ndarray, rng: np.random.Generator
+        self,
+        source: np.ndarray,
+        plan: Plan,
+        zero_fraction: np.ndarray,
+        donors: np.ndarray,
+        rng: np.random.Generator,
     ) -> tuple[sp.csr_matrix, np.ndarray]:
         """Cells from source cells (N x G), their mean the anchor, and their latents (N x Z)."""
-        moved = self._moved(source, plan, zero_fraction, rng)
+        # source cells moved to the anchor mean: where the diffusion starts, and what each gene's values are
+        moved = move_to_mean(source, plan.mean, zero_fraction, donors, rng, self.fitted.highest)
+        shifted = source + (plan.mean - source.mean(axis=0))
+        moved = np.where(self.fitted.non_negative, moved, shifted).astype(np.float32)
         cells, z_sem = self._denoised(source, None if plan.from_noise else moved, plan, rng)
         return sp.csr_matrix(take_values(cells, moved)), z_sem
 
-    def _moved(self, source: np.ndarray, plan: Plan, zero_fraction: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Source cells moved to the anchor mean: where the diffusion starts, and what each gene's values are."""
-        # cells of the very population that is asked for are the answer, should the source hold them and not start from
-        # them
+    def _donors(self, plan: Plan, rng: np.random.Generator) -> np.ndarray:
+        """Cells (D x G) that lend their values, of all populations but the very one that is asked for.
+
+        Its cells are the answer, should the source hold them and not start from them.
+        """
         asked = [i for i, key in enumerate(self.table.keys) if key == plan.query.key and i != plan.start]
         others = np.flatnonzero(~np.isin(self.table.population, asked))
-        donors = self.table.dense(draw_rows(others, min(len(others), MAX_DONORS), rng))
-        moved = move_to_mean(source, plan.mean, zero_fraction, donors, rng, self.fitted.highest)
-        shifted = source + (plan.mean - source.mean(axis=0))
-        return np.where(self.fitted.non_negative, moved, shifted).astype(np.float32)
+        return self.table.dense(rng.choice(others, min(len(others), MAX_DONORS), replace=False))
 
     @torch.no_grad()
     def _denoised(

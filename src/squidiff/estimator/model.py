@@ -7,7 +7,6 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from squidiff.config import Config, InputError, Sampling, Schema, flag, settings_from_json, settings_to_json
-from squidiff.data.check import check
+from squidiff.data.check import examine
 from squidiff.data.conditions import ConditionEncoder
 from squidiff.data.dataset import Pairs, ShownPairs
 from squidiff.data.manifest import describe_table, provenance
@@ -31,7 +30,7 @@ from squidiff.data.unit import COUNTS, UNKNOWN, Normalisation
 from squidiff.estimator.fitted import Fitted, begin_again, begin_anchored, digest, rebuild
 from squidiff.estimator.generate import Generator, understood
 from squidiff.estimator.upstream import LatentGenerator, UpstreamFitted, begin_upstream, rebuild_upstream
-from squidiff.files import read_json, sweep, write_json
+from squidiff.files import read_json, require_empty, sweep, write_json
 from squidiff.model.upstream import UpstreamNetwork
 from squidiff.train.checkpoint import read_tensors, write_tensors
 from squidiff.train.loop import Recipe, TrainState, find_device
@@ -106,12 +105,12 @@ class Squidiff:
             raise InputError("source_rows have no use but with upstream's architecture and SMILES: leave them out")
         if self.config.architecture == "upstream" and self.schema.embeddings is not None:
             raise InputError("--embeddings have no use with upstream's architecture: leave them out")
-        adata = open_cells(data, on_disk)
-        report = check(adata, self.schema, normalize=self.config.normalize)
+        adata, where = open_cells(data, on_disk), _name(data)
+        report, found = examine(adata, self.schema, self.config.normalize, where)
         if as_given:
             report = report.without("raw counts")
         report.raise_errors()
-        table = CellTable.from_anndata(adata, self.schema)
+        table = CellTable.from_anndata(adata, self.schema, where=where, found=found)
         if not as_given:
             table = self._normalized(table, adata.obs)
         encoder = ConditionEncoder.fit(table.parts, self.schema)
@@ -151,7 +150,7 @@ class Squidiff:
 
         Training shows the encoder source cells (of a perturbation: control cells), so these are what it knows best.
         """
-        return self.fitted.encode_table(self._table(open_cells(data, on_disk)), self.schema)
+        return self.fitted.encode_table(self._table(open_cells(data, on_disk), _name(data)), self.schema)
 
     def predict(
         self,
@@ -186,7 +185,7 @@ class Squidiff:
         cells = open_cells(source, on_disk)
         refuse_unknown_columns(asked, self.schema, cells.obs)
         make = LatentGenerator if isinstance(self.fitted, UpstreamFitted) else Generator
-        generator = make(self.fitted, self._table(cells), self.schema, sampling)
+        generator = make(self.fitted, self._table(cells, _name(source)), self.schema, sampling)
         plans = understood(asked, generator.plan)
         for i, plan in enumerate(plans):
             for part in generator.generate(plan):
@@ -204,8 +203,7 @@ class Squidiff:
     def save(self, folder: str | Path) -> None:
         """Writes a run folder, new or empty until then. Raises InputError when it is neither or cannot be written."""
         folder, _ = Path(folder), self.fitted
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            raise InputError(f"{folder} is there already and not an empty folder: choose another")
+        require_empty(folder)
         self._write(folder)
 
     def _write(self, folder: Path) -> None:
@@ -353,9 +351,9 @@ class Squidiff:
         decays = (self.config.ema_decay, *self.config.further_ema_decays)
         return "model.pt", *(f"model_{decay}.pt" for decay in decays)
 
-    def _table(self, adata: ad.AnnData) -> CellTable:
+    def _table(self, adata: ad.AnnData, where: str) -> CellTable:
         """Cells to start from or to encode, with the genes of training in its order, in its unit."""
-        table = CellTable.from_anndata(self._as_sources(adata), self.schema, self.fitted.genes)
+        table = CellTable.from_anndata(self._as_sources(adata), self.schema, self.fitted.genes, where)
         table = self._normalized(table, adata.obs)
         self.fitted.normalisation.require(table.survey, "the source")
         return table
@@ -378,7 +376,12 @@ class Squidiff:
         if not is_counts:
             return table
         factor = scaling(obs, table.survey, self.config.target_sum, self.config.total_counts_key)
-        return replace(table, cells=scale_and_log(table.cells, factor))
+        return table.with_cells(scale_and_log(table.cells, factor))
+
+
+def _name(data: ad.AnnData | str | Path) -> str:
+    """What an error calls the data."""
+    return "the data" if isinstance(data, ad.AnnData) else str(data)
 
 
 def _object(path: Path) -> dict[str, Any]:

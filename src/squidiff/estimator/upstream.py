@@ -62,7 +62,7 @@ class UpstreamFitted:
     def encode_table(self, table: CellTable, schema: Schema) -> np.ndarray:
         """z_sem of each cell under its own drugs, N x Z."""
         drugs, chunks = self.drugs(table), in_chunks(np.arange(len(table.names)))
-        latents = [self.encode(table.dense(chunk), drugs[table.population[chunk]]) for chunk in chunks]
+        latents = (self.encode(table.dense(chunk), drugs[table.population[chunk]]) for chunk in chunks)
         return np.concatenate([z_sem.cpu().numpy() for z_sem in latents])
 
     def to_tensors(self) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ import pandas as pd
 from squidiff.config import Schema
 from squidiff.data.check import check
 from squidiff.data.queries import read_queries, refuse_unknown_columns
+from squidiff.data.shards import join
 from squidiff.data.table import CellTable, read_cells, remember_schema, schema_of
 from squidiff.evaluate.baselines import Baselines
 from squidiff.response.populations import Population
@@ -41,7 +42,7 @@ def predict_baseline(
         obs = pd.DataFrame(query.columns, index=pd.Index([f"{i}-{j}" for j in range(len(cells))]))
         var = pd.DataFrame(index=pd.Index(baselines.table.genes))
         results.append(ad.AnnData(X=cells.astype(np.float32), obs=obs, var=var))
-    predicted = ad.concat(results)
+    predicted = join(results)
     remember_schema(predicted, schema)
     predicted.uns["squidiff"] = {"baseline": name, "seed": seed}
     return predicted
