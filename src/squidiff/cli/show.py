@@ -142,11 +142,12 @@ def progress(label: str, total: int | None = None) -> Iterator[Callable[..., Non
 
 
 def show_scores(scores: pd.DataFrame) -> None:
-    """The model beside floor and ceiling, the worst verdict first; of many populations the headline metrics only."""
+    """The model beside floor and ceiling, the worst verdict first; the headline metrics, of many populations two."""
+    from squidiff.evaluate.metrics import HEADLINE
     from squidiff.evaluate.scoring import MODEL
     from squidiff.evaluate.verdict import severity
 
-    model = scores[scores["method"] == MODEL]
+    model = scores[(scores["method"] == MODEL) & scores["metric"].isin(HEADLINE)]
     if model["condition"].nunique() > 1:
         headline = {"energy_distance", "delta_pearson" if "delta_pearson" in set(model["metric"]) else "pearson"}
         model = model[model["metric"].isin(headline)]

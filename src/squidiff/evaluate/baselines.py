@@ -47,6 +47,26 @@ class Baselines:
             return None
         return self.populations.mean[source]
 
+    def control_cells(self, key: Population, n: int, rng: np.random.Generator) -> np.ndarray | None:
+        """At most n of those cells, drawn; None where there is no control mean."""
+        if self.control_mean(key) is None:
+            return None
+        rows = np.flatnonzero(self.table.population == self.populations.source(key))
+        return self.table.dense(np.sort(rng.permutation(rows)[:n]))
+
+    def perturbed_mean(self, key: Population) -> np.ndarray | None:
+        """The mean (G,) over the training conditions of the same context at the same time, each counting once.
+
+        The reference of Systema (Vinas Torne et al. 2025): what all perturbations share is no credit. None where
+        there is no such condition.
+        """
+        treated = [
+            i
+            for i, k in enumerate(self.populations.keys)
+            if k.condition and k._replace(condition="") == key._replace(condition="")
+        ]
+        return self.populations.mean[treated].mean(axis=0) if treated else None
+
     def cells(
         self, name: str, key: Population, parts: tuple[Part, ...], n_cells: int | None, rng: np.random.Generator
     ) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -13,7 +14,8 @@ from squidiff.config import InputError, Schema, check_seed
 from squidiff.data.table import CellTable, read_cells, schema_of
 from squidiff.evaluate.baselines import NAMES, Baselines
 from squidiff.evaluate.ceiling import split_half_ceiling
-from squidiff.evaluate.metrics import METRICS, N_COMPONENTS, Pair, Resample, score
+from squidiff.evaluate.metrics import METRICS, N_COMPONENTS, score
+from squidiff.evaluate.pairs import Pair, Resample
 from squidiff.evaluate.verdict import Estimate, judge
 from squidiff.response.populations import Population
 from squidiff.response.shift import CannotPredict
@@ -92,8 +94,8 @@ class _Scorer:
         """All rows of one population."""
         rng = np.random.default_rng((self.seed, self.prediction.keys.index(tuple(key))))
         truth = self._drawn(self.target, key, rng)
-        control = None if self.baselines is None else self.baselines.control_mean(key)
-        pairs = {MODEL: self._pair(self._drawn(self.prediction, key, rng), truth, control)}
+        model = self._pair(self._drawn(self.prediction, key, rng), truth, key)
+        pairs = {MODEL: model}
         if self.baselines is not None:
             parts = self.target.parts[self.target.keys.index(tuple(key))]
             for name in NAMES:
@@ -101,16 +103,17 @@ class _Scorer:
                     cells = self.baselines.cells(name, key, parts, None, rng)[:MAX_CELLS]
                 except CannotPredict:
                     continue
-                pairs[name] = self._pair(cells, truth, control)
+                pairs[name] = model.with_predicted(cells.astype(np.float64), (cells - self.center) @ self.axes)
         ceiling = split_half_ceiling(pairs[MODEL], rng)
         truth_counts = _resample_counts(len(truth), rng)
         resamples = {m: Resample(p, truth_counts, _resample_counts(len(p.predicted), rng)) for m, p in pairs.items()}
         values = {m: score(pair) for m, pair in pairs.items()}
         rows: list[dict[str, object]] = []
         for name, metric in METRICS.items():
-            if metric.needs_control and control is None:
+            if not model.has(metric.needs):
                 continue
-            estimates = {m: Estimate(values[m][name], metric.function(resamples[m])) for m in pairs}
+            sampled = {m: metric.function(resamples[m]) if metric.is_resampled else np.full(1, np.nan) for m in pairs}
+            estimates = {m: Estimate(values[m][name], sampled[m]) for m in pairs}
             others = {m: e for m, e in estimates.items() if m != MODEL}
             best = max if metric.higher_is_better else min
             floor = best((e.value for e in others.values() if not np.isnan(e.value)), default=float("nan"))
@@ -125,13 +128,18 @@ class _Scorer:
         rows = np.flatnonzero(table.population == table.keys.index(tuple(key)))
         return table.dense(np.sort(rng.permutation(rows)[:MAX_CELLS]))
 
-    def _pair(self, predicted: np.ndarray, truth: np.ndarray, control: np.ndarray | None) -> Pair:
-        return Pair(
-            predicted.astype(np.float64),
-            truth.astype(np.float64),
-            (predicted - self.center) @ self.axes,
-            (truth - self.center) @ self.axes,
-            control,
+    def _pair(self, predicted: np.ndarray, truth: np.ndarray, key: Population) -> Pair:
+        arrays = (predicted, truth, *((cells - self.center) @ self.axes for cells in (predicted, truth)))
+        pair = Pair(*(a.astype(np.float64) for a in arrays))
+        if self.baselines is None:
+            return pair
+        rng = np.random.default_rng((self.seed, 1))  # the same control cells for every population that shares them
+        control = self.baselines.control_cells(key, MAX_CELLS, rng)
+        return replace(
+            pair,
+            control_mean=self.baselines.control_mean(key),
+            perturbed_mean=self.baselines.perturbed_mean(key),
+            control=control,
         )
 
 

@@ -18,6 +18,7 @@ from squidiff.data.preprocess import prepare
 from squidiff.data.simulate import simulate_perturbation
 from squidiff.data.table import write_cells
 from squidiff.estimator import RUN_FILES, Squidiff
+from squidiff.evaluate.metrics import HEADLINE
 from squidiff.evaluate.scoring import MODEL
 from squidiff.evaluate.verdict import severity
 from squidiff.files import write_atomically
@@ -154,7 +155,8 @@ def _findings(n: int) -> str:
 
 
 def _write_page(out: Path, task: DemoTask, model: Squidiff, scores: pd.DataFrame, seed: int) -> Path:
-    mine = scores[scores["method"] == MODEL]
+    shown = scores[scores["metric"].isin(HEADLINE)]
+    mine = shown[shown["method"] == MODEL]
     counts = mine["verdict"].value_counts()
     order = sorted(counts.index, key=severity)
     said = "; ".join(f"{counts[v]} {v or 'without a baseline'}" for v in order)
@@ -190,7 +192,7 @@ def _write_page(out: Path, task: DemoTask, model: Squidiff, scores: pd.DataFrame
         out,
         title="Squidiff demo: real cells" if task.schema.control is None else "Squidiff demo: simulated perturbation",
         summary=summary,
-        metrics=scores,
+        metrics=shown,
         figures=figures,
         commands=commands,
         verdict=verdict,

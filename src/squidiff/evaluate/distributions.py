@@ -1,0 +1,136 @@
+"""Metrics of how cells are distributed: in the space of principal components, or gene by gene."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.spatial.distance import cdist
+
+from squidiff.evaluate.means import pearson
+from squidiff.evaluate.pairs import CELLS_PER_BLOCK, Resample
+
+N_DIRECTIONS = 64
+N_NEIGHBOURS = 5
+N_CORRELATED = 200
+"""Genes, those that vary most in the truth, whose correlations are compared."""
+N_FOLDS = 5
+
+
+def energy_distance(sample: Resample) -> np.ndarray:
+    """2 E|x - y| - E|x - x'| - E|y - y'|, Euclidean on principal components, unbiased (Szekely and Rizzo 2013).
+
+    The within terms are over pairs of different cells, so that it is 0 on average for two samples of one distribution.
+    """
+    across, truth, predicted = (means[0] for means in sample.mean_kernels)
+    return 2 * across - truth - predicted
+
+
+def normalised_energy_distance(sample: Resample) -> np.ndarray:
+    """The energy distance by 2 E|x - y|: 1 for distributions that are far apart."""
+    across = sample.mean_kernels[0][0]
+    return np.divide(energy_distance(sample), 2 * across, out=sample.unknown, where=across > 0)
+
+
+def mmd(sample: Resample) -> np.ndarray:
+    """Squared maximum mean discrepancy, unbiased, mean over Gaussian kernels of five bandwidths (Gretton et al. 2012).
+
+    The bandwidths are the truth's alone, so that a prediction cannot choose its own.
+    """
+    across, truth, predicted = (means[1:] for means in sample.mean_kernels)
+    return np.asarray((truth + predicted - 2 * across).mean(axis=0)) if len(across) else sample.unknown
+
+
+def wasserstein(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The 1-Wasserstein distance of each column of x (N x K) and y (M x K), (K,): the mean gap of their quantiles."""
+    n, m = len(x), len(y)
+    ends = np.unique(np.concatenate([np.arange(1, n + 1) * m, np.arange(1, m + 1) * n]))  # where one of both steps
+    widths = np.diff(ends, prepend=0) / (n * m)
+    x, y = np.sort(x, axis=0), np.sort(y, axis=0)
+    return np.asarray(widths @ np.abs(x[(ends - 1) // m] - y[(ends - 1) // n]))
+
+
+def gene_wasserstein(sample: Resample) -> np.ndarray:
+    """Mean over genes of the 1-Wasserstein distance."""
+    return np.array([wasserstein(sample.pair.predicted, sample.pair.truth).mean()])
+
+
+def sliced_wasserstein(sample: Resample) -> np.ndarray:
+    """Mean of the 1-Wasserstein distance over fixed random directions of the principal components (Bonneel 2015)."""
+    pair = sample.pair
+    if not pair.truth_pcs.shape[1]:
+        return sample.unknown
+    directions = np.random.default_rng(0).normal(size=(pair.truth_pcs.shape[1], N_DIRECTIONS))
+    directions /= np.linalg.norm(directions, axis=0)
+    return np.array([wasserstein(pair.predicted_pcs @ directions, pair.truth_pcs @ directions).mean()])
+
+
+def variance_pearson(sample: Resample) -> np.ndarray:
+    """Pearson correlation over genes of the logarithms of the variances, of the genes that vary in both."""
+    pair = sample.pair
+    truth = sample.truth_weights @ np.square(pair.truth) - np.square(sample.truth_mean)
+    predicted = sample.predicted_weights @ np.square(pair.predicted) - np.square(sample.predicted_mean)
+    varies = (truth > 1e-8) & (predicted > 1e-8)
+    rows = zip(predicted, truth, varies, strict=True)
+    return np.array([pearson(np.log(p[v])[None], np.log(t[v])[None])[0] for p, t, v in rows])
+
+
+def zero_fraction_error(sample: Resample) -> np.ndarray:
+    """Mean over genes of the absolute difference of the share of cells in which the gene is zero."""
+    truth = sample.truth_weights @ (sample.pair.truth == 0)
+    predicted = sample.predicted_weights @ (sample.pair.predicted == 0)
+    return np.asarray(np.abs(predicted - truth).mean(axis=1))
+
+
+def correlation_distance(sample: Resample) -> np.ndarray:
+    """Root mean square difference of the correlations of two genes, over pairs of the genes that vary most in truth.
+
+    Of those that vary in both; NaN when fewer than two do.
+    """
+    truth, predicted = sample.pair.truth, sample.pair.predicted
+    most = np.argsort(-truth.var(axis=0), kind="stable")[:N_CORRELATED]
+    genes = most[(truth[:, most].var(axis=0) > 1e-8) & (predicted[:, most].var(axis=0) > 1e-8)]
+    if len(genes) < 2:
+        return sample.unknown
+    gap = np.corrcoef(predicted[:, genes], rowvar=False) - np.corrcoef(truth[:, genes], rowvar=False)
+    return np.sqrt([np.square(gap[np.triu_indices(len(genes), 1)]).mean()])
+
+
+def classifier_accuracy(sample: Resample) -> np.ndarray:
+    """How well a linear classifier tells predicted from true cells, cross-validated and balanced: 0.5 for not at all.
+
+    Lopez-Paz and Oquab (2017); linear discriminant analysis on principal components. NaN with fewer than ten of either.
+    """
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+
+    cells = np.concatenate([sample.pair.predicted_pcs, sample.pair.truth_pcs])
+    is_true = np.arange(len(cells)) >= len(sample.pair.predicted)
+    if min(is_true.sum(), (~is_true).sum()) < 2 * N_FOLDS or not np.ptp(cells, axis=0).any():
+        return sample.unknown
+    folds = StratifiedKFold(N_FOLDS, shuffle=True, random_state=0)
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=1e-3)
+    return np.array([cross_val_score(model, cells, is_true, cv=folds, scoring="balanced_accuracy").mean()])
+
+
+def fidelity(sample: Resample) -> np.ndarray:
+    """Share of predicted cells that lie within the neighbourhood of a true one (Kynkaanniemi et al. 2019)."""
+    return _neighbourhoods(sample)[0]
+
+
+def coverage(sample: Resample) -> np.ndarray:
+    """Share of true cells that have a predicted one in their neighbourhood (Naeem et al. 2020)."""
+    return _neighbourhoods(sample)[1]
+
+
+def _neighbourhoods(sample: Resample) -> tuple[np.ndarray, np.ndarray]:
+    """A true cell's neighbourhood reaches to its N_NEIGHBOURS-th nearest true cell."""
+    truth, predicted = sample.pair.truth_pcs, sample.pair.predicted_pcs
+    if len(truth) <= N_NEIGHBOURS:
+        return sample.unknown, sample.unknown
+    is_near, n_covered = np.zeros(len(predicted), dtype=bool), 0
+    for first in range(0, len(truth), CELLS_PER_BLOCK):
+        block = truth[first : first + CELLS_PER_BLOCK]
+        radius = np.partition(cdist(block, truth), N_NEIGHBOURS, axis=1)[:, N_NEIGHBOURS]  # the cell itself is at 0
+        inside = cdist(block, predicted) <= radius[:, None]
+        is_near |= inside.any(axis=0)
+        n_covered += int(inside.any(axis=1).sum())
+    return np.array([is_near.mean()]), np.array([n_covered / len(truth)])

@@ -1,0 +1,137 @@
+"""Predicted cells beside true ones, and resamples of both: what every metric is computed from."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from scipy.spatial.distance import cdist
+
+from squidiff.evaluate.differential import Differential, rank_sum
+
+CELLS_PER_BLOCK = 512
+"""Rows of a matrix of distances that are there at once."""
+N_OF_SCALE = 500
+BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Of Gaussian kernels, in median distances of two true cells."""
+Kernel = Callable[[np.ndarray], np.ndarray]
+"""Of Euclidean distances."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Predicted cells (N x G) beside true ones (M x G), and where both lie in the space of principal components."""
+
+    predicted: np.ndarray
+    truth: np.ndarray
+    predicted_pcs: np.ndarray
+    """N x K"""
+    truth_pcs: np.ndarray
+    """M x K"""
+    control_mean: np.ndarray | None = None
+    """(G,) of the cells that the prediction starts from; None where there are none."""
+    perturbed_mean: np.ndarray | None = None
+    """(G,) the mean over the training conditions of the same context."""
+    control: np.ndarray | None = None
+    """C x G, some of the cells that the prediction starts from."""
+    expressed: Differential | None = None
+    """The truth's differential expression against control, where it is known already."""
+
+    def with_predicted(self, cells: np.ndarray, pcs: np.ndarray) -> Pair:
+        """Another prediction (cells and where they lie) of the same truth, of which what is known is kept."""
+        return replace(self, predicted=cells, predicted_pcs=pcs, expressed=self.truly_expressed)
+
+    def has(self, needed: str) -> bool:
+        """Whether what a metric needs is known: 'control', 'perturbed mean' or ''."""
+        known = {"": True, "control": self.control_mean is not None, "perturbed mean": self.perturbed_mean is not None}
+        return known[needed]
+
+    @cached_property
+    def truly_expressed(self) -> Differential | None:
+        """The truth's differential expression against control."""
+        if self.expressed is not None or self.control is None:
+            return self.expressed
+        return rank_sum(self.truth, self.control)
+
+    @cached_property
+    def predicted_expressed(self) -> Differential | None:
+        """The prediction's differential expression against control."""
+        return None if self.control is None else rank_sum(self.predicted, self.control)
+
+    @cached_property
+    def truth_scale(self) -> float:
+        """The median distance of two true cells, of N_OF_SCALE at most; NaN for a single one."""
+        some = self.truth_pcs[:: max(1, len(self.truth_pcs) // N_OF_SCALE)][:N_OF_SCALE]
+        distances = cdist(some, some)[np.triu_indices(len(some), 1)]
+        return float(np.median(distances)) if len(distances) else float("nan")
+
+
+class Resample:
+    """B resamples of a pair: how often each true and each predicted cell counts, B x M and B x N."""
+
+    def __init__(self, pair: Pair, truth_counts: np.ndarray, predicted_counts: np.ndarray) -> None:
+        self.pair = pair
+        self.truth_counts, self.predicted_counts = truth_counts, predicted_counts
+        self.truth_weights = truth_counts / truth_counts.sum(axis=1, keepdims=True)
+        self.predicted_weights = predicted_counts / predicted_counts.sum(axis=1, keepdims=True)
+
+    @classmethod
+    def whole(cls, pair: Pair) -> Resample:
+        """Every cell once: one resample."""
+        return cls(pair, np.ones((1, len(pair.truth))), np.ones((1, len(pair.predicted))))
+
+    @property
+    def unknown(self) -> np.ndarray:
+        """NaN for every resample, (B,)."""
+        return np.full(len(self.truth_counts), np.nan)
+
+    @cached_property
+    def truth_mean(self) -> np.ndarray:
+        """B x G"""
+        return self.truth_weights @ self.pair.truth
+
+    @cached_property
+    def predicted_mean(self) -> np.ndarray:
+        """B x G"""
+        return self.predicted_weights @ self.pair.predicted
+
+    @cached_property
+    def mean_kernels(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Means of the distance and of Gaussian kernels across, among true and among predicted cells, kernels x B each.
+
+        One kernel for each of BANDWIDTHS, or none where the truth has no scale. No draw is paired with itself or a copy
+        of it; of a single cell, what is among is NaN.
+        """
+        kernels: list[Kernel] = [lambda distances: distances]
+        if self.pair.truth_scale > 0:
+            kernels += [functools.partial(_gaussian, self.pair.truth_scale * width) for width in BANDWIDTHS]
+        truth, predicted = self.pair.truth_pcs, self.pair.predicted_pcs
+        across = _sums(kernels, truth, predicted, self.truth_weights, self.predicted_weights)
+        at_0 = np.array([kernel(np.zeros(1))[0] for kernel in kernels])[:, None]
+        among = []
+        for cells, counts in ((truth, self.truth_counts), (predicted, self.predicted_counts)):
+            copies = np.square(counts).sum(axis=1)
+            n_pairs = counts.sum(axis=1) ** 2 - copies
+            total = _sums(kernels, cells, cells, counts, counts) - at_0 * copies
+            among.append(np.divide(total, n_pairs, out=np.full_like(total, np.nan), where=n_pairs > 0))
+        return across, among[0], among[1]
+
+
+def _gaussian(width: float, distances: np.ndarray) -> np.ndarray:
+    return np.asarray(np.exp(np.square(distances) / (-2 * width**2)))
+
+
+def _sums(
+    kernels: Sequence[Kernel], x: np.ndarray, y: np.ndarray, x_weights: np.ndarray, y_weights: np.ndarray
+) -> np.ndarray:
+    """Sums over pairs of weight times kernel, kernels x B; a block of rows of the distances is there at once."""
+    total = np.zeros((len(kernels), len(x_weights)))
+    for first in range(0, len(x), CELLS_PER_BLOCK):
+        here = slice(first, first + CELLS_PER_BLOCK)
+        distances = cdist(x[here], y)
+        for i, kernel in enumerate(kernels):
+            total[i] += ((x_weights[:, here] @ kernel(distances)) * y_weights).sum(axis=1)
+    return total
