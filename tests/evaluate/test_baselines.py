@@ -11,16 +11,16 @@ from perturbed_cells import SCHEMA, made_cells, population
 from squidiff.config import InputError, Schema
 from squidiff.data.conditions import Part
 from squidiff.data.table import CellTable
-from squidiff.evaluate.baselines import ALL_CELLS, NAMES, SHUFFLED_GENES, ZEROS_KEPT, Baselines
+from squidiff.evaluate.baselines import NAMES, PERTURBED, PLAIN, ZEROS_KEPT, Baselines
 from squidiff.response.populations import Population, Source
 from squidiff.response.shift import CannotPredict
 from squidiff.response.stack import BASELINES
 
 BOTH = Population("T", "A + B", None)
 PARTS = (Part("A"), Part("B"))
-PERTURBATION = tuple(
-    name for name in BASELINES if name not in ("no change", "training mean", "time interpolation", "time shift")
-)
+NOT_HERE = ("training mean", "time interpolation", "time shift", "last time point", "mixture of times")
+NOT_HERE += ("optimal transport",)
+PERTURBATION = tuple(name for name in BASELINES if name not in (*NOT_HERE, "no change"))
 
 
 def trained() -> ad.AnnData:
@@ -172,16 +172,16 @@ def test_the_mean_of_the_control_is_that_of_the_source_cells() -> None:
 def test_plain_generation_by_all_cells_and_by_shuffled_genes() -> None:
     adata, schema = made_contexts()
     baselines, key = fitted(adata, schema), Population("x", "", None)
-    everything = baselines.cells(ALL_CELLS, key, (), 200, np.random.default_rng(0))
+    everything = baselines.cells("all cells", key, (), 200, np.random.default_rng(0))
     assert as_rows(everything) == as_rows(adata.X)
-    shuffled = baselines.cells(SHUFFLED_GENES, key, (), None, np.random.default_rng(0))
+    shuffled = baselines.cells("shuffled genes", key, (), None, np.random.default_rng(0))
     np.testing.assert_array_equal(np.sort(shuffled, axis=0), np.sort(adata.X[:150], axis=0))
     assert abs(np.corrcoef(shuffled[:, 0], shuffled[:, 1])[0, 1]) < 4 / np.sqrt(150)  # they were one and the same
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if not n.startswith(("time ", "training mean"))])
+@pytest.mark.parametrize("name", [n for n in NAMES if not n.startswith(NOT_HERE)])
 def test_a_seed_draws_the_same_cells_and_dense_and_sparse_agree(name: str) -> None:
-    if name in (ALL_CELLS, SHUFFLED_GENES):
+    if name not in PERTURBED:
         one, schema = made_contexts()
         key, parts = Population("x", "", None), ()
     else:
@@ -197,6 +197,45 @@ def test_a_seed_draws_the_same_cells_and_dense_and_sparse_agree(name: str) -> No
     assert not np.array_equal(found[0], found[3])
 
 
+def test_between_two_times_cells_are_mixed_or_on_the_way() -> None:
+    adata, schema = made_times()
+    baselines, key = fitted(adata, schema), Population("x", "", 3.0)  # two thirds of the way from 1 to 4
+    before, after = (adata.X[((adata.obs["line"] == "x") & (adata.obs["day"] == t)).to_numpy()] for t in (1, 4))
+    mixed, moved, last = (
+        baselines.cells(name, key, (), n, np.random.default_rng(0))
+        for name, n in (("mixture of times", 12), ("optimal transport", None), ("last time point", None))
+    )
+    assert sum(row in as_rows(after) for row in as_rows(mixed)) == 8
+    assert sum(row in as_rows(before) for row in as_rows(mixed)) == 4
+    np.testing.assert_allclose(moved.mean(axis=0), before.mean(axis=0) / 3 + 2 * after.mean(axis=0) / 3, atol=1e-5)
+    assert as_rows(last) == as_rows(before)
+    many = baselines.cells("optimal transport", key, (), 2500, np.random.default_rng(0))
+    assert many.shape == (2500, 6)
+
+
+def test_pca_scgen_is_the_mean_shift_as_far_as_the_components_reach() -> None:
+    baselines = fitted(trained())
+    center, axes = baselines.principal_axes
+    shifted = draw(baselines, "mean shift", 33)
+    expected = center + (shifted - center) @ axes @ axes.T
+    found = draw(baselines, "PCA scGen", 33)
+    np.testing.assert_allclose(found.mean(axis=0), expected.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(np.cov(found.T), np.cov(expected.T), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["diagonal Gaussian", "factor Gaussian"])
+def test_gaussian_cells_lie_around_the_mean_of_the_anchor(name: str) -> None:
+    baselines = fitted(trained())
+    found = draw(baselines, name, 50)
+    mean = mean_by("additive", baselines)  # what the anchor takes of a combination whose parts were seen here
+    np.testing.assert_allclose(found.mean(axis=0), mean, atol=1e-6)
+    adata, schema = made_contexts()
+    plain = fitted(adata, schema).cells(name, Population("x", "", None), (), 4000, np.random.default_rng(0))
+    np.testing.assert_allclose(plain.var(axis=0), adata.X[:150].var(axis=0), rtol=0.15)
+    together = np.corrcoef(plain[:, 0], plain[:, 1])[0, 1]
+    assert together > 0.99 if name == "factor Gaussian" else abs(together) < 0.1
+
+
 # --- what cannot be predicted
 
 
@@ -209,9 +248,9 @@ def test_an_unknown_name_is_refused_with_those_there_are() -> None:
     assert all(name in str(caught.value) for name in NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(set(PERTURBED) ^ set(PLAIN)))
 def test_plain_generation_and_perturbation_refuse_each_others_baselines(name: str) -> None:
-    plain = name in (ALL_CELLS, SHUFFLED_GENES)
+    plain = name in PLAIN
     baselines = fitted(trained()) if plain else fitted(*made_contexts())
     key, parts = (BOTH, PARTS) if plain else (Population("x", "", None), ())
     with pytest.raises(CannotPredict, match=f"'{name}' is {'' if plain else 'not '}a baseline of plain generation"):

@@ -12,9 +12,9 @@ from perturbed_cells import SCHEMA, made_cells, population
 
 from squidiff.config import InputError, Schema
 from squidiff.data.table import CellTable
-from squidiff.evaluate.baselines import NAMES
+from squidiff.evaluate.baselines import PERTURBED, PLAIN, principal_axes
 from squidiff.evaluate.metrics import METRICS
-from squidiff.evaluate.scoring import COLUMNS, MODEL, N_BOOTSTRAPS, UNSCORED, evaluate, principal_axes
+from squidiff.evaluate.scoring import COLUMNS, MODEL, N_BOOTSTRAPS, UNSCORED, evaluate
 from squidiff.evaluate.verdict import BEATS, TIES
 
 N_GENES = 60
@@ -63,12 +63,11 @@ def test_a_row_a_population_metric_and_method() -> None:
     expected = {f"{t}, {c}" for t in ("T", "B", "NK") for c in ("A", "B", "A + B")}
     assert set(table["condition"]) == expected
     assert table.groupby("condition")["metric"].unique().map(list).map(tuple).unique().tolist() == [tuple(METRICS)]
-    methods = {name for name in NAMES if not name.startswith(("all cells", "shuffled genes", "time "))}
+    of_time = ("time ", "last time", "mixture of times", "optimal transport")
+    methods = {name for name in PERTURBED if not name.startswith(of_time)}
     assert set(table["method"]) == methods | {MODEL}
-    assert set(table.loc[table["condition"].str.endswith(" A"), "method"]) == set(table["method"]) - {
-        "additive",
-        "additive, zeros kept",
-    }
+    of_combinations = {name for name in methods if name.startswith(("additive", "mean of parts", "linear parts"))}
+    assert set(table.loc[table["condition"].str.endswith(" A"), "method"]) == set(table["method"]) - of_combinations
     assert (table.loc[table["method"] != MODEL, "verdict"] == "").all()
 
 
@@ -178,7 +177,7 @@ def test_without_a_schema_all_cells_are_one_population() -> None:
     train, truth = made()
     table = evaluate(imperfect(truth), truth, train=train)
     assert set(table["condition"]) == {"all cells"}
-    assert set(table["method"]) == {MODEL, "all cells", "shuffled genes"}
+    assert set(table["method"]) == {MODEL, *PLAIN}
     assert set(table["metric"]) == set(BEST_KNOWN)  # there is no control to change from
 
 

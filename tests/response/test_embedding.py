@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from made_populations import answer, ask, populations, source
 from sklearn.model_selection import GroupKFold
 
 from squidiff.config import InputError
-from squidiff.response.embedding import ALPHAS, N_FOLDS, DoseShift, MeanOfConditions, RidgeShift
+from squidiff.response.embedding import (
+    ALPHAS,
+    N_FOLDS,
+    N_NEIGHBOURS,
+    PENALTY,
+    DoseShift,
+    MeanOfConditions,
+    NearestConditions,
+    PcaLinear,
+    RidgeShift,
+)
 from squidiff.response.populations import Populations
 
 N_CONDITIONS, N_FEATURES, N_GENES = 30, 5, 7
@@ -170,3 +182,96 @@ def test_the_mean_of_conditions_is_that_of_the_own_context_or_else_of_all() -> N
     assert answer(MeanOfConditions(), made, ask("a", "Z")).tolist() == [1.0 + (2.0 + 8.0) / 2]
     assert answer(MeanOfConditions(), made, ask("a", "X")).tolist() == [1.0 + 8.0]  # never its own answer
     assert answer(MeanOfConditions(), made, ask("new", "Z")).item() == pytest.approx(50.0 + (2.0 + 8.0 + 1.0) / 3)
+
+
+# --- nearest conditions
+
+
+def families(noise: float) -> tuple[Populations, np.ndarray]:
+    """Six families of five conditions that lie together and act alike, but for noise; also the families' effects."""
+    rng = np.random.default_rng(3)
+    centres, effects = 10 * rng.normal(size=(6, 4)), rng.normal(size=(6, N_GENES))
+    means: dict[tuple[str, str, float | None], object] = {("a", "", None): np.ones(N_GENES)}
+    features = {}
+    for family in range(6):
+        for i in range(5):
+            name = f"{family}{i}"
+            features[name] = np.concatenate([[1.0], centres[family] + rng.normal(size=4)])
+            means["a", name, None] = 1 + effects[family] + noise * rng.normal(size=N_GENES)
+    return populations(means, features), effects
+
+
+def test_the_nearest_conditions_are_scikit_learns_neighbours_and_as_many_as_act_alike() -> None:
+    from sklearn.neighbors import KNeighborsRegressor
+
+    made, _ = families(noise=0.5)
+    predictor = NearestConditions().fit(made)
+    assert predictor.k == 3  # of 1, 2, 3, 5, ...: four others are of the family, and a fifth is not
+    judge = KNeighborsRegressor(predictor.k).fit(made.features[1:, 1:], made.mean[1:] - 1)
+    for asked in made.features[1:] + np.random.default_rng(5).normal(size=made.features[1:].shape):
+        found = answer(predictor, made, ask("a", "new"), asked)
+        np.testing.assert_allclose(found, 1 + judge.predict(asked[None, 1:])[0], atol=1e-12)
+
+
+def test_a_condition_is_no_neighbour_of_itself_and_nothing_is_near_to_nothing() -> None:
+    made, effects = families(noise=0.0)
+    np.testing.assert_allclose(answer(NearestConditions(), made, ask("a", "20"), made.features[11]), 1 + effects[2])
+    with pytest.raises(InputError, match="nothing describes condition 'new'"):
+        answer(NearestConditions(), made, ask("a", "new"), np.array([1.0, 0, 0, 0, 0]))
+    assert set(N_NEIGHBOURS) >= {1, 5}
+
+
+# --- linear in principal components
+
+
+def perturbed_genes(n_genes: int = 40) -> Populations:
+    """Knocked-down genes that are measured themselves: each shift is what a low-rank map makes of the gene's row."""
+    rng = np.random.default_rng(7)
+    base = rng.gamma(2.0, size=n_genes)
+    loadings, mixing = rng.normal(size=(n_genes, 2)), rng.normal(size=(2, 2))
+    genes = [f"g{i}" for i in range(n_genes)]
+    means: dict[tuple[str, str, float | None], object] = {("a", "", None): base}
+    for i in range(30):
+        means["a", f"g{i}", None] = base + loadings @ mixing @ loadings[i]
+    made = populations(means, {f"g{i}": np.ones(1) for i in range(30)})
+    return dataclasses.replace(made, genes=tuple(genes))
+
+
+def test_pca_linear_solves_the_two_sided_ridge_problem() -> None:
+    """Where its two penalties are as one: the gradient of |Y - G W P'|^2 + the penalties' terms is 0 at W."""
+    made = perturbed_genes()
+    model = PcaLinear().fit(made)
+    G, P = model.G, np.stack([model.G[i] for i in range(30)])
+    Y = (made.mean[1:] - made.mean[0]).T - model.b[:, None]
+    k = np.eye(G.shape[1])
+    left, right = G.T @ G + PENALTY * k, P.T @ P + PENALTY * k
+    np.testing.assert_allclose(left @ model.W @ right, G.T @ Y @ P, rtol=1e-8, atol=1e-8)
+
+
+def test_pca_linear_predicts_a_gene_that_was_never_perturbed() -> None:
+    made = perturbed_genes()
+    known = made.only(np.arange(26))  # control and 25 genes
+    found = np.stack([answer(PcaLinear(), known, ask("a", f"g{i}"), np.ones(1)) for i in range(25, 30)])
+    truth, flat = made.mean[26:], known.mean[1:].mean(axis=0)
+    assert np.square(found - truth).sum() < 0.1 * np.square(flat - truth).sum()
+
+
+def test_pca_linear_adds_the_parts_and_knows_no_other_names() -> None:
+    made = perturbed_genes()
+    model = PcaLinear().fit(made)
+    own, at = made.mean[0], model.G @ model.W
+    found = answer(PcaLinear(), made, ask("a", "g3 @ 2 + g38 knock-down"), np.array([-2.0]))
+    np.testing.assert_allclose(found, own + model.b - at @ (model.G[3] + model.G[38]))
+    with pytest.raises(InputError, match="nothing places condition 'drug'"):
+        answer(PcaLinear(), made, ask("a", "drug"), np.ones(1))
+
+
+def test_pca_linear_of_drugs_reads_what_describes_them() -> None:
+    made, _, _, _, weights = linear_data(noise=1e-3)
+    unseen = np.concatenate([[1.0], np.random.default_rng(2).normal(size=N_FEATURES)])
+    flat = answer(MeanOfConditions(), made, ask("a", "new"), unseen)
+    found = answer(PcaLinear(), made, ask("a", "new"), unseen)
+    truth = made.mean[0] + unseen @ weights
+    assert np.square(found - truth).mean() < 0.5 * np.square(flat - truth).mean()
+    with pytest.raises(InputError, match="nothing describes condition 'new'"):
+        answer(PcaLinear(), made, ask("a", "new"), np.eye(1 + N_FEATURES)[0])

@@ -180,16 +180,20 @@ def test_every_baseline_answers_to_its_name() -> None:
         "proportional shift": answer(WeightedShift(in_proportion=True), made, key).item(),
         "mean of conditions": (4.0 + 40.0) / 2,
         "additive": 44.0,
+        "mean of parts": 22.0,
+        "linear parts": 44.0,
         "time interpolation": (111 + 222) / 2,
     }
     assert 200 < expected["weighted shift"] < 500
-    makers = {name: make for name, make in BASELINES.items() if name not in ("training mean", "time shift", "two-way")}
+    others = ("training mean", "time shift", "two-way", "PCA linear")  # the last needs more than one gene
+    makers = {name: make for name, make in BASELINES.items() if name not in others}
     found = {name: answer(make(), made, key, features).item() for name, make in makers.items()}
     assert answer(BASELINES["training mean"](), made, ask("b", "A + B", 2.0), features).item() == 501.0
     with pytest.raises(CannotPredict, match=r"^a, A \+ B, time 2 was not seen in training$"):
         answer(BASELINES["training mean"](), made, key, features)
     # b and c were seen at time 2 alone, so that from there to there they do not change
     assert answer(BASELINES["time shift"](), made, key, features).item() == (500 + 200) / 2
+    assert found.pop("nearest conditions") in (4.0, 40.0, 22.0)  # A and B are as near as each other
     for name in ("dose shift", "ridge"):
         assert 44.0 < found.pop(name) < 500.0  # a compromise of the singles and of the combination in other contexts
     assert found == pytest.approx(expected)

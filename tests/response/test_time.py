@@ -8,7 +8,8 @@ from made_populations import answer, ask, populations
 
 from squidiff.config import InputError
 from squidiff.response.populations import Populations
-from squidiff.response.time import TimeInterpolation, TimeShift
+from squidiff.response.shift import CannotPredict
+from squidiff.response.time import TimeInterpolation, TimeShift, interpolate, last_time
 
 START, SLOPE = np.array([1.0, 0.0, 5.0]), np.array([0.5, 2.0, -1.0])
 TIMES = (6.0, 0.0, 24.0, 12.0)  # in no order
@@ -67,3 +68,27 @@ def test_the_other_contexts_tell_how_a_context_of_one_time_goes_on() -> None:
     np.testing.assert_allclose(found, [100.0 + (30.0 + 12.0) / 2, 3.0], atol=1e-12)
     with pytest.raises(InputError, match=r"^no other context was seen at or around time 6$"):
         answer(TimeShift(), made, ask("new", "", 6.0))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_on_a_line_optimal_transport_pairs_by_rank(share: float) -> None:
+    rng = np.random.default_rng(0)
+    before, after = rng.normal(size=(80, 1)), rng.gamma(2.0, size=(80, 1)) + 3
+    found = np.sort(interpolate(before, after, share), axis=0)
+    np.testing.assert_allclose(found, (1 - share) * np.sort(before, 0) + share * np.sort(after, 0), atol=1e-14)
+
+
+def test_cells_that_moved_together_are_paired_with_themselves() -> None:
+    """A mixture would lie at both ends; on the way lies what moved part of it."""
+    rng = np.random.default_rng(1)
+    before, way = rng.normal(size=(60, 4)), np.array([5.0, -3.0, 0.0, 1.0])
+    found = interpolate(before, rng.permutation(before + way), 0.25)
+    np.testing.assert_allclose(found[np.argsort(found[:, 0])], (before + way / 4)[np.argsort(before[:, 0])], atol=1e-13)
+
+
+def test_the_last_time_is_the_one_before(line: Populations) -> None:
+    assert [line.keys[last_time(line, ask("a", "", t))].time for t in (0.5, 6.0, 6.1, 99.0)] == [0.0, 0.0, 6.0, 24.0]
+    with pytest.raises(CannotPredict, match=r"^a was not seen before time 0$"):
+        last_time(line, ask("a", "", 0.0))
+    with pytest.raises(CannotPredict, match=r"^a has no time$"):
+        last_time(line, ask("a", ""))

@@ -2,43 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 
 from squidiff.config import InputError, Schema
 from squidiff.data.conditions import ConditionEncoder, Part
 from squidiff.data.table import CellTable
+from squidiff.response.gaussian import draw_diagonal, draw_factors
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shape import ZeroLaw, move_to_mean
 from squidiff.response.shift import CannotPredict
-from squidiff.response.stack import BASELINES
+from squidiff.response.stack import BASELINES, Anchor
+from squidiff.response.time import interpolate, last_time, times_around
 
 ZEROS_KEPT = ", zeros kept"
 """Suffix of a baseline whose cells are moved by `response.shape.move_to_mean` instead of shifted."""
-ALL_CELLS, SHUFFLED_GENES = "all cells", "shuffled genes"
-"""Of plain generation: cells of whatever context, and cells whose genes are drawn independently within the context."""
-
-NAMES = (
-    "no change",
-    *(name + suffix for name in BASELINES if name != "no change" for suffix in ("", ZEROS_KEPT)),
-    ALL_CELLS,
-    SHUFFLED_GENES,
-)
+N_COMPONENTS = 50
+"""Principal components of the training cells: of the space in which distributions are compared, and of a baseline."""
 MAX_DONORS = 2000
+MAX_ASSIGNED = 1000
+"""Cells that optimal transport pairs: more take turns."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A population, and the training cells that a prediction of it starts from."""
+
+    key: Population
+    parts: tuple[Part, ...]
+    n_cells: int
+    source: int
+    """Index of the population that it starts from."""
+    rng: np.random.Generator
 
 
 class Baselines:
     """The baselines, fitted on training cells."""
 
-    def __init__(self, train: CellTable, schema: Schema) -> None:
-        self.table = train
+    def __init__(self, train: CellTable, schema: Schema, seed: int = 0) -> None:
+        self.table, self.seed = train, seed
         self.encoder = ConditionEncoder.fit(train.parts, schema)
         features = np.stack([self.encoder.describe(parts) for parts in train.parts])
         keys = tuple(Population(*key) for key in train.keys)
         has_control = schema.control is not None
-        self.populations = Populations.summarise(train.blocks(), train.population, keys, features, has_control)
+        self.populations = Populations.summarise(
+            train.blocks(), train.population, keys, features, has_control, train.genes
+        )
         self.non_negative = train.survey.non_negative
         self.law = ZeroLaw().fit(self.populations.mean, self.populations.zero_fraction)
         self._predictors = {name: make().fit(self.populations) for name, make in BASELINES.items()}
+        self._anchor = Anchor().fit(self.populations)
+
+    @cached_property
+    def principal_axes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of the training cells, as `principal_axes`."""
+        return principal_axes(self.table, self.seed)
 
     def control_mean(self, key: Population) -> np.ndarray | None:
         """The mean (G,) of the cells that a prediction starts from; None in plain generation, or without any."""
@@ -79,37 +100,116 @@ class Baselines:
         source = self.populations.source(key)
         if source is None:
             raise CannotPredict(f"there are no cells to start from in context {key.context!r}")
-        rows = np.flatnonzero(self.table.population == source)
-        plain = self.populations.keys[source] == key
-        if plain != (name in (ALL_CELLS, SHUFFLED_GENES)):
-            raise CannotPredict(f"{name!r} is {'not ' if plain else ''}a baseline of plain generation")
-        n_cells = n_cells or len(rows)
-        if name == ALL_CELLS:
-            return self.table.dense(_draw(np.arange(len(self.table.names)), n_cells, rng))
-        cells = self.table.dense(_draw(rows, n_cells, rng))
-        if name == SHUFFLED_GENES:
-            return rng.permuted(cells, axis=0)
-        if name == "no change":
-            return cells
+        is_plain = self.populations.keys[source] == key
+        if name not in (PLAIN if is_plain else PERTURBED):
+            raise CannotPredict(f"{name!r} is {'not ' if is_plain else ''}a baseline of plain generation")
+        n_cells = n_cells or int((self.table.population == source).sum())
+        asked = _Asked(key, parts, n_cells, source, rng)
+        if name in (PLAIN if is_plain else OF_CELLS):
+            return (PLAIN if is_plain else OF_CELLS)[name](self, asked)
+        features = self._features(asked)
+        mean = self._predictors[name.removesuffix(ZEROS_KEPT)].predict(key, features, self._start(asked))
+        return self._moved(asked, mean, keep_zeros=name.endswith(ZEROS_KEPT))
+
+    def _features(self, asked: _Asked) -> np.ndarray:
         try:
-            features = self.encoder.describe(parts)
+            return self.encoder.describe(asked.parts)
         except InputError as error:
             raise CannotPredict(str(error)) from error
-        start = Source(self.populations.keys[source], self.populations.mean[source])
-        mean = self._predictors[name.removesuffix(ZEROS_KEPT)].predict(key, features, start)
-        return self._moved(cells, source, mean, name.endswith(ZEROS_KEPT), rng)
 
-    def _moved(
-        self, cells: np.ndarray, source: int, mean: np.ndarray, keep_zeros: bool, rng: np.random.Generator
-    ) -> np.ndarray:
+    def _start(self, asked: _Asked) -> Source:
+        return Source(self.populations.keys[asked.source], self.populations.mean[asked.source])
+
+    def _drawn(self, population: int | None, asked: _Asked, n: int | None = None) -> np.ndarray:
+        """As many cells as are asked for, or n, of one population or of all."""
+        everything = np.ones(len(self.table.names), dtype=bool)
+        rows = np.flatnonzero(everything if population is None else self.table.population == population)
+        n = asked.n_cells if n is None else n
+        return self.table.dense(asked.rng.permutation(rows)[:n] if n <= len(rows) else asked.rng.choice(rows, n))
+
+    def _moved(self, asked: _Asked, mean: np.ndarray, keep_zeros: bool) -> np.ndarray:
+        cells = self._drawn(asked.source, asked)
         if not keep_zeros:
             return cells + (mean - cells.mean(axis=0))
         if not self.non_negative.all():
             raise CannotPredict("there are no zeros to keep in data with negative values")
-        donors = self.table.dense(_draw(np.arange(len(self.table.names)), MAX_DONORS, rng))
-        zeros = self.law.follow(self.populations.mean[source], self.populations.zero_fraction[source], mean)
-        return move_to_mean(cells, mean, zeros, donors, rng)
+        donors = self._drawn(None, asked, MAX_DONORS)
+        zeros_here = self.populations.zero_fraction[asked.source]
+        zeros = self.law.follow(self.populations.mean[asked.source], zeros_here, mean)
+        return move_to_mean(cells, mean, zeros, donors, asked.rng)
+
+    # --- baselines that are no predictors of a mean
+
+    def _shuffled_genes(self, asked: _Asked) -> np.ndarray:
+        return asked.rng.permuted(self._drawn(asked.source, asked), axis=0)
+
+    def _last_time(self, asked: _Asked) -> np.ndarray:
+        return self._drawn(last_time(self.populations, asked.key), asked)
+
+    def _mixture(self, asked: _Asked) -> np.ndarray:
+        """Cells from before and from after the time that is asked for, as many of either as it is near."""
+        before, after, share = times_around(self.populations, asked.key)
+        n_after = round(share * asked.n_cells)
+        return np.concatenate([self._drawn(before, asked, asked.n_cells - n_after), self._drawn(after, asked, n_after)])
+
+    def _transport(self, asked: _Asked) -> np.ndarray:
+        before, after, share = times_around(self.populations, asked.key)
+        sizes = [min(MAX_ASSIGNED, asked.n_cells - first) for first in range(0, asked.n_cells, MAX_ASSIGNED)]
+        pairs = [(self._drawn(before, asked, n), self._drawn(after, asked, n)) for n in sizes]
+        return np.concatenate([interpolate(one, other, share) for one, other in pairs])
+
+    def _gaussian(self, asked: _Asked, draw: Callable[..., np.ndarray]) -> np.ndarray:
+        """Around the mean that the diffusion is anchored on, as wide as the cells that it starts from."""
+        source = self._drawn(asked.source, asked, int((self.table.population == asked.source).sum()))
+        try:
+            mean = self._anchor.predict(asked.key, self._features(asked), self._start(asked))[0]
+        except InputError as error:
+            raise CannotPredict(str(error)) from error
+        return draw(source, mean, asked.n_cells, asked.rng)
+
+    def _pca_scgen(self, asked: _Asked) -> np.ndarray:
+        """scGen (Lotfollahi et al. 2019) with principal components for its autoencoder.
+
+        The mean shift of latents over the other contexts, each alike, is added to the source cells' latents.
+        """
+        shift = self._predictors["mean shift"].predict(asked.key, self._features(asked), self._start(asked))
+        center, axes = self.principal_axes
+        cells = self._drawn(asked.source, asked) + (shift - self.populations.mean[asked.source])
+        return center + (cells - center) @ axes @ axes.T
 
 
-def _draw(rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    return rng.permutation(rows)[:n] if n <= len(rows) else rng.choice(rows, n)
+OF_CELLS: dict[str, Callable[[Baselines, _Asked], np.ndarray]] = {
+    "no change": lambda baselines, asked: baselines._drawn(asked.source, asked),
+    "last time point": Baselines._last_time,
+    "mixture of times": Baselines._mixture,
+    "optimal transport": Baselines._transport,
+    "diagonal Gaussian": lambda baselines, asked: baselines._gaussian(asked, draw_diagonal),
+    "factor Gaussian": lambda baselines, asked: baselines._gaussian(asked, draw_factors),
+    "PCA scGen": Baselines._pca_scgen,
+}
+"""Of perturbed cells, those that give cells and no mean."""
+PLAIN: dict[str, Callable[[Baselines, _Asked], np.ndarray]] = {
+    "all cells": lambda baselines, asked: baselines._drawn(None, asked),
+    "shuffled genes": Baselines._shuffled_genes,
+    "diagonal Gaussian": OF_CELLS["diagonal Gaussian"],
+    "factor Gaussian": OF_CELLS["factor Gaussian"],
+}
+"""Of plain generation: cells of whatever context, and cells of the context whose genes are drawn apart or by a law."""
+PERTURBED = (
+    *OF_CELLS,
+    *(name + suffix for name in BASELINES if name not in OF_CELLS for suffix in ("", ZEROS_KEPT)),
+)
+NAMES = tuple(dict.fromkeys((*PERTURBED, *PLAIN)))
+
+
+def principal_axes(table: CellTable, seed: int, max_cells: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (G,) and the first N_COMPONENTS principal axes (G x K) of the cells, or of max_cells drawn from more."""
+    from sklearn.decomposition import PCA
+
+    rng = np.random.default_rng(seed)
+    cells = table.dense(np.sort(rng.permutation(len(table.names))[:max_cells]))
+    n_components = min(N_COMPONENTS, cells.shape[0] - 1, cells.shape[1])
+    if n_components == 0 or not np.ptp(cells, axis=0).any():  # cells that are all alike have no axes
+        return cells.mean(axis=0), np.zeros((cells.shape[1], 0))
+    pca = PCA(n_components, random_state=seed).fit(cells)
+    return pca.mean_, pca.components_.T

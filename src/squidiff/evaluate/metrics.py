@@ -12,9 +12,6 @@ from squidiff.evaluate import distributions, means
 from squidiff.evaluate.means import N_TOP_GENES, of_means
 from squidiff.evaluate.pairs import Pair, Resample
 
-N_COMPONENTS = 50
-"""Principal components of the space in which distributions are compared."""
-
 
 @dataclass(frozen=True)
 class Metric:

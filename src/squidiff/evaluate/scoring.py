@@ -12,9 +12,9 @@ import pandas as pd
 
 from squidiff.config import InputError, Schema, check_seed
 from squidiff.data.table import CellTable, read_cells, schema_of
-from squidiff.evaluate.baselines import NAMES, Baselines
+from squidiff.evaluate.baselines import NAMES, Baselines, principal_axes
 from squidiff.evaluate.ceiling import split_half_ceiling
-from squidiff.evaluate.metrics import METRICS, N_COMPONENTS, score
+from squidiff.evaluate.metrics import METRICS, score
 from squidiff.evaluate.pairs import Pair, Resample
 from squidiff.evaluate.verdict import Estimate, judge
 from squidiff.response.populations import Population
@@ -87,8 +87,8 @@ class _Scorer:
         self, prediction: CellTable, target: CellTable, train: CellTable | None, schema: Schema, seed: int
     ) -> None:
         self.prediction, self.target, self.seed = prediction, target, seed
-        self.baselines = None if train is None else Baselines(train, schema)
-        self.center, self.axes = principal_axes(train or target, seed)
+        self.baselines = None if train is None else Baselines(train, schema, seed)
+        self.center, self.axes = self.baselines.principal_axes if self.baselines else principal_axes(target, seed)
 
     def rows(self, key: Population) -> list[dict[str, object]]:
         """All rows of one population."""
@@ -141,19 +141,6 @@ class _Scorer:
             perturbed_mean=self.baselines.perturbed_mean(key),
             control=control,
         )
-
-
-def principal_axes(table: CellTable, seed: int, max_cells: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (G,) and the first N_COMPONENTS principal axes (G x K) of the cells, or of max_cells drawn from more."""
-    from sklearn.decomposition import PCA
-
-    rng = np.random.default_rng(seed)
-    cells = table.dense(np.sort(rng.permutation(len(table.names))[:max_cells]))
-    n_components = min(N_COMPONENTS, cells.shape[0] - 1, cells.shape[1])
-    if n_components == 0 or not np.ptp(cells, axis=0).any():  # cells that are all alike have no axes
-        return cells.mean(axis=0), np.zeros((cells.shape[1], 0))
-    pca = PCA(n_components, random_state=seed).fit(cells)
-    return pca.mean_, pca.components_.T
 
 
 def _resample_counts(n: int, rng: np.random.Generator) -> np.ndarray:

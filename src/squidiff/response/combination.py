@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from squidiff.config import PART_SEPARATOR
@@ -17,13 +19,62 @@ class Additive:
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        parts = key.condition.split(PART_SEPARATOR)
-        if len(parts) < 2:
-            raise CannotPredict(f"{key.condition!r} is not a combination")
-        return np.sum([source.mean, *(self._shift(key._replace(condition=part)) for part in parts)], axis=0)
+        return np.asarray(source.mean + _shifts_of_parts(self.populations, key).sum(axis=0))
 
-    def _shift(self, single: Population) -> np.ndarray:
-        found = self.populations.find(single)
-        if found is None or self.populations.sources[found] < 0:
-            raise CannotPredict(f"{single.condition!r} was not seen alone in context {single.context!r}")
-        return np.asarray(self.populations.shifts([found])[0])
+
+class MeanOfParts:
+    """The source mean plus the mean shift of the parts, each as seen singly in the same context."""
+
+    def fit(self, populations: Populations) -> MeanOfParts:
+        self.populations = populations
+        return self
+
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        return np.asarray(source.mean + _shifts_of_parts(self.populations, key).mean(axis=0))
+
+
+class LinearParts:
+    """The source mean plus the parts' effects by least squares over all that the same context saw, singly or combined.
+
+    A part so counts that was seen only within combinations, where these tell its effect from that of the others.
+    """
+
+    def fit(self, populations: Populations) -> LinearParts:
+        self.populations = populations
+        self.seen: dict[tuple[str, float | None], list[int]] = {}
+        for i in populations.treated:
+            key = populations.keys[i]
+            self.seen.setdefault((key.context, key.time), []).append(i)
+        return self
+
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        parts = _parts(key)
+        seen = [i for i in self.seen.get((key.context, key.time), []) if self.populations.keys[i] != key]
+        counts = [Counter(self.populations.keys[i].condition.split(PART_SEPARATOR)) for i in seen]
+        names = sorted(set().union(*counts))
+        if not set(parts) <= set(names):
+            raise CannotPredict(f"{sorted(set(parts) - set(names))[0]!r} was not seen in context {key.context!r}")
+        design = np.array([[of[name] for name in names] for of in counts], dtype=float)
+        wanted = np.array([parts.count(name) for name in names], dtype=float)
+        weights = wanted @ np.linalg.pinv(design)  # how much each seen shift counts: the effects of least norm
+        if not np.allclose(weights @ design, wanted, atol=1e-8):
+            raise CannotPredict(f"what context {key.context!r} saw does not tell the parts of {key.condition!r} apart")
+        return np.asarray(source.mean + weights @ self.populations.shifts(seen))
+
+
+def _parts(key: Population) -> list[str]:
+    parts = key.condition.split(PART_SEPARATOR)
+    if len(parts) < 2:
+        raise CannotPredict(f"{key.condition!r} is not a combination")
+    return parts
+
+
+def _shifts_of_parts(populations: Populations, key: Population) -> np.ndarray:
+    """Of the parts seen singly in the context, parts x G."""
+    found = []
+    for part in _parts(key):
+        i = populations.find(key._replace(condition=part))
+        if i is None or populations.sources[i] < 0:
+            raise CannotPredict(f"{part!r} was not seen alone in context {key.context!r}")
+        found.append(i)
+    return populations.shifts(found)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from squidiff.config import PART_SEPARATOR
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict, drawn
 
@@ -13,6 +14,10 @@ ALPHAS = tuple(10.0**k for k in range(-3, 7))
 N_FOLDS = 5
 MAX_ROWS = 600
 """Populations that penalties are compared on."""
+N_NEIGHBOURS = (1, 2, 3, 5, 10, 20)
+N_COMPONENTS = 10
+PENALTY = 0.1
+"""Both of `PcaLinear`, as in Ahlmann-Eltze et al."""
 MIN_CONDITIONS = 10
 """Fewer cannot tell whether what describes them helps."""
 
@@ -104,6 +109,100 @@ class RidgeShift:
         }
         best = min(errors, key=lambda goes_with_strength: errors[goes_with_strength].min())
         return best, ALPHAS[int(errors[best].argmin())]
+
+
+class NearestConditions:
+    """The source mean plus the mean shift of the k conditions whose features are nearest, in the same context if any.
+
+    Euclidean. k is that of N_NEIGHBOURS that predicts best when all that is described alike is left out together.
+    """
+
+    def fit(self, populations: Populations) -> NearestConditions:
+        self.populations = populations
+        self.here: dict[tuple[str, float | None], list[int]] = {}
+        for i in populations.treated:
+            key = populations.keys[i]
+            self.here.setdefault((key.context, key.time), []).append(i)
+        rows = drawn(populations.treated, MAX_ROWS)
+        self.k = self._choose(populations.features[rows, 1:], populations.shifts(rows)) if rows else 1
+        return self
+
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        if not features[1:].any():
+            raise CannotPredict(f"nothing describes condition {key.condition!r}")
+        here = self.here.get((key.context, key.time)) or self.populations.treated
+        others = np.array([i for i in here if self.populations.keys[i] != key], dtype=int)
+        if not len(others):
+            raise CannotPredict("no other condition was seen in training")
+        distance = np.linalg.norm(self.populations.features[others, 1:] - features[1:], axis=1)
+        nearest = others[np.argsort(distance, kind="stable")[: self.k]].tolist()
+        return np.asarray(source.mean + self.populations.shifts(nearest).mean(axis=0))
+
+    def _choose(self, features: np.ndarray, shifts: np.ndarray) -> int:
+        from scipy.spatial.distance import cdist
+
+        alike = described_alike(features)
+        distance = cdist(features, features)
+        distance[alike[:, None] == alike] = np.inf
+        errors = np.zeros(len(N_NEIGHBOURS))
+        for row, order in enumerate(np.argsort(distance, axis=1, kind="stable")[:, : N_NEIGHBOURS[-1]]):
+            near = shifts[order[np.isfinite(distance[row, order])]]
+            if len(near):
+                means = np.cumsum(near, axis=0) / np.arange(1, len(near) + 1)[:, None]
+                errors += [np.square(means[min(k, len(near)) - 1] - shifts[row]).mean() for k in N_NEIGHBOURS]
+        return N_NEIGHBOURS[int(errors.argmin())]
+
+
+class PcaLinear:
+    """The source mean plus b + G W p: genes G and conditions p in a space of few components, W by ridge regression.
+
+    The linear model of Ahlmann-Eltze et al. (Nature Methods 2025): b is the mean shift, G (genes x components) are the
+    principal components of the training means with genes as observations; p of a gene that is perturbed is its own row
+    of G, summed over the parts. Of conditions that are no measured genes, p are principal components of their features.
+    With Y the shifts less b, W = (G'G + a)^-1 G'Y P (P'P + a)^-1.
+    """
+
+    def fit(self, populations: Populations) -> PcaLinear:
+        from sklearn.decomposition import PCA
+
+        self.row = {gene: i for i, gene in enumerate(populations.genes)}
+        treated, keys, means = populations.treated, populations.keys, populations.mean
+        self.can_predict = min(means.shape) > 1 and len({keys[i].condition for i in treated}) > 1
+        if not self.can_predict:
+            return self
+        placed = [i for i in treated if self._rows(keys[i].condition) is not None]
+        self.of_genes = len(placed) >= MIN_CONDITIONS
+        self.G = PCA(min(N_COMPONENTS, *means.shape), svd_solver="full").fit_transform(means.T)
+        if not self.of_genes:
+            features = populations.features[treated, 1:]
+            self.pca = PCA(min(N_COMPONENTS, *features.shape), svd_solver="full").fit(features)
+        used = placed if self.of_genes else treated
+        P = np.stack([self._describe(keys[i].condition, populations.features[i]) for i in used])
+        shifts = populations.shifts(used)
+        self.b = shifts.mean(axis=0)
+        inner = self.G.T @ (shifts - self.b).T @ P
+        right = np.linalg.solve(P.T @ P + PENALTY * np.eye(P.shape[1]), inner.T).T
+        self.W = np.linalg.solve(self.G.T @ self.G + PENALTY * np.eye(self.G.shape[1]), right)
+        return self
+
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        if not self.can_predict or (self.of_genes and self._rows(key.condition) is None):
+            raise CannotPredict(f"nothing places condition {key.condition!r} among the principal components")
+        if not self.of_genes and not features[1:].any():
+            raise CannotPredict(f"nothing describes condition {key.condition!r}")
+        return np.asarray(source.mean + self.b + self.G @ self.W @ self._describe(key.condition, features))
+
+    def _describe(self, condition: str, features: np.ndarray) -> np.ndarray:
+        if not self.of_genes:
+            return np.asarray(self.pca.transform(features[None, 1:])[0])
+        rows = self._rows(condition)
+        assert rows is not None  # only such are asked for
+        return np.asarray(np.sign(features[0]) * self.G[rows].sum(axis=0))
+
+    def _rows(self, condition: str) -> list[int] | None:
+        """Which measured genes the parts are, whatever their dose and direction; None if one is none."""
+        rows = [self.row.get(part, self.row.get(part.split(" ")[0])) for part in condition.split(PART_SEPARATOR)]
+        return None if None in rows else [row for row in rows if row is not None]
 
 
 class _Linear(NamedTuple):

@@ -53,6 +53,8 @@ class Populations:
     """(P,)"""
     has_control: bool
     """Whether a condition of '' marks control cells (else it only says that there is no condition column)."""
+    genes: tuple[str, ...] = ()
+    """Their names, (G,); () where nothing asks for them."""
 
     @classmethod
     def summarise(
@@ -62,6 +64,7 @@ class Populations:
         keys: tuple[Population, ...],
         features: np.ndarray,
         has_control: bool,
+        genes: tuple[str, ...] = (),
     ) -> Populations:
         """Summaries of cells (N x G, in consecutive blocks), each of the population whose index is given (N,).
 
@@ -78,7 +81,7 @@ class Populations:
             mean[here] += _dense(member @ block)
             nonzero[here] += _dense(member @ (block != 0).astype(np.float32))
             first += len(index)
-        return cls(keys, features, mean, np.clip(1.0 - nonzero, 0.0, 1.0), n_cells, has_control)
+        return cls(keys, features, mean, np.clip(1.0 - nonzero, 0.0, 1.0), n_cells, has_control, genes)
 
     def only(self, indices: np.ndarray) -> Populations:
         """Some of them."""
@@ -89,6 +92,7 @@ class Populations:
             self.zero_fraction[indices],
             self.n_cells[indices],
             self.has_control,
+            self.genes,
         )
 
     def find(self, key: Population) -> int | None:

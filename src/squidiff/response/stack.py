@@ -8,8 +8,16 @@ from typing import NamedTuple
 import numpy as np
 
 from squidiff.config import PART_SEPARATOR, InputError
-from squidiff.response.combination import Additive
-from squidiff.response.embedding import MIN_CONDITIONS, DoseShift, MeanOfConditions, RidgeShift, described_alike
+from squidiff.response.combination import Additive, LinearParts, MeanOfParts
+from squidiff.response.embedding import (
+    MIN_CONDITIONS,
+    DoseShift,
+    MeanOfConditions,
+    NearestConditions,
+    PcaLinear,
+    RidgeShift,
+    described_alike,
+)
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import (
     CannotPredict,
@@ -35,8 +43,12 @@ BASELINES: dict[str, Callable[[], Predictor]] = {
     "two-way": TwoWay,
     "mean of conditions": MeanOfConditions,
     "additive": Additive,
+    "mean of parts": MeanOfParts,
+    "linear parts": LinearParts,
     "dose shift": DoseShift,
     "ridge": RidgeShift,
+    "nearest conditions": NearestConditions,
+    "PCA linear": PcaLinear,
     "time interpolation": TimeInterpolation,
     "time shift": TimeShift,
 }

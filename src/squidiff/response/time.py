@@ -16,8 +16,6 @@ class TimeInterpolation:
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        if key.time is None:
-            raise CannotPredict(f"{key} has no time")
         return _mean_at(self.populations, key)
 
 
@@ -45,14 +43,48 @@ class TimeShift:
         return np.asarray(source.mean + np.mean(shifts, axis=0))
 
 
-def _mean_at(populations: Populations, key: Population) -> np.ndarray:
-    """The mean of a context under a condition, linear between the times seen; CannotPredict outside of them."""
+def times_around(populations: Populations, key: Population) -> tuple[int, int, float]:
+    """The populations of the same context and condition before and after a time, and how far it lies between them.
+
+    Raises CannotPredict outside of the times seen.
+    """
+    if key.time is None:
+        raise CannotPredict(f"{key} has no time")
     seen = populations.reliable(populations.over_time(key.context, key.condition))
     times = np.array([populations.keys[i].time for i in seen], dtype=float)
     span = f"{times[0]:g} to {times[-1]:g}" if len(times) else "at no time"
-    if key.time is None or not len(times) or not times[0] <= key.time <= times[-1]:
+    if not len(times) or not times[0] <= key.time <= times[-1]:
         raise CannotPredict(f"{key._replace(time=None)} was seen {span}, which does not hold time {key.time:g}")
     right = max(int(np.searchsorted(times, key.time)), 1) if len(times) > 1 else 0
     left = max(right - 1, 0)
     share = (key.time - times[left]) / (times[right] - times[left]) if right > left else 0.0
-    return np.asarray((1 - share) * populations.mean[seen[left]] + share * populations.mean[seen[right]])
+    return seen[left], seen[right], float(share)
+
+
+def last_time(populations: Populations, key: Population) -> int:
+    """The population of the same context and condition at the latest time before the one asked for."""
+    if key.time is None:
+        raise CannotPredict(f"{key} has no time")
+    seen = populations.over_time(key.context, key.condition)
+    earlier = populations.reliable([i for i in seen if (populations.keys[i].time or 0.0) < key.time])
+    if not earlier:
+        raise CannotPredict(f"{key._replace(time=None)} was not seen before time {key.time:g}")
+    return earlier[-1]
+
+
+def interpolate(before: np.ndarray, after: np.ndarray, share: float) -> np.ndarray:
+    """Cells on the way from `before` to `after` (n x G each), paired by optimal transport: displacement interpolation.
+
+    McCann (1997). For as many cells on both sides the plan is an assignment.
+    """
+    from scipy.optimize import linear_sum_assignment
+    from scipy.spatial.distance import cdist
+
+    one, other = linear_sum_assignment(cdist(before, after, "sqeuclidean"))
+    return np.asarray((1 - share) * before[one] + share * after[other])
+
+
+def _mean_at(populations: Populations, key: Population) -> np.ndarray:
+    """The mean of a context under a condition, linear between the times seen; CannotPredict outside of them."""
+    before, after, share = times_around(populations, key)
+    return np.asarray((1 - share) * populations.mean[before] + share * populations.mean[after])
