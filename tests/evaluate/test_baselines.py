@@ -236,6 +236,16 @@ def test_gaussian_cells_lie_around_the_mean_of_the_anchor(name: str) -> None:
     assert together > 0.99 if name == "factor Gaussian" else abs(together) < 0.1
 
 
+def test_the_mean_over_conditions_needs_no_description_of_the_one_asked_for() -> None:
+    """Else the strongest simple baseline for genes that were never perturbed would be left out."""
+    adata = trained()
+    own = population(adata, type="T", condition="ctrl").mean(axis=0)
+    shifts = [population(adata, type="T", condition=c).mean(axis=0) - own for c in ("A", "B")]
+    unknown = BOTH._replace(condition="C"), (Part("C"),)
+    cells = fitted(adata).cells("mean of conditions", *unknown, None, np.random.default_rng(0))
+    np.testing.assert_allclose(cells.mean(axis=0), own + np.mean(shifts, axis=0), atol=1e-5)
+
+
 # --- what cannot be predicted
 
 
@@ -262,8 +272,8 @@ def test_what_training_says_nothing_of_cannot_be_predicted() -> None:
     with pytest.raises(CannotPredict, match="no cells to start from in context 'another'"):
         baselines.cells("no change", BOTH._replace(context="another"), PARTS, None, rng)
     unknown = BOTH._replace(condition="C"), (Part("C"),)
-    for name in set(PERTURBATION) | {"time interpolation"}:
-        with pytest.raises(CannotPredict, match="'C' is unknown"):
+    for name in sorted(set(PERTURBATION) - {"mean of conditions"} | {"time interpolation", "factor Gaussian"}):
+        with pytest.raises(CannotPredict, match="'C'|no other context|elsewhere|has no time"):
             baselines.cells(name, *unknown, None, rng)
     single = BOTH._replace(condition="A"), (Part("A"),)
     with pytest.raises(CannotPredict, match="'A' is not a combination"):

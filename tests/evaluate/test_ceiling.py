@@ -21,7 +21,8 @@ def made_pair(n_cells: int, n_genes: int = 30, seed: int = 0) -> Pair:
     )
     predicted = np.full((3, n_genes), 99.0)
     means = control.mean(axis=0), rng.random(n_genes)
-    return Pair(predicted, truth, predicted[:, :5], truth[:, :5], *means, control)
+    rivals = rng.random((4, n_genes)) * sizes
+    return Pair(predicted, truth, predicted[:, :5], truth[:, :5], *means, control, rivals=rivals)
 
 
 def test_it_is_the_mean_score_of_one_half_against_the_other() -> None:
@@ -33,7 +34,7 @@ def test_it_is_the_mean_score_of_one_half_against_the_other() -> None:
         cells = rng.permutation(24)
         one, other = pair.truth[cells[:12]], pair.truth[cells[12:]]
         arrays = (one, other, one[:, :5], other[:, :5], pair.control_mean, pair.perturbed_mean, pair.control)
-        scores.append(score(Pair(*arrays, pair.truly_expressed)))
+        scores.append(score(Pair(*arrays, pair.truly_expressed, pair.rivals)))
     for name, metric in METRICS.items():
         n = N_SPLITS if metric.is_resampled else N_COSTLY_SPLITS
         assert found[name] == pytest.approx(np.mean([s[name] for s in scores[:n]]), nan_ok=True)

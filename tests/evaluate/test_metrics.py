@@ -19,7 +19,7 @@ from squidiff.evaluate.pairs import Pair, Resample
 pearson, delta_pearson, mean_squared_error = (
     METRICS[name].function for name in ("pearson", "delta_pearson", "mean_squared_error")
 )
-UNBIASED = {"energy_distance", "normalised_energy_distance", "mmd"}
+UNBIASED = {"energy_distance", "normalised_energy_distance", "mmd", "energy_distance_top_genes"}
 """They pair no cell with itself among its own, and so are below 0 for a sample against itself."""
 SEEDS = st.integers(0, 2**32 - 1)
 quick = settings(max_examples=40, deadline=None, derandomize=True)
@@ -32,8 +32,9 @@ def made_pair(rng: np.random.Generator, n: int = 9, m: int = 7, n_genes: int = 6
         for size in (n, m)
     )
     predicted, truth = predicted + 0.1 * np.eye(n, n_genes), truth + 0.1 * np.eye(m, n_genes)
-    control = rng.gamma(2.0, 1.0, (8, n_genes))
-    return Pair(predicted, truth, predicted, truth, control.mean(axis=0), rng.gamma(2.0, 1.0, n_genes), control)
+    control, rivals = rng.gamma(2.0, 1.0, (8, n_genes)), rng.gamma(2.0, 1.0, (3, n_genes))
+    means = control.mean(axis=0), rng.gamma(2.0, 1.0, n_genes)
+    return Pair(predicted, truth, predicted, truth, *means, control, rivals=rivals)
 
 
 def on(predicted: np.ndarray, truth: np.ndarray, control: np.ndarray | None = None) -> Resample:
@@ -241,7 +242,8 @@ def test_the_truth_as_prediction_scores_best(seed: int) -> None:
     scores = score(same)
     m = len(pair.truth)
     within = sum(np.linalg.norm(a - b) for a in pair.truth for b in pair.truth) / (m * (m - 1))
-    assert scores.pop("energy_distance") == pytest.approx(-2 * within / m)
+    for name in ("energy_distance", "energy_distance_top_genes"):  # a cell's genes are its components, and all are top
+        assert scores.pop(name) == pytest.approx(-2 * within / m)
     assert scores.pop("normalised_energy_distance") < 0
     assert scores.pop("mmd") < 0
     known = {name for name, value in scores.items() if not np.isnan(value)}
@@ -273,8 +275,31 @@ def test_a_worse_prediction_scores_worse(name: str) -> None:
     near = truth + rng.normal(0.0, 0.02, 40) * (truth > 0)
     far = rng.permutation(near.T).T
     means = (control.mean(axis=0), control.mean(axis=0) * rng.gamma(9.0, 1 / 9, 40))
-    pairs = (Pair(cells, truth, cells, truth, *means, control) for cells in (near, far))
+    others = truth.mean(axis=0) * np.exp(rng.normal(0.0, 0.3, (20, 40)))
+    pairs = (Pair(cells, truth, cells, truth, *means, control, rivals=others) for cells in (near, far))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics, "N_TOP_GENES", 5)
         values = [score(pair, [name])[name] for pair in pairs]
     assert (values[0] > values[1]) == METRICS[name].higher_is_better
+
+
+# --- discrimination
+
+
+def test_discrimination_counts_the_conditions_that_are_farther() -> None:
+    """Rivals at 1, 2, 4 and 8 along one gene, the truth at 3, control at 0."""
+    rivals = np.array([[1.0, 0.0], [2.0, 0.0], [4.0, 0.0], [8.0, 0.0]])
+    truth = np.array([[3.0, 0.0]])
+    for at, score_of in ((3.0, 1.0), (2.6, 1.0), (2.5, 0.875), (1.0, 0.5), (8.0, 0.5), (0.0, 0.5), (9.0, 0.5)):
+        pair = Pair(np.array([[at, 0.0]]), truth, truth, truth, np.zeros(2), rivals=rivals)
+        found = score(pair, ["discrimination_l1", "discrimination_l2"])
+        assert list(found.values()) == [score_of, score_of], at
+
+
+def test_discrimination_by_angle_is_blind_to_size_and_sees_signs() -> None:
+    rivals, truth = np.array([[0.0, 1.0], [-1.0, 0.0]]), np.array([[1.0, 0.0]])
+    for predicted, expected in (([9.0, 1.0], 1.0), ([-9.0, 1.0], 0.0), ([1.0, 9.0], 0.5)):
+        pair = Pair(np.array([predicted]), truth, truth, truth, np.zeros(2), rivals=rivals)
+        assert score(pair, ["discrimination_cosine"])["discrimination_cosine"] == expected
+    control = Pair(np.zeros((1, 2)), truth, truth, truth, np.zeros(2), rivals=rivals)
+    assert np.isnan(score(control, ["discrimination_cosine"])["discrimination_cosine"])

@@ -14,7 +14,8 @@ from squidiff.config import InputError, Schema
 from squidiff.data.table import CellTable
 from squidiff.evaluate.baselines import PERTURBED, PLAIN, principal_axes
 from squidiff.evaluate.metrics import METRICS
-from squidiff.evaluate.scoring import COLUMNS, MODEL, N_BOOTSTRAPS, UNSCORED, evaluate
+from squidiff.evaluate.scorer import N_BOOTSTRAPS
+from squidiff.evaluate.scoring import COLUMNS, MODEL, OVERALL, UNSCORED, compare, evaluate
 from squidiff.evaluate.verdict import BEATS, TIES
 
 N_GENES = 60
@@ -59,6 +60,9 @@ def test_a_row_a_population_metric_and_method() -> None:
     queried = adata[adata.obs["condition"] != "ctrl"].copy()
     table = evaluate(queried, adata, SCHEMA, train=adata)
     assert tuple(table.columns) == COLUMNS
+    overall, table = table[table["condition"] == OVERALL], table[table["condition"] != OVERALL]
+    assert set(overall["metric"]) == set(METRICS)
+    assert set(overall["n_populations"]) == {9}
     assert not table.duplicated(["condition", "metric", "method"]).any()
     expected = {f"{t}, {c}" for t in ("T", "B", "NK") for c in ("A", "B", "A + B")}
     assert set(table["condition"]) == expected
@@ -188,9 +192,12 @@ def test_the_truth_itself_scores_best_and_never_loses() -> None:
     train, truth = made()
     rows = of_model(evaluate(truth, truth, SCHEMA, train=train))
     assert set(rows["verdict"]) <= {BEATS, TIES, ""}
-    assert rows.index[rows["verdict"] == ""].tolist() == [n for n, m in METRICS.items() if not m.is_resampled]
+    alone = [name for name, metric in METRICS.items() if metric.needs != "other conditions"]
+    assert rows.index.tolist() == alone
+    assert rows.index[rows["verdict"] == ""].tolist() == [n for n in alone if not METRICS[n].is_resampled]
+    assert set(rows["note"]) == {"", "no verdict: it takes no resamples of cells"}
     others = {"energy_distance", "normalised_energy_distance", "mmd", "classifier_accuracy", "de_precision"}
-    for name in set(METRICS) - others:
+    for name in set(alone) - others - {"energy_distance_top_genes"}:
         assert rows["value"][name] == pytest.approx(METRICS[name].best, abs=1e-9)
     assert rows["value"]["energy_distance"] < rows["floor"]["energy_distance"]
     assert rows["verdict"]["energy_distance"] == rows["verdict"]["mean_squared_error"] == BEATS
@@ -223,6 +230,136 @@ def test_the_truth_itself_beats_them_in_the_change_from_control() -> None:
     assert len(population(train, type="T", condition="ctrl")) == truth.n_obs
     rows = of_model(evaluate(truth, truth, SCHEMA, train=train))
     assert rows["verdict"]["delta_pearson"] == BEATS
+
+
+# --- several populations
+
+
+def many(n_populations: int) -> tuple[ad.AnnData, ad.AnnData]:
+    """Training cells and true cells of so many conditions in type T, each with a control and effects of its own."""
+    rng = np.random.default_rng(1)
+    base = rng.normal(1.0, 0.7, 20)
+    cells, obs = [], []
+    for part in ("train", "truth"):
+        for i in range(n_populations + 3):
+            if (i < 3) != (part == "train") and i:
+                continue
+            effect = np.random.default_rng(100 + i).normal(0.0, 0.5, 20) * (i > 0)
+            cells.append(np.log1p(rng.poisson(np.exp(base + effect), (25, 20))).astype(np.float32))
+            obs += [{"type": "T", "condition": "ctrl" if i == 0 else f"c{i}", "part": part}] * 25
+    adata = ad.AnnData(np.concatenate(cells), obs=pd.DataFrame(obs, index=[str(i) for i in range(len(obs))]))
+    parts = [
+        adata[(adata.obs["part"] == part) & (adata.obs["condition"] != "none")].copy() for part in ("train", "truth")
+    ]
+    return parts[0], parts[1][parts[1].obs["condition"] != "ctrl"].copy()
+
+
+def test_over_populations_there_is_their_mean_with_an_interval_of_its_own() -> None:
+    train, truth = many(8)
+    table = evaluate(imperfect_dense(truth), truth, SCHEMA, train=train)
+    overall = of_model(table[table["condition"] == OVERALL])
+    single = table[(table["condition"] != OVERALL) & (table["method"] == MODEL)]
+    for name in ("delta_pearson", "energy_distance", "de_recall", "discrimination_l1"):
+        values = single[single["metric"] == name]["value"]
+        assert overall["value"][name] == pytest.approx(values.mean())
+        assert overall["n_populations"][name] == len(values) == 8
+        # the bootstrap's standard error is that of the mean, but for a factor sqrt((n - 1) / n) and its own noise
+        width = 2 * 1.96 * values.std(ddof=1) / np.sqrt(8)
+        assert overall["high"][name] - overall["low"][name] == pytest.approx(width, rel=0.35)
+        assert overall["verdict"][name] != ""
+    assert overall["verdict"]["mean_squared_error"] == BEATS
+    assert single[single["metric"] == "discrimination_l1"]["verdict"].eq("").all()
+
+
+def test_few_populations_have_no_interval_and_it_says_why() -> None:
+    train, truth = many(4)
+    overall = of_model(evaluate(imperfect_dense(truth), truth, SCHEMA, train=train).query("condition == @OVERALL"))
+    assert overall[["low", "high"]].isna().all(axis=None)
+    assert (overall["verdict"] == "").all()
+    assert set(overall["note"]) == {"no interval: fewer than 5 populations have a value"}
+
+
+def test_a_baseline_of_some_populations_is_judged_on_these() -> None:
+    """All combinations are lost to `additive`, which says nothing of the singles: the mean over all loses to it."""
+    rng = np.random.default_rng(0)
+    names = [f"g{i}" for i in range(4)]
+    effect = {name: rng.normal(0.0, 1.0, 30) for name in names}
+    base = rng.normal(5.0, 1.0, 30)
+    doubles = [f"{a}+{b}" for i, a in enumerate(names) for b in names[i + 1 :]]
+
+    def cells(conditions: list[str], error: float) -> ad.AnnData:
+        means = [
+            base + sum(effect.get(part, np.zeros(30)) for part in c.split("+")) for c in conditions for _ in range(20)
+        ]
+        noise = rng.normal(0.0, 0.3, (len(means), 30)) + error * rng.normal(0.0, 1.0, 30)
+        obs = pd.DataFrame(
+            {"type": "T", "condition": np.repeat(conditions, 20)}, index=[str(i) for i in range(len(means))]
+        )
+        return ad.AnnData((np.array(means) + noise).astype(np.float32), obs=obs)
+
+    train, truth, predicted = cells(["ctrl", *names], 0), cells([*doubles, "g1"], 0), cells([*doubles, "g1"], 0.5)
+    table = compare({MODEL: predicted}, truth, SCHEMA, train=train, names=("no change", "additive"))
+    overall = table[table["condition"] == OVERALL]
+    assert set(overall["method"]) == {MODEL, "no change"}
+    assert of_model(overall)["verdict"]["mean_squared_error"] == "loses to additive"
+
+
+def imperfect_dense(truth: ad.AnnData) -> ad.AnnData:
+    copy = truth.copy()
+    copy.X = np.maximum(truth.X + np.random.default_rng(0).normal(0.0, 0.3, truth.shape), 0).astype(np.float32)
+    return copy
+
+
+# --- several predictions
+
+
+def test_several_predictions_stand_in_one_table_as_each_would_alone() -> None:
+    train, truth = made()
+    good, bad = imperfect(truth), changed(truth, 2.0)
+    both = compare({"good": good, "bad": bad}, truth, SCHEMA, train=train)
+    assert {"good", "bad", "mean shift"} <= set(both["method"])
+    verdict = both.set_index(["method", "metric"])["verdict"]
+    assert verdict["bad", "mean_squared_error"].startswith("loses to ")
+    assert (both[~both["method"].isin(["good", "bad"])]["verdict"] == "").all()
+    alone = evaluate(good, truth, SCHEMA, train=train)
+    own = (
+        both[both["method"] == "good"]
+        .reset_index(drop=True)
+        .drop(columns=["method", "verdict", "low", "high", "floor"])
+    )
+    expected = alone[alone["method"] == MODEL].reset_index(drop=True)[own.columns]
+    pd.testing.assert_frame_equal(own.drop(columns=["ceiling"]), expected.drop(columns=["ceiling"]))
+
+
+def test_a_prediction_may_not_be_named_as_a_baseline_and_all_must_have_the_population() -> None:
+    train, truth = made()
+    with pytest.raises(InputError, match="'mean shift' is the name of a baseline"):
+        compare({"mean shift": truth}, truth, SCHEMA, train=train)
+    with pytest.raises(InputError, match="no population is in all files"):
+        compare({"a": truth, "b": changed(truth, condition="C")}, truth, SCHEMA)
+    with pytest.raises(InputError, match="missing in 'b': gene 5"):
+        compare({"a": truth, "b": truth[:, truth.var_names != "gene 5"].copy()}, truth, SCHEMA)
+
+
+# --- what has no value
+
+
+def test_what_is_not_known_says_why() -> None:
+    train, truth = made()
+    flat = truth.copy()
+    flat.X = np.full(truth.shape, 1.5, dtype=np.float32)
+    rows = of_model(evaluate(flat, truth, SCHEMA, train=train))
+    assert np.isnan(rows["value"]["pearson"])
+    assert "the same for all genes" in rows["note"]["pearson"]
+    assert "do not vary" in rows["note"]["variance_pearson"]
+    few = of_model(evaluate(flat[:3].copy(), truth, SCHEMA, train=train))
+    assert few["note"]["mean_squared_error"] == "no verdict: fewer than 10 true or predicted cells"
+    one = of_model(evaluate(truth[:1].copy(), truth, SCHEMA, train=train))
+    assert one["note"]["energy_distance"] == "there is a single true or predicted cell"
+    table = evaluate(flat, truth, SCHEMA, train=train)
+    assert (table.loc[table["value"].isna(), "note"] != "").all()
+    unjudged = (table["method"] == MODEL) & (table["verdict"] == "")
+    assert (table.loc[unjudged, "note"] != "").all()
 
 
 # --- principal axes

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 import anndata as ad
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
 from squidiff.config import InputError, Schema
 from squidiff.data.conditions import ConditionEncoder, Part, canonical_smiles, parse_condition
 from squidiff.data.finding import Finding
+from squidiff.data.manifest import hash_profiles
 from squidiff.data.matrix import as_matrix, blocks
 from squidiff.data.table import as_text, group_rows
 
@@ -243,26 +243,14 @@ def _batches(obs: pd.DataFrame, schema: Schema, is_control: np.ndarray) -> Itera
             yield Finding("warning", what, f"obs column {column!r}", int(is_control.sum()), remedy)
 
 
-def _profiles(adata: ad.AnnData) -> np.ndarray:
-    """A hash of the values of each cell that has some, whatever the order of its genes."""
-    of_gene = pd.util.hash_array(adata.var_names.to_numpy(dtype=object), categorize=False) | np.uint64(1)
-    profiles = []
-    for block in blocks(as_matrix(adata)):
-        cells = sp.csr_matrix(block, copy=True)
-        cells.eliminate_zeros()
-        of_value = pd.util.hash_array(cells.data) * of_gene[cells.indices]  # odd factors lose no bit
-        sums = np.concatenate([[np.uint64(0)], np.cumsum(of_value, dtype=np.uint64)])
-        profiles.append((sums[cells.indptr[1:]] - sums[cells.indptr[:-1]])[np.diff(cells.indptr) > 0])
-    return np.concatenate(profiles)
-
-
 def check_leakage(train: ad.AnnData, held_out: ad.AnnData, schema: Schema) -> Iterator[Finding]:
     """What training and held-out cells share: cells, by name and by value, and populations other than control."""
     shared = train.obs_names.intersection(held_out.obs_names)
     if len(shared):
         what = f"cells that are held out too, such as {shared[0]!r}"
         yield Finding("warning", what, "obs_names", len(shared), "hold other cells out, or drop them here")
-    n_alike = int(np.isin(_profiles(train), _profiles(held_out)).sum())
+    here, there = (hash_profiles(blocks(as_matrix(adata)), adata.var_names) for adata in (train, held_out))
+    n_alike = int(np.isin(here[here != 0], there).sum())
     if n_alike > len(shared):
         what = "cells whose values are those of a held-out cell"
         yield Finding("warning", what, "X", n_alike, "hold other cells out, or drop them here")

@@ -18,12 +18,10 @@ from squidiff.data.matrix import as_matrix, in_memory, scale_and_log
 from squidiff.data.readers import quiet_about_names, read_gene_list, with_values_of
 from squidiff.data.splits import follow_any, held_out_cells
 from squidiff.data.survey import Survey, survey
-from squidiff.data.table import CellTable, group_rows, matched, read_cells, remember_schema, require_columns
+from squidiff.data.table import PREPARED, CellTable, group_rows, matched, read_cells, remember_schema, require_columns
 
 SPLIT = "split"
 """obs column that `prepare` writes: train or test."""
-DONE = "squidiff_preparation"
-"""Key of uns where `prepare` writes its settings."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def prepare_values(adata: ad.AnnData, schema: Schema, settings: Preparation) -> 
         prepared = prepared[:, chosen].copy()
     prepared.obs[SPLIT] = pd.Categorical(np.where(held_out, "test", "train"), categories=["train", "test"])
     remember_schema(prepared, schema)
-    prepared.uns[DONE] = {
+    prepared.uns[PREPARED] = {
         key: list(value) if isinstance(value, list) else value
         for key, value in settings_to_json(settings).items()
         if value not in (None, [])

@@ -27,8 +27,8 @@ Key = tuple[str, str, float | None]
 """Context, condition in its canonical spelling, time: the fields of response.Population."""
 
 
-SCHEMA = "squidiff_schema"
-"""Key of uns."""
+SCHEMA, PREPARED = "squidiff_schema", "squidiff_preparation"
+"""Keys of uns: what the obs columns mean, and the settings of `prepare`."""
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ from squidiff.data.conditions import ConditionEncoder
 from squidiff.data.dataset import Pairs, ShownPairs
 from squidiff.data.manifest import describe_table, provenance
 from squidiff.data.matrix import CellsOnDisk, scale_and_log
-from squidiff.data.preprocess import DONE, scaling
+from squidiff.data.preprocess import scaling
 from squidiff.data.queries import read_queries, refuse_unknown_columns
 from squidiff.data.shards import join
 from squidiff.data.stream import BatchStream
-from squidiff.data.table import CellTable, open_cells, remember_schema
+from squidiff.data.table import PREPARED, CellTable, open_cells, remember_schema
 from squidiff.data.unit import COUNTS, UNKNOWN, Normalisation
 from squidiff.estimator.fitted import Fitted, begin_again, begin_anchored, digest, rebuild
 from squidiff.estimator.generate import Generator, understood
@@ -193,6 +193,7 @@ class Squidiff:
                 part.uns["squidiff"] = {
                     "sampling": settings_to_json(sampling),
                     "data_sha256": self.manifest.get("data_sha256", ""),
+                    "cells_sha256": self.manifest.get("cells_sha256", ""),
                     "unit": self.fitted.normalisation.unit,
                     "version": version("squidiff-ng"),
                 }
@@ -361,7 +362,7 @@ class Squidiff:
     def _normalisation(self, adata: ad.AnnData, table: CellTable) -> Normalisation:
         if self.config.normalize:
             return Normalisation.of(table.survey, settings_to_json(self.config), "train")
-        done = adata.uns.get(DONE)
+        done = adata.uns.get(PREPARED)
         return Normalisation.of(table.survey, done if isinstance(done, Mapping) else {}, "prepare")
 
     def _normalized(self, table: CellTable, obs: pd.DataFrame) -> CellTable:

@@ -112,10 +112,13 @@ class Baselines:
         return self._moved(asked, mean, keep_zeros=name.endswith(ZEROS_KEPT))
 
     def _features(self, asked: _Asked) -> np.ndarray:
+        """What describes the condition; its strength alone where training gives no way to describe it."""
         try:
             return self.encoder.describe(asked.parts)
-        except InputError as error:
-            raise CannotPredict(str(error)) from error
+        except InputError:
+            features = np.zeros(self.encoder.n_features, dtype=np.float32)
+            features[0] = sum(part.strength for part in asked.parts)
+            return features
 
     def _start(self, asked: _Asked) -> Source:
         return Source(self.populations.keys[asked.source], self.populations.mean[asked.source])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from squidiff.evaluate.means import pearson
+from squidiff.evaluate.means import pearson, top_genes
 from squidiff.evaluate.pairs import CELLS_PER_BLOCK, Resample
 
 N_DIRECTIONS = 64
@@ -51,6 +53,24 @@ def wasserstein(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def gene_wasserstein(sample: Resample) -> np.ndarray:
     """Mean over genes of the 1-Wasserstein distance."""
     return np.array([wasserstein(sample.pair.predicted, sample.pair.truth).mean()])
+
+
+def gene_wasserstein_top_genes(sample: Resample) -> np.ndarray:
+    """The same over the genes that differ most between truth and control; NaN where there is no control."""
+    genes = top_genes(sample.pair)
+    if genes is None:
+        return sample.unknown
+    return np.array([wasserstein(sample.pair.predicted[:, genes], sample.pair.truth[:, genes]).mean()])
+
+
+def energy_distance_top_genes(sample: Resample) -> np.ndarray:
+    """The energy distance on those genes as they are, without principal components; NaN where there is no control."""
+    genes = top_genes(sample.pair)
+    if genes is None:
+        return sample.unknown
+    pair = sample.pair
+    on_genes = replace(pair, predicted_pcs=pair.predicted[:, genes], truth_pcs=pair.truth[:, genes])
+    return energy_distance(Resample(on_genes, sample.truth_counts, sample.predicted_counts, bandwidths=()))
 
 
 def sliced_wasserstein(sample: Resample) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy.spatial.distance import cdist
 from scipy.stats import rankdata
 
 from squidiff.evaluate.pairs import Pair, Resample
@@ -63,6 +64,12 @@ def sign_agreement(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(same.sum(axis=1), n, out=np.full(len(a), np.nan), where=n > 0)
 
 
+def top_genes(pair: Pair) -> np.ndarray | None:
+    """The N_TOP_GENES that differ most between truth and control; None where there is no control."""
+    expressed = pair.truly_expressed
+    return None if expressed is None else expressed.top(N_TOP_GENES)
+
+
 def of_means(
     statistic: Statistic, reference: OfPair | None = None, top: bool = False
 ) -> Callable[[Resample], np.ndarray]:
@@ -79,11 +86,34 @@ def of_means(
                 return sample.unknown
             predicted, truth = predicted - base, truth - base
         if top:
-            expressed = sample.pair.truly_expressed
-            if expressed is None:
+            genes = top_genes(sample.pair)
+            if genes is None:
                 return sample.unknown
-            genes = expressed.top(N_TOP_GENES)
             predicted, truth = predicted[:, genes], truth[:, genes]
         return statistic(predicted, truth)
+
+    return metric
+
+
+def discrimination(distance: str) -> Callable[[Resample], np.ndarray]:
+    """Share of the other conditions whose true change is farther from the predicted one than the right true change.
+
+    1 where the prediction is most like its own condition, 0.5 by chance; a tie is half. Changes are from control, with
+    their signs; `distance` is one of scipy's. After the perturbation discrimination score of the Virtual Cell Challenge
+    2025, but by the number of others, so that the worst is 0. NaN where the prediction is control itself and the
+    distance is an angle.
+    """
+
+    def metric(sample: Resample) -> np.ndarray:
+        control, rivals = sample.pair.control_mean, sample.pair.rivals
+        if control is None or rivals is None:
+            return sample.unknown
+        scores = sample.unknown
+        for i, (predicted, truth) in enumerate(zip(sample.predicted_mean, sample.truth_mean, strict=True)):
+            own, *others = cdist([predicted - control], np.vstack([truth, rivals]) - control, distance)[0]
+            if np.isfinite(own):
+                away = np.array(others) - own
+                scores[i] = np.where(np.abs(away) <= 1e-12 * abs(own), 0.5, away > 0).mean()
+        return scores
 
     return metric

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -20,10 +20,12 @@ class Metric:
     function: Callable[[Resample], np.ndarray]
     best: float
     higher_is_better: bool
-    needs: Literal["", "control", "perturbed mean"] = ""
+    needs: Literal["", "control", "perturbed mean", "other conditions"] = ""
     """What must be known besides the cells."""
     is_resampled: bool = True
     """Whether it takes resamples, and so has an interval; else the whole pair alone, as it costs more."""
+    undefined: str = "not defined for these cells"
+    """Why it has no value where it is NaN."""
 
 
 def _expressed(sample: Resample) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
@@ -68,19 +70,27 @@ def _perturbed(pair: Pair) -> np.ndarray | None:
 
 
 _CORRELATIONS = {"pearson": means.pearson, "spearman": means.spearman, "r2": means.r2, "cosine": means.cosine}
+_FLAT = "a profile, or its change, is the same for all genes, or there is one gene"
+_NOT_EXPRESSED = "no gene truly differs from control at a false discovery rate of 5 %"
+_ONE_CELL = "there is a single true or predicted cell"
+_FEW_CELLS = "there are too few true or predicted cells, or they do not vary"
 _ERRORS = {"mean_squared_error": means.mean_squared_error, "mean_absolute_error": means.mean_absolute_error}
 _DISTRIBUTIONS = {
-    "energy_distance": Metric(distributions.energy_distance, 0.0, False),
-    "normalised_energy_distance": Metric(distributions.normalised_energy_distance, 0.0, False),
-    "mmd": Metric(distributions.mmd, 0.0, False),
+    "energy_distance": Metric(distributions.energy_distance, 0.0, False, undefined=_ONE_CELL),
+    "normalised_energy_distance": Metric(distributions.normalised_energy_distance, 0.0, False, undefined=_ONE_CELL),
+    "mmd": Metric(distributions.mmd, 0.0, False, undefined=_FEW_CELLS),
     "gene_wasserstein": Metric(distributions.gene_wasserstein, 0.0, False, is_resampled=False),
-    "sliced_wasserstein": Metric(distributions.sliced_wasserstein, 0.0, False, is_resampled=False),
-    "variance_pearson": Metric(distributions.variance_pearson, 1.0, True),
+    "sliced_wasserstein": Metric(distributions.sliced_wasserstein, 0.0, False, "", False, _FEW_CELLS),
+    "variance_pearson": Metric(distributions.variance_pearson, 1.0, True, undefined=_FEW_CELLS),
     "zero_fraction_error": Metric(distributions.zero_fraction_error, 0.0, False),
-    "correlation_distance": Metric(distributions.correlation_distance, 0.0, False, is_resampled=False),
-    "classifier_accuracy": Metric(distributions.classifier_accuracy, 0.5, False, is_resampled=False),
-    "fidelity": Metric(distributions.fidelity, 1.0, True, is_resampled=False),
-    "coverage": Metric(distributions.coverage, 1.0, True, is_resampled=False),
+    "correlation_distance": Metric(distributions.correlation_distance, 0.0, False, "", False, _FEW_CELLS),
+    "classifier_accuracy": Metric(distributions.classifier_accuracy, 0.5, False, "", False, _FEW_CELLS),
+    "fidelity": Metric(distributions.fidelity, 1.0, True, "", False, _FEW_CELLS),
+    "coverage": Metric(distributions.coverage, 1.0, True, "", False, _FEW_CELLS),
+    "energy_distance_top_genes": Metric(
+        distributions.energy_distance_top_genes, 0.0, False, "control", False, _ONE_CELL
+    ),
+    "gene_wasserstein_top_genes": Metric(distributions.gene_wasserstein_top_genes, 0.0, False, "control", False),
 }
 
 
@@ -89,25 +99,33 @@ def _of_profiles(top: bool) -> dict[str, Metric]:
     suffix = "_top_genes" if top else ""
     rows: dict[str, Metric] = {}
     for name, statistic in _CORRELATIONS.items():
-        rows[f"{name}{suffix}"] = Metric(of_means(statistic, None, top), 1.0, True, "control" if top else "")
-        rows[f"delta_{name}{suffix}"] = Metric(of_means(statistic, _control, top), 1.0, True, "control")
-        own = Metric(of_means(statistic, _perturbed, top), 1.0, True, "perturbed mean")
-        rows[f"delta_{name}_from_perturbed{suffix}"] = own
+        of_itself = Metric(of_means(statistic, None, top), 1.0, True, "control" if top else "", undefined=_FLAT)
+        rows[f"{name}{suffix}"] = of_itself
+        rows[f"delta_{name}{suffix}"] = replace(of_itself, function=of_means(statistic, _control, top), needs="control")
+        of_own = replace(of_itself, function=of_means(statistic, _perturbed, top), needs="perturbed mean")
+        rows[f"delta_{name}_from_perturbed{suffix}"] = of_own
     for name, statistic in _ERRORS.items():  # the same of changes, whatever the reference
         rows[f"{name}{suffix}"] = Metric(of_means(statistic, None, top), 0.0, False, "control" if top else "")
-    rows[f"sign_agreement{suffix}"] = Metric(of_means(means.sign_agreement, _control, top), 1.0, True, "control")
+    rows[f"sign_agreement{suffix}"] = Metric(
+        of_means(means.sign_agreement, _control, top), 1.0, True, "control", undefined="no gene truly changes"
+    )
     return rows
 
 
 METRICS: dict[str, Metric] = {
     **_of_profiles(top=False),
     **_of_profiles(top=True),
-    "de_overlap": Metric(de_overlap, 1.0, True, "control", is_resampled=False),
-    "de_precision": Metric(de_precision, 1.0, True, "control", is_resampled=False),
-    "de_recall": Metric(de_recall, 1.0, True, "control", is_resampled=False),
+    "de_overlap": Metric(de_overlap, 1.0, True, "control", False, _NOT_EXPRESSED),
+    "de_precision": Metric(de_precision, 1.0, True, "control", False, _NOT_EXPRESSED),
+    "de_recall": Metric(de_recall, 1.0, True, "control", False, _NOT_EXPRESSED),
+    **{
+        f"discrimination_{name}": Metric(
+            means.discrimination(distance), 1.0, True, "other conditions", False, "the prediction is control itself"
+        )
+        for name, distance in (("l1", "cityblock"), ("l2", "euclidean"), ("cosine", "cosine"))
+    },
     **_DISTRIBUTIONS,
 }
-
 
 HEADLINE = (
     "delta_pearson",

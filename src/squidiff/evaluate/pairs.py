@@ -39,14 +39,17 @@ class Pair:
     """C x G, some of the cells that the prediction starts from."""
     expressed: Differential | None = None
     """The truth's differential expression against control, where it is known already."""
+    rivals: np.ndarray | None = None
+    """R x G, the true means of the other conditions of the same context and time."""
 
     def with_predicted(self, cells: np.ndarray, pcs: np.ndarray) -> Pair:
         """Another prediction (cells and where they lie) of the same truth, of which what is known is kept."""
         return replace(self, predicted=cells, predicted_pcs=pcs, expressed=self.truly_expressed)
 
     def has(self, needed: str) -> bool:
-        """Whether what a metric needs is known: 'control', 'perturbed mean' or ''."""
+        """Whether what a metric needs is known: 'control', 'perturbed mean', 'other conditions' or ''."""
         known = {"": True, "control": self.control_mean is not None, "perturbed mean": self.perturbed_mean is not None}
+        known["other conditions"] = known["control"] and self.rivals is not None
         return known[needed]
 
     @cached_property
@@ -72,8 +75,14 @@ class Pair:
 class Resample:
     """B resamples of a pair: how often each true and each predicted cell counts, B x M and B x N."""
 
-    def __init__(self, pair: Pair, truth_counts: np.ndarray, predicted_counts: np.ndarray) -> None:
-        self.pair = pair
+    def __init__(
+        self,
+        pair: Pair,
+        truth_counts: np.ndarray,
+        predicted_counts: np.ndarray,
+        bandwidths: Sequence[float] = BANDWIDTHS,
+    ) -> None:
+        self.pair, self.bandwidths = pair, bandwidths
         self.truth_counts, self.predicted_counts = truth_counts, predicted_counts
         self.truth_weights = truth_counts / truth_counts.sum(axis=1, keepdims=True)
         self.predicted_weights = predicted_counts / predicted_counts.sum(axis=1, keepdims=True)
@@ -102,12 +111,12 @@ class Resample:
     def mean_kernels(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Means of the distance and of Gaussian kernels across, among true and among predicted cells, kernels x B each.
 
-        One kernel for each of BANDWIDTHS, or none where the truth has no scale. No draw is paired with itself or a copy
-        of it; of a single cell, what is among is NaN.
+        One Gaussian for each of the bandwidths, or none where the truth has no scale. No draw is paired with itself or
+        a copy of it; of a single cell, what is among is NaN.
         """
         kernels: list[Kernel] = [lambda distances: distances]
-        if self.pair.truth_scale > 0:
-            kernels += [functools.partial(_gaussian, self.pair.truth_scale * width) for width in BANDWIDTHS]
+        if self.bandwidths and self.pair.truth_scale > 0:
+            kernels += [functools.partial(_gaussian, self.pair.truth_scale * width) for width in self.bandwidths]
         truth, predicted = self.pair.truth_pcs, self.pair.predicted_pcs
         across = _sums(kernels, truth, predicted, self.truth_weights, self.predicted_weights)
         at_0 = np.array([kernel(np.zeros(1))[0] for kernel in kernels])[:, None]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import anndata as ad
@@ -12,32 +11,34 @@ import pandas as pd
 
 from squidiff.config import InputError, Schema, check_seed
 from squidiff.data.table import CellTable, read_cells, schema_of
-from squidiff.evaluate.baselines import NAMES, Baselines, principal_axes
-from squidiff.evaluate.ceiling import split_half_ceiling
-from squidiff.evaluate.metrics import METRICS, score
-from squidiff.evaluate.pairs import Pair, Resample
-from squidiff.evaluate.verdict import Estimate, judge
+from squidiff.evaluate.baselines import NAMES
+from squidiff.evaluate.leakage import find_leaks, find_leaks_of_files
+from squidiff.evaluate.metrics import METRICS
+from squidiff.evaluate.scorer import MIN_CELLS, Scored, Scorer, resample_counts
+from squidiff.evaluate.verdict import Estimate, judge, judge_advantages
 from squidiff.response.populations import Population
-from squidiff.response.shift import CannotPredict
 
 MODEL = "model"
-N_BOOTSTRAPS = 200
-MAX_CELLS = 2000
-"""Cells a population that are compared, drawn at random from more: distances grow with their square."""
-MIN_CELLS = 10
-"""True and predicted cells below which there is no verdict: a resample of few cells knows nothing of its own noise."""
-UNSCORED = "unscored_populations"
-"""Key of the table's attrs: how many predicted populations have no truth, and true ones no prediction."""
+OVERALL = "all populations"
+"""In the column `condition`: the mean over the populations."""
+MIN_POPULATIONS = 5
+"""Below which there is no interval over populations: resamples of few know nothing of their own noise."""
+UNSCORED, LEAKS = "unscored_populations", "leaks"
+"""Keys of the table's attrs: how many predicted populations have no truth, and true ones no prediction; what leaked."""
 
-COLUMNS = ("condition", "metric", "method", "value", "low", "high", "floor", "ceiling", "verdict")
+COLUMNS = (
+    *("condition", "metric", "method", "value", "low", "high", "floor", "ceiling", "verdict"),
+    *("n_populations", "note", "leak"),
+)
+Cells = ad.AnnData | str | Path
 
 
 def evaluate(
-    predicted: ad.AnnData | str | Path,
-    truth: ad.AnnData | str | Path,
+    predicted: Cells,
+    truth: Cells,
     schema: Schema | None = None,
     *,
-    train: ad.AnnData | str | Path | None = None,
+    train: Cells | None = None,
     seed: int = 0,
     on_population: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
@@ -46,106 +47,165 @@ def evaluate(
     Populations are matched by the schema's obs columns (without a schema, by that of the prediction, which remembers
     it), genes by the names of the prediction. low and high are a 95 %
     bootstrap interval over true and predicted cells; floor is the best baseline's value, ceiling that of the truth's
-    own halves; the verdict stands in the model's rows. Without `train` there are no baselines and no change from
-    control, and the principal components are the truth's. `on_population(i, n)` is called after each population.
+    own halves; the verdict stands in the model's rows. Of several populations there are rows of their mean too
+    (OVERALL), whose intervals are over populations. note says why a value or a verdict is missing, and leak what was
+    seen of the truth. Without `train` there are no baselines, no change from control and no search for leaks but of
+    copied cells, and the principal components are the truth's. `on_population(i, n)` is called after each population.
     Raises InputError when no population is in both.
     """
+    return compare({MODEL: predicted}, truth, schema, train=train, seed=seed, on_population=on_population)
+
+
+def compare(
+    predictions: Mapping[str, Cells],
+    truth: Cells,
+    schema: Schema | None = None,
+    *,
+    train: Cells | None = None,
+    seed: int = 0,
+    names: Sequence[str] = NAMES,
+    on_population: Callable[[int, int], None] | None = None,
+) -> pd.DataFrame:
+    """As `evaluate`, of several predictions by name, each judged against the baselines; genes are those of the first.
+
+    Only populations that are in all predictions are scored. `names` are the baselines that are tried.
+    """
     check_seed(seed)
-    predicted = read_cells(predicted)
-    schema = schema_of(predicted, schema)
-    prediction = CellTable.from_anndata(predicted, schema)
-    target = CellTable.from_anndata(read_cells(truth), schema, prediction.genes, "the truth")
-    known = (
-        None
-        if train is None
-        else CellTable.from_anndata(read_cells(train), schema, prediction.genes, "the training data")
-    )
-    for name, table in (("the truth", target), ("the training data", known)):
-        if table is not None and table.survey.looks_like_counts != prediction.survey.looks_like_counts:
-            raise InputError(f"of the prediction and {name}, one holds raw counts and one does not: give one unit")
-    common = [key for key in prediction.keys if key in target.keys]
-    if not common:
-        raise InputError(
-            f"no population is in both files: predicted are {_names(prediction)}, true are {_names(target)}"
-        )
-    scorer = _Scorer(prediction, target, known, schema, seed)
-    rows: list[dict[str, object]] = []
-    for i, key in enumerate(common):
-        rows += scorer.rows(Population(*key))
+    taken = [name for name in predictions if name in names]
+    if taken or not predictions:
+        raise InputError(f"{taken[0]!r} is the name of a baseline: name it otherwise" if taken else "no prediction")
+    files = {name: read_cells(cells) for name, cells in predictions.items()}
+    first = next(iter(files.values()))
+    schema = schema_of(first, schema)
+    genes = tuple(map(str, first.var_names))
+    label = dict.fromkeys(files, "the prediction") if len(files) == 1 else {name: f"{name!r}" for name in files}
+    tables = {name: CellTable.from_anndata(file, schema, genes, label[name]) for name, file in files.items()}
+    true = read_cells(truth)
+    target = CellTable.from_anndata(true, schema, genes, "the truth")
+    trained = None if train is None else read_cells(train)
+    known = None if trained is None else CellTable.from_anndata(trained, schema, genes, "the training data")
+    _require_one_unit({label[name]: table for name, table in tables.items()}, target, known)
+    scored = _common(tables, target)
+    scorer = Scorer(tables, target, known, schema, seed, names)
+    generated = {key for key in scored if scorer.is_generated(key)}
+    leaks = find_leaks_of_files(files, true, trained) + find_leaks(tables, target, known, scored, generated)
+    rivals = _Rivals(target, scored)
+    found = []
+    for i, key in enumerate(scored):
+        found.append(scorer.score(key, rivals.of(key)))
         if on_population is not None:
-            on_population(i + 1, len(common))
-    scores = pd.DataFrame(rows, columns=list(COLUMNS))
-    scores.attrs[UNSCORED] = {
-        "predicted": len(prediction.keys) - len(common),
-        "true": len(target.keys) - len(common),
-    }
-    return scores
+            on_population(i + 1, len(scored))
+    rows = list(_overall(found, list(tables), seed))
+    for scores in found:
+        rows += _of_population(scores, list(tables))
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    of_key = {str(key): "; ".join(leak.sentence for leak in leaks if leak.touches(key)) for key in scored}
+    of_key[OVERALL] = "; ".join(leak.sentence for leak in leaks)
+    table["leak"] = table["condition"].map(of_key)
+    predicted = {key for of in tables.values() for key in of.keys}
+    table.attrs[UNSCORED] = {"predicted": len(predicted) - len(scored), "true": len(target.keys) - len(scored)}
+    table.attrs[LEAKS] = [leak.sentence for leak in leaks]
+    return table
 
 
-class _Scorer:
-    def __init__(
-        self, prediction: CellTable, target: CellTable, train: CellTable | None, schema: Schema, seed: int
-    ) -> None:
-        self.prediction, self.target, self.seed = prediction, target, seed
-        self.baselines = None if train is None else Baselines(train, schema, seed)
-        self.center, self.axes = self.baselines.principal_axes if self.baselines else principal_axes(target, seed)
-
-    def rows(self, key: Population) -> list[dict[str, object]]:
-        """All rows of one population."""
-        rng = np.random.default_rng((self.seed, self.prediction.keys.index(tuple(key))))
-        truth = self._drawn(self.target, key, rng)
-        model = self._pair(self._drawn(self.prediction, key, rng), truth, key)
-        pairs = {MODEL: model}
-        if self.baselines is not None:
-            parts = self.target.parts[self.target.keys.index(tuple(key))]
-            for name in NAMES:
-                try:
-                    cells = self.baselines.cells(name, key, parts, None, rng)[:MAX_CELLS]
-                except CannotPredict:
-                    continue
-                pairs[name] = model.with_predicted(cells.astype(np.float64), (cells - self.center) @ self.axes)
-        ceiling = split_half_ceiling(pairs[MODEL], rng)
-        truth_counts = _resample_counts(len(truth), rng)
-        resamples = {m: Resample(p, truth_counts, _resample_counts(len(p.predicted), rng)) for m, p in pairs.items()}
-        values = {m: score(pair) for m, pair in pairs.items()}
-        rows: list[dict[str, object]] = []
-        for name, metric in METRICS.items():
-            if not model.has(metric.needs):
-                continue
-            sampled = {m: metric.function(resamples[m]) if metric.is_resampled else np.full(1, np.nan) for m in pairs}
-            estimates = {m: Estimate(values[m][name], sampled[m]) for m in pairs}
-            others = {m: e for m, e in estimates.items() if m != MODEL}
-            best = max if metric.higher_is_better else min
-            floor = best((e.value for e in others.values() if not np.isnan(e.value)), default=float("nan"))
-            for method, estimate in estimates.items():
-                is_judged = method == MODEL and min(len(truth), len(pairs[MODEL].predicted)) >= MIN_CELLS
-                verdict = judge(estimate, others, metric.higher_is_better) if is_judged else ""
-                numbers = (estimate.value, *estimate.interval(), floor, ceiling[name])
-                rows.append(dict(zip(COLUMNS, (str(key), name, method, *numbers, verdict), strict=True)))
-        return rows
-
-    def _drawn(self, table: CellTable, key: Population, rng: np.random.Generator) -> np.ndarray:
-        rows = np.flatnonzero(table.population == table.keys.index(tuple(key)))
-        return table.dense(np.sort(rng.permutation(rows)[:MAX_CELLS]))
-
-    def _pair(self, predicted: np.ndarray, truth: np.ndarray, key: Population) -> Pair:
-        arrays = (predicted, truth, *((cells - self.center) @ self.axes for cells in (predicted, truth)))
-        pair = Pair(*(a.astype(np.float64) for a in arrays))
-        if self.baselines is None:
-            return pair
-        rng = np.random.default_rng((self.seed, 1))  # the same control cells for every population that shares them
-        control = self.baselines.control_cells(key, MAX_CELLS, rng)
-        return replace(
-            pair,
-            control_mean=self.baselines.control_mean(key),
-            perturbed_mean=self.baselines.perturbed_mean(key),
-            control=control,
-        )
+def _require_one_unit(tables: Mapping[str, CellTable], target: CellTable, train: CellTable | None) -> None:
+    name, first = next(iter(tables.items()))
+    others = {**tables, "the truth": target} | ({} if train is None else {"the training data": train})
+    for other, table in others.items():
+        if table.survey.looks_like_counts != first.survey.looks_like_counts:
+            raise InputError(f"of {name} and {other}, one holds raw counts and one does not: give one unit")
 
 
-def _resample_counts(n: int, rng: np.random.Generator) -> np.ndarray:
-    """How often each of n cells is drawn in each bootstrap resample, N_BOOTSTRAPS x n."""
-    return rng.multinomial(n, np.full(n, 1 / n), size=N_BOOTSTRAPS).astype(np.float64)
+def _common(tables: Mapping[str, CellTable], target: CellTable) -> list[Population]:
+    first = next(iter(tables.values()))
+    common = [key for key in first.keys if all(key in table.keys for table in (*tables.values(), target))]
+    if not common:
+        both = "both" if len(tables) == 1 else "all"
+        raise InputError(f"no population is in {both} files: predicted are {_names(first)}, true are {_names(target)}")
+    return [Population(*key) for key in common]
+
+
+class _Rivals:
+    """The true means of the populations that share context and time."""
+
+    def __init__(self, target: CellTable, scored: Sequence[Population]) -> None:
+        self.scored = [key for key in scored if key.condition]
+        rows = {key: np.flatnonzero(target.population == target.keys.index(tuple(key))) for key in self.scored}
+        self.mean = {key: target.dense(of_key).mean(axis=0, dtype=np.float64) for key, of_key in rows.items()}
+
+    def of(self, key: Population) -> np.ndarray | None:
+        """(R, G) of the others; None when there is none."""
+        others = [k for k in self.scored if k != key and k._replace(condition="") == key._replace(condition="")]
+        return np.stack([self.mean[k] for k in others]) if others and key in self.mean else None
+
+
+def _of_population(scored: Scored, models: Sequence[str]) -> Iterator[dict[str, object]]:
+    why = "" if scored.n_cells >= MIN_CELLS else f"no verdict: fewer than {MIN_CELLS} true or predicted cells"
+    for name, ceiling in scored.ceiling.items():
+        metric = METRICS[name]
+        estimates = {method: of[name] for method, of in scored.estimates.items()}
+        baselines = {m: e for m, e in estimates.items() if m not in models}
+        verdicts = {m: "" if why else judge(estimates[m], baselines, metric.higher_is_better) for m in models}
+        yield from _rows(str(scored.key), name, estimates, verdicts, ceiling, 1, why)
+
+
+def _overall(found: Sequence[Scored], models: Sequence[str], seed: int) -> Iterator[dict[str, object]]:
+    """The means over populations.
+
+    Judged against every baseline on the populations that it can predict; those that cannot predict all have no row.
+    """
+    if len(found) < 2:
+        return
+    drawn = resample_counts(len(found), np.random.default_rng((seed, 2)))
+    for name, metric in METRICS.items():
+        having = [i for i, scored in enumerate(found) if name in scored.ceiling]
+        if not having:
+            continue
+        sign = 1 if metric.higher_is_better else -1
+        values = {
+            method: np.array([_value(found[i], method, name) for i in having])
+            for method in dict.fromkeys(m for i in having for m in found[i].estimates)
+        }
+        verdicts = {}
+        for model in models:
+            advantages = {m: sign * (values[model] - v) for m, v in values.items() if m not in models}
+            enough = {m: a for m, a in advantages.items() if np.isfinite(a).sum() >= MIN_POPULATIONS}
+            spread = {m: Estimate.over_populations(a, drawn[:, having]) for m, a in enough.items()}
+            verdicts[model] = judge_advantages(spread)
+        complete = [m for m in values if all(m in found[i].estimates for i in having)]
+        n = int(np.isfinite([values[m] for m in models]).all(axis=0).sum())
+        why = "" if n >= MIN_POPULATIONS else f"no interval: fewer than {MIN_POPULATIONS} populations have a value"
+        estimates = {m: Estimate.over_populations(values[m], drawn[:, having]) for m in complete}
+        if why:
+            estimates = {m: Estimate(e.value, np.full(1, np.nan)) for m, e in estimates.items()}
+        ceilings = Estimate.over_populations(np.array([found[i].ceiling[name] for i in having]), drawn[:, having])
+        yield from _rows(OVERALL, name, estimates, verdicts, ceilings.value, n, why)
+
+
+def _value(scored: Scored, method: str, metric: str) -> float:
+    of_method = scored.estimates.get(method)
+    return float("nan") if of_method is None else of_method[metric].value
+
+
+def _rows(
+    condition: str,
+    name: str,
+    estimates: Mapping[str, Estimate],
+    verdicts: Mapping[str, str],
+    ceiling: float,
+    n_populations: int,
+    why_not_judged: str,
+) -> Iterator[dict[str, object]]:
+    metric = METRICS[name]
+    others = [e.value for m, e in estimates.items() if m not in verdicts and not np.isnan(e.value)]
+    floor = (max if metric.higher_is_better else min)(others, default=float("nan"))
+    for method, estimate in estimates.items():
+        note = metric.undefined if np.isnan(estimate.value) else why_not_judged
+        if not note and method in verdicts and others and not verdicts[method]:
+            note = "no verdict: it takes no resamples of cells" if not metric.is_resampled else metric.undefined
+        numbers = (estimate.value, *estimate.interval(), floor, ceiling)
+        row = (condition, name, method, *numbers, verdicts.get(method, ""), n_populations, note)
+        yield dict(zip(COLUMNS, row, strict=False))
 
 
 def _names(table: CellTable) -> str:

@@ -18,6 +18,19 @@ class Estimate:
     value: float
     resampled: np.ndarray
 
+    @classmethod
+    def over_populations(cls, values: np.ndarray, drawn: np.ndarray) -> Estimate:
+        """The mean of values of P populations, and its spread where populations are resampled (drawn: B x P counts).
+
+        A population without a value counts in neither.
+        """
+        known = np.isfinite(values)
+        if not known.any():
+            return cls(float("nan"), np.full(len(drawn), np.nan))
+        n = drawn[:, known].sum(axis=1)
+        total = drawn[:, known] @ values[known]
+        return cls(float(values[known].mean()), np.divide(total, n, out=np.full(len(n), np.nan), where=n > 0))
+
     @property
     def is_known(self) -> bool:
         """Whether neither the value nor a resample is NaN."""
@@ -38,21 +51,24 @@ class Estimate:
 
 
 def judge(model: Estimate, baselines: Mapping[str, Estimate], higher_is_better: bool) -> str:
-    """The verdict on one metric.
+    """The verdict on one metric, from resamples that are paired: see `judge_advantages`."""
+    advantages = {name: model.minus(b) if higher_is_better else b.minus(model) for name, b in baselines.items()}
+    return judge_advantages(advantages)
 
-    `loses to NAME` when the interval of the model's advantage over a baseline lies below 0 (the worst is named);
-    `beats every baseline` when it lies above 0 for all; else `ties`. '' when the model or every baseline has no value.
+
+def judge_advantages(advantages: Mapping[str, Estimate]) -> str:
+    """The verdict on how much better a model is than each baseline.
+
+    `loses to NAME` when the interval of its advantage lies below 0 (the worst is named); `beats every baseline` when
+    it lies above 0 for all; else `ties`. '' when no advantage is known.
     """
-    known = {name: b for name, b in baselines.items() if b.is_known}
-    if not known or not model.is_known:
+    intervals = {name: advantage.interval() for name, advantage in advantages.items() if advantage.is_known}
+    if not intervals:
         return ""
-    advantages = {
-        name: (model.minus(b) if higher_is_better else b.minus(model)).interval() for name, b in known.items()
-    }
-    worst = min(advantages, key=lambda name: advantages[name][1])
-    if advantages[worst][1] < 0:
+    worst = min(intervals, key=lambda name: intervals[name][1])
+    if intervals[worst][1] < 0:
         return f"loses to {worst}"
-    return BEATS if all(low > 0 for low, _ in advantages.values()) else TIES
+    return BEATS if all(low > 0 for low, _ in intervals.values()) else TIES
 
 
 def severity(verdict: str) -> int:

@@ -1,0 +1,131 @@
+"""Scores one population at a time: every method's cells against the true ones, on one set of resamples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from squidiff.config import Schema
+from squidiff.data.table import CellTable
+from squidiff.evaluate.baselines import NAMES, Baselines, principal_axes
+from squidiff.evaluate.ceiling import split_half_ceiling
+from squidiff.evaluate.metrics import METRICS, score
+from squidiff.evaluate.pairs import Pair, Resample
+from squidiff.evaluate.verdict import Estimate
+from squidiff.response.populations import Population
+from squidiff.response.shift import CannotPredict
+
+N_BOOTSTRAPS = 200
+MAX_CELLS = 2000
+"""Cells a population that are compared, drawn at random from more: distances grow with their square."""
+MIN_CELLS = 10
+"""True and predicted cells below which there is no verdict: a resample of few cells knows nothing of its own noise."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of one population."""
+
+    key: Population
+    estimates: dict[str, dict[str, Estimate]]
+    """Of each method, of each metric that can be computed."""
+    ceiling: dict[str, float]
+    n_cells: int
+    """The fewest that any prediction, or the truth, has."""
+
+
+class Scorer:
+    """Predictions by name, and the baselines of the training cells, against the true cells."""
+
+    def __init__(
+        self,
+        predictions: Mapping[str, CellTable],
+        target: CellTable,
+        train: CellTable | None,
+        schema: Schema,
+        seed: int,
+        names: Sequence[str] = NAMES,
+    ) -> None:
+        self.predictions, self.target, self.seed, self.names = predictions, target, seed, names
+        self.baselines = None if train is None else Baselines(train, schema, seed)
+        self.center, self.axes = self.baselines.principal_axes if self.baselines else principal_axes(target, seed)
+
+    def is_generated(self, key: Population) -> bool:
+        """Whether the task is more cells of a population that training has: there is nothing else to start from."""
+        if self.baselines is None:
+            return False
+        source = self.baselines.populations.source(key)
+        return source is not None and self.baselines.populations.keys[source] == key
+
+    def score(self, key: Population, rivals: np.ndarray | None = None) -> Scored:
+        """One population; `rivals` (R x G) are the true means of the other conditions of its context and time."""
+        rng = np.random.default_rng((self.seed, self.target.keys.index(tuple(key))))
+        truth = self._drawn(self.target, key, rng)
+        pairs = self._pairs(truth, key, rivals, rng)
+        ceiling = split_half_ceiling(next(iter(pairs.values())), rng)
+        truth_counts = resample_counts(len(truth), rng)
+        resamples = {m: Resample(p, truth_counts, resample_counts(len(p.predicted), rng)) for m, p in pairs.items()}
+        names = [name for name, metric in METRICS.items() if next(iter(pairs.values())).has(metric.needs)]
+        estimates = {method: _estimates(resamples[method], names) for method in pairs}
+        n_cells = min(len(truth), *(len(pairs[name].predicted) for name in self.predictions))
+        return Scored(key, estimates, {name: ceiling[name] for name in names}, n_cells)
+
+    def _pairs(
+        self, truth: np.ndarray, key: Population, rivals: np.ndarray | None, rng: np.random.Generator
+    ) -> dict[str, Pair]:
+        """What each method predicts, beside the truth; of the baselines those that can."""
+        pairs: dict[str, Pair] = {}
+        first: Pair | None = None
+        for name, table in self.predictions.items():
+            cells = self._drawn(table, key, rng)
+            first = self._pair(cells, truth, key, rivals) if first is None else self._with(first, cells)
+            pairs[name] = first
+        assert first is not None  # there is a prediction
+        if self.baselines is None:
+            return pairs
+        parts = self.target.parts[self.target.keys.index(tuple(key))]
+        for name in self.names:
+            try:
+                pairs[name] = self._with(first, self.baselines.cells(name, key, parts, None, rng)[:MAX_CELLS])
+            except CannotPredict:
+                continue
+        return pairs
+
+    def _drawn(self, table: CellTable, key: Population, rng: np.random.Generator) -> np.ndarray:
+        rows = np.flatnonzero(table.population == table.keys.index(tuple(key)))
+        return table.dense(np.sort(rng.permutation(rows)[:MAX_CELLS]))
+
+    def _with(self, pair: Pair, cells: np.ndarray) -> Pair:
+        return pair.with_predicted(cells.astype(np.float64), (cells - self.center) @ self.axes)
+
+    def _pair(self, predicted: np.ndarray, truth: np.ndarray, key: Population, rivals: np.ndarray | None) -> Pair:
+        arrays = (predicted, truth, *((cells - self.center) @ self.axes for cells in (predicted, truth)))
+        pair = Pair(*(a.astype(np.float64) for a in arrays))
+        if self.baselines is None:
+            return pair
+        rng = np.random.default_rng((self.seed, 1))  # the same control cells for every population that shares them
+        control = self.baselines.control_cells(key, MAX_CELLS, rng)
+        return replace(
+            pair,
+            control_mean=self.baselines.control_mean(key),
+            perturbed_mean=self.baselines.perturbed_mean(key),
+            control=control,
+            rivals=rivals,
+        )
+
+
+def _estimates(sample: Resample, names: Sequence[str]) -> dict[str, Estimate]:
+    """Each metric's value and, where it takes them, its values over the resamples."""
+    values = score(sample.pair, names)
+    unknown = np.full(1, np.nan)
+    return {
+        name: Estimate(values[name], METRICS[name].function(sample) if METRICS[name].is_resampled else unknown)
+        for name in names
+    }
+
+
+def resample_counts(n: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each of n things is drawn in each bootstrap resample, N_BOOTSTRAPS x n."""
+    return rng.multinomial(n, np.full(n, 1 / n), size=N_BOOTSTRAPS).astype(np.float64)

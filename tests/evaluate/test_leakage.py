@@ -1,0 +1,118 @@
+"""What was seen of the truth is found, and nothing is found where nothing was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from perturbed_cells import SCHEMA, made_cells
+
+from squidiff.config import Preparation, Schema
+from squidiff.data.preprocess import prepare
+from squidiff.evaluate.scoring import LEAKS, OVERALL, evaluate
+
+N_GENES = 60
+
+
+def split() -> tuple[ad.AnnData, ad.AnnData, ad.AnnData]:
+    """Training cells, true cells of T under A+B and under B, and other cells as prediction of these."""
+    adata = made_cells(40, N_GENES)
+    held_out = ((adata.obs["type"] == "T") & adata.obs["condition"].isin(["A+B", "B"])).to_numpy()
+    truth = adata[held_out].copy()
+    predicted = truth.copy()
+    predicted.X = predicted.X.toarray() + np.float32(0.25)
+    return adata[~held_out].copy(), truth, predicted
+
+
+def leaks(predicted: ad.AnnData, truth: ad.AnnData, train: ad.AnnData | None) -> list[str]:
+    return evaluate(predicted, truth, SCHEMA, train=train).attrs[LEAKS]
+
+
+def test_clean_files_have_none() -> None:
+    train, truth, predicted = split()
+    table = evaluate(predicted, truth, SCHEMA, train=train)
+    assert table.attrs[LEAKS] == []
+    assert (table["leak"] == "").all()
+
+
+def test_copied_cells_are_found_without_a_training_file_and_only_their_population_is_touched() -> None:
+    train, truth, predicted = split()
+    copies = np.flatnonzero(truth.obs["condition"] == "B")[:10]
+    x = predicted.X.copy()
+    x[copies] = truth.X[copies].toarray()
+    predicted.X = x
+    expected = "10 cells of the prediction are true cells, value for value"
+    assert leaks(predicted, truth, None) == [expected]
+    table = evaluate(predicted, truth, SCHEMA, train=train)
+    assert dict(table.groupby("condition")["leak"].first()) == {"T, B": expected, "T, A + B": "", OVERALL: expected}
+    assert (table.groupby("condition")["leak"].nunique() == 1).all()
+
+
+def test_true_cells_in_training_are_found_by_value_and_then_by_name() -> None:
+    train, truth, predicted = split()
+    some = truth[:30].copy()
+    some.obs["type"] = "another"  # under a false label, and with other names
+    some.obs_names = [f"x{i}" for i in range(30)]
+    both = ad.concat([train, some])
+    assert leaks(predicted, truth, both) == ["30 of 80 true cells are training cells, value for value"]
+    renamed = ad.concat([train, some])
+    renamed.obs_names = [*train.obs_names, *truth.obs_names[:30]]
+    renamed.X = renamed.X.toarray() * np.float32(1.01)  # another normalisation
+    assert leaks(predicted, truth, renamed) == ["30 of 80 true cells have the name of a training cell"]
+
+
+def test_a_single_cell_alike_by_chance_is_none() -> None:
+    train, truth, predicted = split()
+    many = ad.concat([truth] * 3, index_unique="-")
+    many.X = many.X.toarray() + np.repeat([0, 0.5, 0.75], 80)[:, None].astype(np.float32)
+    train.X = np.vstack([many.X[:1], train.X.toarray()[1:]])
+    assert leaks(predicted, many, train) == []
+
+
+def test_a_population_that_training_saw_is_found_but_not_where_that_is_the_task() -> None:
+    train, truth, predicted = split()
+    seen, rest = truth[::2].copy(), truth[1::2].copy()
+    assert leaks(predicted, rest, ad.concat([train, seen])) == [
+        "training saw cells of the population asked for: T, B and 1 more"
+    ]
+    types = Schema(context_keys=("type",))
+    table = evaluate(predicted, rest, types, train=seen)
+    assert table.attrs[LEAKS] == []
+
+
+def test_genes_chosen_with_the_truth_are_found() -> None:
+    train, truth, predicted = split()
+    whole = made_cells(40, N_GENES)
+    before = prepare(whole, SCHEMA, Preparation(n_genes=40)).train  # and only then held out
+    late = [before[np.isin(before.obs_names, names)].copy() for names in (train.obs_names, truth.obs_names)]
+    assert leaks(predicted[:, before.var_names].copy(), late[1], late[0]) == [
+        "the genes were chosen before the true cells were held out"
+    ]
+    rules = ("type=T,condition=A+B", "type=T,condition=B")
+    prepared = prepare(whole, SCHEMA, Preparation(n_genes=40, hold_out=rules))
+    assert prepared.test is not None
+    assert leaks(predicted[:, prepared.train.var_names].copy(), prepared.test, prepared.train) == []
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_genes_that_scanpy_marked_in_both_files_alike_were_chosen_on_both(alike: bool) -> None:
+    train, truth, predicted = split()
+    marks = pd.DataFrame({"highly_variable": True, "dispersions_norm": np.arange(60.0)}, index=train.var_names)
+    train.var = marks
+    truth.var = marks if alike else marks.assign(dispersions_norm=1.0)
+    expected = ["var['highly_variable'] is the same in training and truth: genes were chosen on both"]
+    assert leaks(predicted, truth, train) == (expected if alike else [])
+
+
+@pytest.mark.parametrize(("change", "found"), [(lambda a: a, 0), (lambda a: a[:-7], 1)])
+def test_a_run_that_was_trained_on_something_else_is_found(
+    change: Callable[[ad.AnnData], ad.AnnData], found: int
+) -> None:
+    from squidiff.data.manifest import hash_names
+
+    train, truth, predicted = split()
+    predicted.uns["squidiff"] = {"cells_sha256": hash_names(train.obs_names)}
+    assert len(leaks(predicted, truth, change(train).copy())) == found
