@@ -7,7 +7,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint clean
+.PHONY: help demo test test-fast lint bench clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ lint: $(INSTALLED) ## ruff and mypy
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+
+bench: $(INSTALLED) ## the project's benchmark, into results/bench: make bench DATA=FOLDER
+	@test -n "$(DATA)" || { echo "name the folder of the data: make bench DATA=FOLDER" >&2; exit 2; }
+	.venv/bin/squidiff benchmark benchmarks/bench.toml --data "$(DATA)" --out results/bench
 
 clean: ## delete .venv, caches, builds and results/demo
 	rm -rf .venv build dist results/demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

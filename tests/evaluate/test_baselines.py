@@ -273,7 +273,7 @@ def test_what_training_says_nothing_of_cannot_be_predicted() -> None:
         baselines.cells("no change", BOTH._replace(context="another"), PARTS, None, rng)
     unknown = BOTH._replace(condition="C"), (Part("C"),)
     for name in sorted(set(PERTURBATION) - {"mean of conditions"} | {"time interpolation", "factor Gaussian"}):
-        with pytest.raises(CannotPredict, match="'C'|no other context|elsewhere|has no time"):
+        with pytest.raises(CannotPredict, match=r"'C'|no other context|elsewhere|has no time"):
             baselines.cells(name, *unknown, None, rng)
     single = BOTH._replace(condition="A"), (Part("A"),)
     with pytest.raises(CannotPredict, match="'A' is not a combination"):

@@ -19,7 +19,7 @@ from squidiff.config import InputError
 from squidiff.evaluate.metrics import HEADLINE, METRICS
 from squidiff.workflows.demo import MARK, DemoResult, run_demo
 
-FILES = {"data.h5ad", "train.h5ad", "held_out.h5ad", "queries.csv", "predicted.h5ad", "metrics.csv"}
+FILES = {"data.h5ad", "train.h5ad", "held_out.h5ad", "queries.csv", "predicted.h5ad", "metrics.csv", "metrics.json"}
 PICTURES = {"training_loss.png", "sample_quality.png"}
 
 

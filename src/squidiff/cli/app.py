@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from cyclopts import App, CycloptsError, Parameter
 
-from squidiff.cli import convert, data, datasets, demo, evaluate, options, predict, train
+from squidiff.cli import benchmark, convert, data, datasets, demo, evaluate, options, predict, train
 from squidiff.cli.show import heard_or_not, say_error
 from squidiff.config import InputError, flag
 
@@ -32,7 +32,8 @@ app = App(
     default_parameter=Parameter(negative=(), name_transform=lambda name: flag(name).removeprefix("--")),
 )
 for command in (
-    *(demo.demo, data.check, data.prepare, train.train, predict.predict, evaluate.evaluate),
+    *(demo.demo, data.check, data.prepare, train.train, predict.predict),
+    *(evaluate.evaluate, evaluate.compare, evaluate.adopt, benchmark.benchmark),
     *(convert.convert, convert.export),
 ):
     app.command(command)

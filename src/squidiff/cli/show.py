@@ -141,21 +141,89 @@ def progress(label: str, total: int | None = None) -> Iterator[Callable[..., Non
         bar.console.print(bar.get_renderable())
 
 
+MAX_ROWS = 40
+"""Of scores that are shown, the worst; all are in the file."""
+
+
 def show_scores(scores: pd.DataFrame) -> None:
-    """The model beside floor and ceiling, the worst verdict first; the headline metrics, of many populations two."""
-    from squidiff.evaluate.metrics import HEADLINE
+    """The model beside floor and ceiling, the worst verdict first; the headline metrics, of single populations two."""
     from squidiff.evaluate.scoring import MODEL
     from squidiff.evaluate.verdict import severity
 
-    model = scores[(scores["method"] == MODEL) & scores["metric"].isin(HEADLINE)]
-    if model["condition"].nunique() > 1:
-        headline = {"energy_distance", "delta_pearson" if "delta_pearson" in set(model["metric"]) else "pearson"}
-        model = model[model["metric"].isin(headline)]
+    _say_leaks(scores)
+    model = _headline(scores[scores["method"] == MODEL])
     rows = [
         (r.condition, r.metric.replace("_", " "), r.value, _interval(r.low, r.high), r.floor, r.ceiling, r.verdict)
         for r in sorted(model.itertuples(), key=lambda r: severity(r.verdict))
     ]
-    show_table(("population", "metric", "model", "95 % interval", "best baseline", "ceiling", "verdict"), rows)
+    columns = ("population", "metric", "model", "95 % interval", "best baseline", "ceiling", "verdict")
+    _show_first(columns, rows)
+
+
+def show_comparison(scores: pd.DataFrame) -> None:
+    """Predictions side by side, each with its verdict, in the order of the file."""
+    from squidiff.evaluate.scoring import MODELS
+
+    _say_leaks(scores)
+    models = scores.attrs[MODELS]
+    shown = _headline(scores[scores["method"].isin(models)])
+    rows = []
+    for (condition, metric), group in shown.groupby(["condition", "metric"], sort=False):
+        of = group.set_index("method")
+        first = of.iloc[0]
+        each = [f"{_cell(float(of['value'][m]))} {of['verdict'][m]}".strip() for m in models]
+        rows.append((condition, metric.replace("_", " "), *each, first["floor"], first["ceiling"]))
+    _show_first(("population", "metric", *models, "best baseline", "ceiling"), rows)
+
+
+def show_benchmark(table: pd.DataFrame) -> None:
+    """Each task's methods on two metrics: the mean over seeds, from the lowest to the highest, and their verdicts."""
+    from squidiff.evaluate.scoring import MODELS, OVERALL
+
+    _say_leaks(table)
+    whole = table.groupby("task")["condition"].transform(lambda c: OVERALL if (c == OVERALL).any() else c.iloc[0])
+    shown = _headline(table[table["method"].isin(table.attrs[MODELS]) & (table["condition"] == whole)])
+    rows = []
+    for (task, metric, method), group in shown.groupby(["task", "metric", "method"], sort=False):
+        values, verdicts = group["value"].astype(float), group["verdict"].value_counts()
+        said = "; ".join(v if len(group) == 1 else f"{n} of {len(group)}: {v}" for v, n in verdicts.items() if v)
+        numbers = (values.mean(), _interval(values.min(), values.max()), group["floor"].mean(), group["ceiling"].mean())
+        rows.append((task, metric.replace("_", " "), method, *numbers, said))
+    columns = (
+        "task",
+        "metric",
+        "method",
+        "mean over seeds",
+        "lowest to highest",
+        "best baseline",
+        "ceiling",
+        "verdict",
+    )
+    show_table(columns, rows)
+
+
+def _say_leaks(scores: pd.DataFrame) -> None:
+    from squidiff.evaluate.scoring import LEAKS
+
+    for sentence in scores.attrs[LEAKS]:
+        say(f"LEAK: {sentence}")
+
+
+def _headline(scores: pd.DataFrame) -> pd.DataFrame:
+    """The headline metrics: all of one population or of the mean over several, of which each has two."""
+    from squidiff.evaluate.metrics import HEADLINE
+    from squidiff.evaluate.scoring import OVERALL
+
+    chosen = scores[scores["metric"].isin(HEADLINE)]
+    two = {"energy_distance", "delta_pearson" if "delta_pearson" in set(chosen["metric"]) else "pearson"}
+    is_overall = chosen["condition"] == OVERALL
+    return chosen if not is_overall.any() else chosen[is_overall | chosen["metric"].isin(two)]
+
+
+def _show_first(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    show_table(columns, rows[:MAX_ROWS])
+    if len(rows) > MAX_ROWS:
+        say(f"and {len(rows) - MAX_ROWS} more rows")
 
 
 def _interval(low: float, high: float) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from scipy.spatial.distance import cdist
 
 from squidiff.evaluate.means import pearson, top_genes
-from squidiff.evaluate.pairs import CELLS_PER_BLOCK, Resample
+from squidiff.evaluate.pairs import CELLS_PER_BLOCK, Resample, among, distance, sums
 
 N_DIRECTIONS = 64
 N_NEIGHBOURS = 5
@@ -22,13 +20,12 @@ def energy_distance(sample: Resample) -> np.ndarray:
 
     The within terms are over pairs of different cells, so that it is 0 on average for two samples of one distribution.
     """
-    across, truth, predicted = (means[0] for means in sample.mean_kernels)
-    return 2 * across - truth - predicted
+    return 2 * sample.kernels_across[0] - sample.kernels_of_truth[0] - sample.kernels_of_prediction[0]
 
 
 def normalised_energy_distance(sample: Resample) -> np.ndarray:
     """The energy distance by 2 E|x - y|: 1 for distributions that are far apart."""
-    across = sample.mean_kernels[0][0]
+    across = sample.kernels_across[0]
     return np.divide(energy_distance(sample), 2 * across, out=sample.unknown, where=across > 0)
 
 
@@ -37,8 +34,9 @@ def mmd(sample: Resample) -> np.ndarray:
 
     The bandwidths are the truth's alone, so that a prediction cannot choose its own.
     """
-    across, truth, predicted = (means[1:] for means in sample.mean_kernels)
-    return np.asarray((truth + predicted - 2 * across).mean(axis=0)) if len(across) else sample.unknown
+    if len(sample.pair.kernels) < 2:
+        return sample.unknown
+    return sample.kernels_of_truth[1] + sample.kernels_of_prediction[1] - 2 * sample.kernels_across[1]
 
 
 def wasserstein(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -68,9 +66,10 @@ def energy_distance_top_genes(sample: Resample) -> np.ndarray:
     genes = top_genes(sample.pair)
     if genes is None:
         return sample.unknown
-    pair = sample.pair
-    on_genes = replace(pair, predicted_pcs=pair.predicted[:, genes], truth_pcs=pair.truth[:, genes])
-    return energy_distance(Resample(on_genes, sample.truth_counts, sample.predicted_counts, bandwidths=()))
+    x, y = sample.pair.predicted[:, genes], sample.pair.truth[:, genes]
+    across = sums([distance], y, x, sample.truth_weights, sample.predicted_weights)
+    within = among([distance], y, sample.truth_counts) + among([distance], x, sample.predicted_counts)
+    return np.asarray((2 * across - within)[0])
 
 
 def sliced_wasserstein(sample: Resample) -> np.ndarray:

@@ -15,8 +15,8 @@ from squidiff.evaluate.differential import Differential, rank_sum
 CELLS_PER_BLOCK = 512
 """Rows of a matrix of distances that are there at once."""
 N_OF_SCALE = 500
-BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""Of Gaussian kernels, in median distances of two true cells."""
+WIDEST, N_BANDWIDTHS = 4.0, 5
+"""Of Gaussian kernels, in median distances of two true cells: 4, 2, 1, 1/2 and 1/4."""
 Kernel = Callable[[np.ndarray], np.ndarray]
 """Of Euclidean distances."""
 
@@ -71,18 +71,21 @@ class Pair:
         distances = cdist(some, some)[np.triu_indices(len(some), 1)]
         return float(np.median(distances)) if len(distances) else float("nan")
 
+    @cached_property
+    def kernels(self) -> list[Kernel]:
+        """The distance and, where the truth has a scale, the mean of Gaussian kernels."""
+        widest = WIDEST * self.truth_scale
+        return [distance, functools.partial(_gaussians, widest)] if widest > 0 else [distance]
+
 
 class Resample:
     """B resamples of a pair: how often each true and each predicted cell counts, B x M and B x N."""
 
     def __init__(
-        self,
-        pair: Pair,
-        truth_counts: np.ndarray,
-        predicted_counts: np.ndarray,
-        bandwidths: Sequence[float] = BANDWIDTHS,
+        self, pair: Pair, truth_counts: np.ndarray, predicted_counts: np.ndarray, beside: Resample | None = None
     ) -> None:
-        self.pair, self.bandwidths = pair, bandwidths
+        """`beside` is of another prediction of the same truth, resampled alike: what it knows of that is not redone."""
+        self.pair, self._beside = pair, beside
         self.truth_counts, self.predicted_counts = truth_counts, predicted_counts
         self.truth_weights = truth_counts / truth_counts.sum(axis=1, keepdims=True)
         self.predicted_weights = predicted_counts / predicted_counts.sum(axis=1, keepdims=True)
@@ -100,7 +103,7 @@ class Resample:
     @cached_property
     def truth_mean(self) -> np.ndarray:
         """B x G"""
-        return self.truth_weights @ self.pair.truth
+        return self.truth_weights @ self.pair.truth if self._beside is None else self._beside.truth_mean
 
     @cached_property
     def predicted_mean(self) -> np.ndarray:
@@ -108,32 +111,52 @@ class Resample:
         return self.predicted_weights @ self.pair.predicted
 
     @cached_property
-    def mean_kernels(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Means of the distance and of Gaussian kernels across, among true and among predicted cells, kernels x B each.
+    def kernels_across(self) -> np.ndarray:
+        """Means over pairs of a true and a predicted cell of `Pair.kernels`, kernels x B."""
+        pair = self.pair
+        return sums(pair.kernels, pair.truth_pcs, pair.predicted_pcs, self.truth_weights, self.predicted_weights)
 
-        One Gaussian for each of the bandwidths, or none where the truth has no scale. No draw is paired with itself or
-        a copy of it; of a single cell, what is among is NaN.
-        """
-        kernels: list[Kernel] = [lambda distances: distances]
-        if self.bandwidths and self.pair.truth_scale > 0:
-            kernels += [functools.partial(_gaussian, self.pair.truth_scale * width) for width in self.bandwidths]
-        truth, predicted = self.pair.truth_pcs, self.pair.predicted_pcs
-        across = _sums(kernels, truth, predicted, self.truth_weights, self.predicted_weights)
-        at_0 = np.array([kernel(np.zeros(1))[0] for kernel in kernels])[:, None]
-        among = []
-        for cells, counts in ((truth, self.truth_counts), (predicted, self.predicted_counts)):
-            copies = np.square(counts).sum(axis=1)
-            n_pairs = counts.sum(axis=1) ** 2 - copies
-            total = _sums(kernels, cells, cells, counts, counts) - at_0 * copies
-            among.append(np.divide(total, n_pairs, out=np.full_like(total, np.nan), where=n_pairs > 0))
-        return across, among[0], among[1]
+    @cached_property
+    def kernels_of_truth(self) -> np.ndarray:
+        """The same over pairs of true cells."""
+        if self._beside is not None:
+            return self._beside.kernels_of_truth
+        return among(self.pair.kernels, self.pair.truth_pcs, self.truth_counts)
+
+    @cached_property
+    def kernels_of_prediction(self) -> np.ndarray:
+        """The same over pairs of predicted cells."""
+        return among(self.pair.kernels, self.pair.predicted_pcs, self.predicted_counts)
 
 
-def _gaussian(width: float, distances: np.ndarray) -> np.ndarray:
-    return np.asarray(np.exp(np.square(distances) / (-2 * width**2)))
+def distance(distances: np.ndarray) -> np.ndarray:
+    """The kernel of the energy distance."""
+    return distances
 
 
-def _sums(
+def _gaussians(widest: float, distances: np.ndarray) -> np.ndarray:
+    """The mean of Gaussian kernels, each half as wide as the one before: its exponent is four times that."""
+    kernel = np.exp(np.square(distances) / (-2 * widest**2))
+    total = kernel.copy()
+    for _ in range(N_BANDWIDTHS - 1):
+        kernel = np.square(np.square(kernel))
+        total += kernel
+    return np.asarray(total / N_BANDWIDTHS)
+
+
+def among(kernels: Sequence[Kernel], cells: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Means over pairs of different cells, kernels x B: no draw is paired with itself or a copy of it.
+
+    NaN of a single cell.
+    """
+    copies = np.square(counts).sum(axis=1)
+    n_pairs = counts.sum(axis=1) ** 2 - copies
+    at_0 = np.array([kernel(np.zeros(1))[0] for kernel in kernels])[:, None]
+    total = sums(kernels, cells, cells, counts, counts) - at_0 * copies
+    return np.divide(total, n_pairs, out=np.full_like(total, np.nan), where=n_pairs > 0)
+
+
+def sums(
     kernels: Sequence[Kernel], x: np.ndarray, y: np.ndarray, x_weights: np.ndarray, y_weights: np.ndarray
 ) -> np.ndarray:
     """Sums over pairs of weight times kernel, kernels x B; a block of rows of the distances is there at once."""

@@ -64,10 +64,14 @@ class Scorer:
         rng = np.random.default_rng((self.seed, self.target.keys.index(tuple(key))))
         truth = self._drawn(self.target, key, rng)
         pairs = self._pairs(truth, key, rivals, rng)
-        ceiling = split_half_ceiling(next(iter(pairs.values())), rng)
-        truth_counts = resample_counts(len(truth), rng)
-        resamples = {m: Resample(p, truth_counts, resample_counts(len(p.predicted), rng)) for m, p in pairs.items()}
-        names = [name for name, metric in METRICS.items() if next(iter(pairs.values())).has(metric.needs)]
+        first = next(iter(pairs.values()))
+        of_first = Resample(first, resample_counts(len(truth), rng), resample_counts(len(first.predicted), rng))
+        resamples = {
+            m: Resample(p, of_first.truth_counts, resample_counts(len(p.predicted), rng), of_first)
+            for m, p in pairs.items()
+        }
+        ceiling = split_half_ceiling(first, rng)
+        names = [name for name, metric in METRICS.items() if first.has(metric.needs)]
         estimates = {method: _estimates(resamples[method], names) for method in pairs}
         n_cells = min(len(truth), *(len(pairs[name].predicted) for name in self.predictions))
         return Scored(key, estimates, {name: ceiling[name] for name in names}, n_cells)

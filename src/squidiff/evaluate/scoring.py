@@ -23,8 +23,9 @@ OVERALL = "all populations"
 """In the column `condition`: the mean over the populations."""
 MIN_POPULATIONS = 5
 """Below which there is no interval over populations: resamples of few know nothing of their own noise."""
-UNSCORED, LEAKS = "unscored_populations", "leaks"
-"""Keys of the table's attrs: how many predicted populations have no truth, and true ones no prediction; what leaked."""
+UNSCORED, LEAKS, MODELS = "unscored_populations", "leaks", "models"
+"""Keys of the table's attrs: how many predicted populations have no truth, and true ones no prediction; what leaked;
+the names of the predictions."""
 
 COLUMNS = (
     *("condition", "metric", "method", "value", "low", "high", "floor", "ceiling", "verdict"),
@@ -85,7 +86,7 @@ def compare(
     trained = None if train is None else read_cells(train)
     known = None if trained is None else CellTable.from_anndata(trained, schema, genes, "the training data")
     _require_one_unit({label[name]: table for name, table in tables.items()}, target, known)
-    scored = _common(tables, target)
+    scored = _common(tables, target, schema.control)
     scorer = Scorer(tables, target, known, schema, seed, names)
     generated = {key for key in scored if scorer.is_generated(key)}
     leaks = find_leaks_of_files(files, true, trained) + find_leaks(tables, target, known, scored, generated)
@@ -105,6 +106,7 @@ def compare(
     predicted = {key for of in tables.values() for key in of.keys}
     table.attrs[UNSCORED] = {"predicted": len(predicted) - len(scored), "true": len(target.keys) - len(scored)}
     table.attrs[LEAKS] = [leak.sentence for leak in leaks]
+    table.attrs[MODELS] = list(tables)
     return table
 
 
@@ -116,9 +118,11 @@ def _require_one_unit(tables: Mapping[str, CellTable], target: CellTable, train:
             raise InputError(f"of {name} and {other}, one holds raw counts and one does not: give one unit")
 
 
-def _common(tables: Mapping[str, CellTable], target: CellTable) -> list[Population]:
+def _common(tables: Mapping[str, CellTable], target: CellTable, control: str | None) -> list[Population]:
     first = next(iter(tables.values()))
     common = [key for key in first.keys if all(key in table.keys for table in (*tables.values(), target))]
+    if control is not None:  # control cells that stand beside are no prediction, but those at another time may be
+        common = [key for key in common if key[1] or key[2] is not None] or common
     if not common:
         both = "both" if len(tables) == 1 else "all"
         raise InputError(f"no population is in {both} files: predicted are {_names(first)}, true are {_names(target)}")

@@ -19,20 +19,20 @@ from squidiff.data.simulate import simulate_perturbation
 from squidiff.data.table import write_cells
 from squidiff.estimator import RUN_FILES, Squidiff
 from squidiff.evaluate.metrics import HEADLINE
-from squidiff.evaluate.scoring import MODEL
+from squidiff.evaluate.scoring import LEAKS, MODEL, OVERALL
 from squidiff.evaluate.verdict import severity
 from squidiff.files import write_atomically
 from squidiff.report.html import write_page
 from squidiff.report.plots import save, training_loss
 from squidiff.report.tables import training_metrics
-from squidiff.workflows.scores import METRICS_CSV, SAMPLE_QUALITY, write_scores
+from squidiff.workflows.scores import METRICS_CSV, METRICS_JSON, SAMPLE_QUALITY, write_scores
 
 N_TRAIN_STEPS = 800
 MARK = ".squidiff-demo"
 """A folder that holds this file is an earlier demo, and may be replaced."""
 DATA, TRAIN, TRUTH, QUERIES = "data.h5ad", "train.h5ad", "held_out.h5ad", "queries.csv"
 RUN, PREDICTED, LOSS, PAGE = "run", "predicted.h5ad", "training_loss.png", "index.html"
-OUTPUTS = {MARK, DATA, TRAIN, TRUTH, QUERIES, PREDICTED, LOSS, PAGE, METRICS_CSV, SAMPLE_QUALITY} | {
+OUTPUTS = {MARK, DATA, TRAIN, TRUTH, QUERIES, PREDICTED, LOSS, PAGE, METRICS_CSV, METRICS_JSON, SAMPLE_QUALITY} | {
     f"{RUN}/{name}" for name in RUN_FILES
 }
 MIN_CELLS = 30
@@ -125,7 +125,7 @@ def run_demo(
     save(training_loss(training_metrics(out / RUN)), out / LOSS)
     with progress("evaluating", len(queries)) as advance:
         scores = write_scores(
-            out / PREDICTED, truth, train, task.schema, out, seed=seed, on_population=lambda i, n: advance(i)
+            {MODEL: out / PREDICTED}, truth, train, task.schema, out, seed=seed, on_population=lambda i, n: advance(i)
         )
     page = _write_page(out, task, model, scores, seed)
     names = (RUN, PREDICTED, METRICS_CSV, LOSS, SAMPLE_QUALITY)
@@ -156,11 +156,12 @@ def _findings(n: int) -> str:
 
 def _write_page(out: Path, task: DemoTask, model: Squidiff, scores: pd.DataFrame, seed: int) -> Path:
     shown = scores[scores["metric"].isin(HEADLINE)]
-    mine = shown[shown["method"] == MODEL]
+    mine = shown[(shown["method"] == MODEL) & (shown["condition"] != OVERALL)]
     counts = mine["verdict"].value_counts()
     order = sorted(counts.index, key=severity)
     said = "; ".join(f"{counts[v]} {v or 'without a baseline'}" for v in order)
-    verdict = f"Against the simple baselines, of {len(mine)} scores: {said}"
+    leaks = "".join(f"Leak: {sentence}. " for sentence in scores.attrs[LEAKS])
+    verdict = f"{leaks}Against the simple baselines, of {len(mine)} scores: {said}"
     populations = model.manifest["populations"]
     summary = [
         ("Question", task.question),
@@ -187,7 +188,7 @@ def _write_page(out: Path, task: DemoTask, model: Squidiff, scores: pd.DataFrame
         (out / SAMPLE_QUALITY, "Predicted beside true cells: the mean of each gene, and six genes in full"),
         (out / LOSS, "Loss during training, by noise level, and the learning rate"),
     ]
-    files = (DATA, TRAIN, TRUTH, QUERIES, PREDICTED, METRICS_CSV, f"{RUN}/")
+    files = (DATA, TRAIN, TRUTH, QUERIES, PREDICTED, METRICS_CSV, METRICS_JSON, f"{RUN}/")
     return write_page(
         out,
         title="Squidiff demo: real cells" if task.schema.control is None else "Squidiff demo: simulated perturbation",

@@ -1,0 +1,96 @@
+"""Reads what other tools predict, and writes it as `squidiff predict` would."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from squidiff.config import InputError, Schema
+from squidiff.data.readers import with_values_of
+from squidiff.data.splits import parse_rule
+from squidiff.data.table import CellTable, read_cells, remember_schema, write_cells
+
+Tool = Literal["scgen", "cellflow", "gears", "state"]
+GENES = "genes"
+"""The array of gene names in a file of mean profiles."""
+CELLS_OF_A_MEAN = 100
+"""Equal cells that a mean profile is written as."""
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How a tool's output is read."""
+
+    layer: str | None = None
+    """Where the predicted values are, if not in X."""
+    joins: str | None = None
+    """What stands between the parts of a combination, if not '+'."""
+
+
+FORMS: Mapping[str, _Form] = {
+    "scgen": _Form(),
+    "cellflow": _Form(layer="X_recon"),
+    "gears": _Form(joins="_"),
+    "state": _Form(),
+}
+assert set(FORMS) == set(get_args(Tool))
+
+
+def adopt(
+    file: Path, tool: Tool, schema: Schema, out: Path, *, columns: Sequence[str] = (), layer: str | None = None
+) -> ad.AnnData:
+    """Writes the prediction of another tool to `out`, with the schema in it; returns it.
+
+    `columns` (COLUMN=VALUE) are set for all cells, as scGen leaves the control's label on cells it predicted; `layer`
+    names where the values are. A `.npz` file holds mean profiles: an array of gene names and one a condition, as
+    `numpy.savez(file, genes=..., **prediction)` of GEARS' predictions; each is written as CELLS_OF_A_MEAN equal cells.
+    Raises InputError when the file cannot be read or a column of the schema is missing.
+    """
+    form = FORMS[tool]
+    if file.suffix == ".npz":
+        adata = _of_means(file, schema, form)
+    else:
+        adata = read_cells(file)
+        where = layer or form.layer
+        if where is not None:
+            adata = with_values_of(adata, where, False)
+        adata = ad.AnnData(X=adata.X, obs=adata.obs.copy(), var=adata.var[[]])
+    for rule in columns:
+        for column, value in parse_rule(rule).items():
+            adata.obs[column] = value
+    CellTable.from_anndata(adata, schema, where=str(file))  # that it can be evaluated
+    kept = [column for column in schema.columns if column in adata.obs]
+    adata.obs = adata.obs[kept]
+    remember_schema(adata, schema)
+    adata.uns["squidiff"] = {"tool": tool}
+    write_cells(out, adata)
+    return adata
+
+
+def _of_means(file: Path, schema: Schema, form: _Form) -> ad.AnnData:
+    if schema.condition_key is None:
+        raise InputError(f"{file} holds a profile a condition: name the obs column of conditions with --condition-key")
+    if not file.is_file():
+        raise InputError(f"{file} does not exist")
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            profiles = {name: np.asarray(arrays[name]) for name in arrays.files}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read: it is damaged, or holds objects and not plain arrays") from error
+    genes = profiles.pop(GENES, None)
+    if genes is None or not profiles:
+        raise InputError(f"{file} must hold the array {GENES!r} of gene names, and one array a condition")
+    for name, profile in profiles.items():
+        if profile.shape != genes.shape or not np.issubdtype(profile.dtype, np.number):
+            raise InputError(f"{file}: {name!r} has shape {profile.shape}, but there are {len(genes)} genes")
+    labels = {name: name.replace(form.joins, "+") if form.joins else name for name in profiles}
+    obs = pd.DataFrame({schema.condition_key: np.repeat(list(labels.values()), CELLS_OF_A_MEAN)})
+    obs.index = obs.index.astype(str)
+    x = np.repeat(np.stack(list(profiles.values())).astype(np.float32), CELLS_OF_A_MEAN, axis=0)
+    return ad.AnnData(x, obs=obs, var=pd.DataFrame(index=pd.Index(genes.astype(str))))

@@ -1,0 +1,251 @@
+"""Models and baselines on several tasks and seeds, as a TOML file says: runs what is missing, and makes one table."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import pandas as pd
+
+from squidiff.config import Config, InputError, Preparation, Sampling, Schema, settings_from_json, settings_to_json
+from squidiff.data.preprocess import prepare
+from squidiff.data.readers import read_file
+from squidiff.data.table import write_all_cells, write_cells
+from squidiff.estimator import Squidiff
+from squidiff.evaluate.baselines import NAMES
+from squidiff.evaluate.scoring import LEAKS, MODELS, UNSCORED
+from squidiff.files import json_writer, read_json, write_atomically, write_json, write_together
+from squidiff.workflows.baseline import predict_baseline
+from squidiff.workflows.scores import METRICS_JSON, as_json, write_scores
+
+TABLE_CSV, TABLE_JSON = "benchmark.csv", "benchmark.json"
+TRAIN, TRUTH, QUERIES, ASKED = "train.h5ad", "truth.h5ad", "queries.csv", "asked.json"
+Part = TypeVar("Part", Schema, Preparation, Config, Sampling)
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Cells, what their columns mean, and what is held out of them."""
+
+    name: str
+    file: str
+    schema: Schema
+    preparation: Preparation
+
+
+@dataclass(frozen=True)
+class Method:
+    """A model that is trained, or a baseline."""
+
+    name: str
+    baseline: str | None
+    config: Config
+    sampling: Sampling
+
+
+class Benchmark(NamedTuple):
+    """What a benchmark file says."""
+
+    tasks: tuple[Task, ...]
+    methods: tuple[Method, ...]
+    seeds: tuple[int, ...]
+
+
+def read_benchmark(file: Path) -> Benchmark:
+    """Reads a benchmark file: `seeds`, `[[task]]` and `[[method]]`; see docs/evaluation.md.
+
+    A task has name, file, schema and prepare; a method has name and either baseline, or config and sampling: tables of
+    the fields of Schema, Preparation, Config and Sampling but for the seed. Raises InputError for anything else.
+    """
+    try:
+        said = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{file} does not exist") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{file} cannot be read as TOML: {error}") from error
+    _refuse_others(said, {"seeds", "task", "method"}, str(file))
+    tasks = tuple(_task(entry, f"task {i + 1} of {file}") for i, entry in enumerate(_entries(said, "task", file)))
+    methods = tuple(
+        _method(entry, f"method {i + 1} of {file}") for i, entry in enumerate(_entries(said, "method", file))
+    )
+    for kind, names in (("task", [t.name for t in tasks]), ("method", [m.name for m in methods])):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise InputError(f"{file} has two of {kind} {twice[0]!r}: rename one")
+    seeds = said.get("seeds", [0])
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise InputError(f"seeds of {file} are {seeds!r}: give a list of whole numbers from 0 on")
+    return Benchmark(tasks, methods, tuple(dict.fromkeys(seeds)))
+
+
+def run_benchmark(
+    benchmark: Benchmark, data: Path, out: Path, *, device: str = "auto", say: Say = lambda text: None
+) -> pd.DataFrame:
+    """Runs what `out` does not hold yet, and writes benchmark.csv and benchmark.json; returns the table.
+
+    `out/TASK/seed-S` keeps the training and true cells, the queries, each model's run, each prediction and its scores;
+    the table has their rows, with the task and the seed before them. Files of the tasks lie in `data`. Raises
+    InputError when `out` holds a part that was made otherwise.
+    """
+    tables, leaks = [], []
+    for task in benchmark.tasks:
+        for seed in benchmark.seeds:
+            folder = out / task.name / f"seed-{seed}"
+            _prepare(task, seed, data, folder, say)
+            predictions = {}
+            for method in benchmark.methods:
+                predictions[method.name] = folder / f"{method.name}.h5ad"
+                _predict(method, task, seed, folder, predictions[method.name], device, say)
+            scores = _scores(predictions, folder, seed, say)
+            leaks += [f"{task.name}, seed {seed}: {sentence}" for sentence in scores.attrs[LEAKS]]
+            scores.insert(0, "task", task.name)
+            scores.insert(1, "seed", seed)
+            tables.append(scores)
+    table = pd.concat(tables, ignore_index=True)
+    table.attrs = {LEAKS: leaks, MODELS: [m.name for m in benchmark.methods], UNSCORED: {}}
+    said = as_json(table, seeds=list(benchmark.seeds))
+    write_together({out / TABLE_CSV: lambda path: table.to_csv(path, index=False), out / TABLE_JSON: json_writer(said)})
+    return table
+
+
+def _prepare(task: Task, seed: int, data: Path, folder: Path, say: Say) -> None:
+    """Training and true cells, and the populations to predict: those of the true cells but for control."""
+    path = data / task.file
+    if not path.exists():
+        raise InputError(f"{path} does not exist: name the folder of the data with --data")
+    settings = dataclasses.replace(task.preparation, seed=seed)
+    asked = {
+        "data_sha256": _hash(path),
+        "schema": settings_to_json(task.schema),
+        "preparation": settings_to_json(settings),
+    }
+    if _is_made(folder / ASKED, asked, f"task {task.name!r}"):
+        return
+    say(f"{task.name}, seed {seed}: preparing {task.file}")
+    prepared = prepare(read_file(path), task.schema, settings)
+    if prepared.test is None:
+        raise InputError(f"task {task.name!r} holds no cells out: name some with hold_out or test_fraction")
+    columns = list(task.schema.columns)
+    queries = prepared.test.obs[columns].value_counts(dropna=False).index.to_frame(index=False)
+    if task.schema.condition_key is not None and task.schema.time_key is None:
+        queries = queries[queries[task.schema.condition_key].astype(str) != task.schema.control]
+    if not len(queries):
+        raise InputError(f"task {task.name!r} holds out control cells alone: there is nothing to predict")
+    write_all_cells({folder / TRAIN: prepared.train, folder / TRUTH: prepared.test})
+    write_atomically(folder / QUERIES, lambda temporary: queries.to_csv(temporary, index=False))
+    write_json(folder / ASKED, asked)
+
+
+def _predict(method: Method, task: Task, seed: int, folder: Path, out: Path, device: str, say: Say) -> None:
+    note = out.with_suffix(".json")
+    config = dataclasses.replace(method.config, seed=seed)
+    sampling = dataclasses.replace(method.sampling, seed=seed)
+    asked = {
+        "cells": _hash(folder / TRAIN),
+        "queries": _hash(folder / QUERIES),
+        "baseline": method.baseline,
+        "config": settings_to_json(config),
+        "sampling": settings_to_json(sampling),
+    }
+    if _is_made(note, asked, f"method {method.name!r}"):
+        return
+    say(f"{task.name}, seed {seed}: {method.name}")
+    if method.baseline is not None:
+        predicted = predict_baseline(method.baseline, folder / QUERIES, folder / TRAIN, task.schema, seed=seed)
+    else:
+        run = folder / method.name
+        if (run / "model.safetensors").exists():
+            model = Squidiff.load(run, device)
+            if model.config != config:
+                raise InputError(f"{run} was trained with other settings: choose another --out, or delete that run")
+        else:
+            model = Squidiff(task.schema, config, device).fit(folder / TRAIN, out=run, resume=True)
+        predicted = model.predict(folder / QUERIES, folder / TRAIN, sampling)
+    write_cells(out, predicted)
+    write_json(note, asked)
+
+
+def _scores(predictions: Mapping[str, Path], folder: Path, seed: int, say: Say) -> pd.DataFrame:
+    """Of all predictions of a task and seed: read back where they are of these files, or made."""
+    asked = {name: _hash(path) for name, path in predictions.items()} | {"truth": _hash(folder / TRUTH)}
+    note, written = folder / "scored.json", folder / METRICS_JSON
+    if note.exists() and read_json(note) == asked and written.exists():
+        said = read_json(written)
+        scores = pd.DataFrame(said["scores"])
+        numbers = ["value", "low", "high", "floor", "ceiling"]
+        scores[numbers] = scores[numbers].astype(float)  # null is NaN
+        scores.attrs = {LEAKS: said["leaks"], MODELS: list(predictions), UNSCORED: said[UNSCORED]}
+        return scores
+    say(f"{folder.parent.name}, seed {seed}: scoring")
+    scores = write_scores(predictions, folder / TRUTH, folder / TRAIN, None, folder, seed=seed)
+    write_json(note, asked)
+    return scores
+
+
+def _is_made(note: Path, asked: Mapping[str, Any], what: str) -> bool:
+    """Whether a step is done. Raises InputError when it was done otherwise."""
+    if not note.exists():
+        return False
+    if read_json(note) != asked:
+        raise InputError(
+            f"{note.parent} holds {what} as made otherwise, from other data or settings: choose another --out, or "
+            "delete that folder"
+        )
+    return True
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _entries(said: Mapping[str, Any], kind: str, file: Path) -> Iterator[Mapping[str, Any]]:
+    entries = said.get(kind)
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        raise InputError(f"{file} has no [[{kind}]]: give at least one")
+    return iter(entries)
+
+
+def _task(entry: Mapping[str, Any], where: str) -> Task:
+    _refuse_others(entry, {"name", "file", "schema", "prepare"}, where)
+    schema, preparation = _part(Schema, entry, "schema", where), _part(Preparation, entry, "prepare", where)
+    return Task(_text(entry, "name", where), _text(entry, "file", where, is_path=True), schema, preparation)
+
+
+def _method(entry: Mapping[str, Any], where: str) -> Method:
+    _refuse_others(entry, {"name", "baseline", "config", "sampling"}, where)
+    name, baseline = _text(entry, "name", where), entry.get("baseline")
+    if name in NAMES:
+        raise InputError(f"{where} is named {name!r}, as a baseline that every table has: name it otherwise")
+    if baseline is not None and baseline not in NAMES:
+        raise InputError(f"{where}: there is no baseline {baseline!r}: choose one of {', '.join(NAMES)}")
+    if baseline is not None and {"config", "sampling"} & set(entry):
+        raise InputError(f"{where} has a baseline and settings of a model: give one of the two")
+    return Method(name, baseline, _part(Config, entry, "config", where), _part(Sampling, entry, "sampling", where))
+
+
+def _part(kind: type[Part], entry: Mapping[str, Any], name: str, where: str) -> Part:
+    values = entry.get(name, {})
+    if not isinstance(values, dict):
+        raise InputError(f"{name} of {where} is {values!r}: write it as a table")
+    _refuse_others(values, {field.name for field in dataclasses.fields(kind)} - {"seed"}, f"{name} of {where}")
+    return settings_from_json(kind, values)
+
+
+def _refuse_others(entry: Mapping[str, Any], known: set[str], where: str) -> None:
+    unknown = sorted(set(entry) - known)
+    if unknown:
+        raise InputError(f"{where} has {unknown[0]!r}, which means nothing there: known are {', '.join(sorted(known))}")
+
+
+def _text(entry: Mapping[str, Any], name: str, where: str, is_path: bool = False) -> str:
+    value = entry.get(name)
+    if not isinstance(value, str) or not value or (not is_path and (set(value) & set("/\\:") or value.startswith("."))):
+        raise InputError(f"{name} of {where} is {value!r}: give a text{'' if is_path else ' that can name a folder'}")
+    return value
