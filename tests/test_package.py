@@ -23,6 +23,7 @@ HOMES = {
     "Schema": "squidiff.config",
     "Squidiff": "squidiff.estimator",
     "check": "squidiff.data.check",
+    "compare": "squidiff.evaluate.scoring",
     "evaluate": "squidiff.evaluate.scoring",
     "prepare": "squidiff.data.preprocess",
     "simulate_perturbation": "squidiff.data.simulate",

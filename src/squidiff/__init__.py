@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from squidiff.data.preprocess import prepare
     from squidiff.data.simulate import simulate_perturbation
     from squidiff.estimator import Squidiff
+    from squidiff.evaluate.scoring import compare
 
 __all__ = [
     "Config",
@@ -25,6 +26,7 @@ __all__ = [
     "Schema",
     "Squidiff",
     "check",
+    "compare",
     "evaluate",
     "prepare",
     "simulate_perturbation",
@@ -38,6 +40,7 @@ _HOME = {
     "Schema": "config",
     "Squidiff": "estimator",
     "check": "data.check",
+    "compare": "evaluate.scoring",
     "prepare": "data.preprocess",
     "simulate_perturbation": "data.simulate",
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from scipy.special import gamma
 
 from squidiff.evaluate import metrics
+from squidiff.evaluate.baselines import NAMES, ZEROS_KEPT
 from squidiff.evaluate.distributions import energy_distance, variance_pearson, zero_fraction_error
 from squidiff.evaluate.metrics import METRICS, score
 from squidiff.evaluate.pairs import Pair, Resample
@@ -231,6 +234,14 @@ def test_the_energy_distance_of_a_resample_pairs_no_cell_with_its_copy(seed: int
 
 
 # --- the table of metrics
+
+
+def test_every_metric_and_baseline_is_in_the_docs() -> None:
+    """Under its own name, or that of the statistic that it takes of changes or of the top genes."""
+    docs = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    shortened = [re.sub("^delta_|_from_perturbed|_top_genes$", "", name) for name in METRICS]
+    assert [name for name in shortened if f"`{name}`" not in docs and "discrimination" not in name] == []
+    assert [name for name in NAMES if not name.endswith(ZEROS_KEPT) and f"`{name}`" not in docs] == []
 
 
 @quick
