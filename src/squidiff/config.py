@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+import shlex
 import types
 import typing
 from dataclasses import dataclass, field
@@ -34,6 +35,17 @@ def _setting(default: Any, help: str, *, low: float | None = None, high: float |
 def flag(name: str) -> str:
     """The command-line flag of a setting: `n_train_steps` -> `--n-train-steps`, `context_keys` -> `--context-key`."""
     return "--" + ("context_key" if name == "context_keys" else name).replace("_", "-")
+
+
+def as_flags(settings: Any) -> str:
+    """The settings that are not the default ones, as options of a command, quoted for a shell."""
+    words = []
+    for setting in dataclasses.fields(settings):
+        value = getattr(settings, setting.name)
+        if value != setting.default:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [shlex.join([flag(setting.name), *([] if v is True else [str(v)])]) for v in values]
+    return " ".join(words)
 
 
 MAX_SEED = 2**31 - 1
@@ -235,7 +247,9 @@ class Preparation(_Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "keep", tuple(gene.strip() for text in self.keep for gene in text.split(",")))
+        object.__setattr__(
+            self, "keep", tuple(gene.strip() for text in self.keep for gene in text.split(",") if gene.strip())
+        )
         if self.keep and self.n_genes is None:
             raise InputError("--keep is given without --n-genes: it names genes that are kept besides the chosen ones")
         if self.genes is not None and self.n_genes is not None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from test_cli import SCHEMA_FLAGS, squidiff
 
-from made_cells import logged
+from made_cells import counts, logged
 from squidiff.data.table import read_cells
 
 
@@ -46,3 +46,38 @@ def test_what_is_left_must_be(here: Path, drops: list[str], message: str, capsys
     assert squidiff("prepare", "cells.h5ad", *SCHEMA_FLAGS, *tokens, "--out", "prepared.h5ad") == 2
     assert capsys.readouterr().err.startswith(f"squidiff: {message}")
     assert not Path("prepared.h5ad").exists()
+
+
+def test_warnings_of_the_data_are_said_by_prepare_and_by_train(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And what a killed writer left is removed."""
+    left = Path(".prepared-4711.h5ad")
+    left.touch()
+    drops = ["--drop", "condition=", "--drop", "quality=bad", "--drop", "cell_type=type B,condition=control"]
+    assert squidiff("prepare", "cells.h5ad", *SCHEMA_FLAGS, *drops, "--out", "prepared.h5ad") == 0
+    assert not left.exists()
+    expected = "warning: conditions without control cells in their context (in obs; "
+    assert expected in capsys.readouterr().out
+    small = ["--n-train-steps", "2", "--width", "16", "--n-latent", "4", "--n-blocks", "1", "--device", "cpu"]
+    assert squidiff("train", "prepared.h5ad", *SCHEMA_FLAGS, *small, "--out", "run") == 0
+    assert expected in capsys.readouterr().out
+    assert squidiff("train", "prepared.h5ad", *SCHEMA_FLAGS, *small, "--out", "run", "--resume") == 2
+    shown = capsys.readouterr()
+    assert "training starts" not in shown.out
+    assert "run already holds a trained model" in shown.err
+
+
+def test_files_that_share_some_genes_are_scaled_by_the_totals_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one, two = counts(), counts()
+    two.var_names = [*one.var_names[:-10], *(f"other {i}" for i in range(10))]
+    one.write_h5ad("one.h5ad")
+    two.write_h5ad("two.h5ad")
+    assert squidiff("prepare", "one.h5ad", "two.h5ad", *SCHEMA_FLAGS, "--normalize", "--out", "p.h5ad") == 0
+    n = one.n_vars
+    assert f"joined the {n - 10} genes that all files have: {n} of one, {n} of two" in capsys.readouterr().out
+    prepared = read_cells("p.h5ad")
+    whole = one.X.toarray() if hasattr(one.X, "toarray") else one.X
+    expected = np.log1p(1e4 * whole[0, :-10] / whole[0].sum())
+    np.testing.assert_allclose(prepared[0].X.toarray()[0], expected, rtol=1e-5)

@@ -442,7 +442,9 @@ def test_what_training_and_held_out_cells_share_is_found(tmp_path: Path) -> None
     turned = test[:, ::-1].copy()
     alike = [f for f in check(leak, SCHEMA, held_out=turned).findings if "values are those" in f.what]
     assert [(f.what, f.count) for f in alike] == [("cells whose values are those of a held-out cell", 5)]
-    assert found(check(train, SCHEMA, held_out=tmp_path / "none.h5ad")) == [("error", "unusable file", "the file", 1)]
+    assert found(check(train, SCHEMA, held_out=tmp_path / "none.h5ad")) == [
+        ("error", "unusable held-out file", "the held-out file", 1)
+    ]
 
 
 def test_commands_name_the_file(tmp_path: Path) -> None:
@@ -450,7 +452,9 @@ def test_commands_name_the_file(tmp_path: Path) -> None:
     plant_counts(adata)
     adata.write_h5ad(tmp_path / "mine.h5ad")
     (error,) = check(tmp_path / "mine.h5ad", SCHEMA).errors
-    assert error.command == f"squidiff prepare {tmp_path / 'mine.h5ad'} --normalize --out prepared.h5ad"
+    flags = "--condition-key condition --control ctrl --context-key type --time-key day --smiles-key smiles"
+    said = f"{flags} --dose-key dose --normalize --out mine_prepared.h5ad"
+    assert error.command == f"squidiff prepare {tmp_path / 'mine.h5ad'} {said}"
 
 
 # --- the data stay

@@ -162,6 +162,11 @@ def test_the_command_copies_what_it_got(
             main(["datasets", *tokens])
         assert not stop.value.code
     assert (tmp_path / "mine.h5ad").read_bytes() == CONTENT
+    (tmp_path / "mine.h5ad").write_text("mine")
+    with pytest.raises(SystemExit) as stop:
+        main(["datasets", "get", "local", "--out", str(tmp_path / "mine.h5ad")])
+    assert stop.value.code == 2
+    assert (tmp_path / "mine.h5ad").read_text() == "mine"
     assert ad.read_h5ad(tmp_path / "cache" / "simulated.h5ad").n_vars == 300
     shown = capsys.readouterr().out
     assert all(name in shown for name in DATASETS)

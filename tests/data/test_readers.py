@@ -6,6 +6,7 @@ import gzip
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import h5py
@@ -143,7 +144,7 @@ def test_several_files_are_joined_by_gene_name(tmp_path: Path) -> None:
     one.write_h5ad(tmp_path / "one.h5ad")
     other.write_h5ad(tmp_path / "other.h5ad")
     paths = [tmp_path / "one.h5ad", tmp_path / "other.h5ad"]
-    inner, outer = read_files(paths), read_files(paths, "outer")
+    inner, outer = (read_files(paths, join)[0] for join in ("inner", "outer"))
     assert list(inner.var_names) == ["ACTB", "LYZ"]
     np.testing.assert_array_equal(inner[7:].X.toarray(), COUNTS[:4][:, [0, 3]])
     assert set(outer.var_names) == {*GENES, "XIST"}
@@ -194,8 +195,62 @@ def test_joining_keeps_the_columns_that_one_file_alone_has(tmp_path: Path) -> No
         obs = pd.DataFrame(columns, index=[f"{name} {i}" for i in range(3)])
         ad.AnnData(np.ones((3, 2), np.float32), obs=obs).write_h5ad(tmp_path / f"{name}.h5ad")
     for join in ("inner", "outer"):
-        obs = read_files([tmp_path / "one.h5ad", tmp_path / "two.h5ad"], join).obs  # type: ignore[arg-type]
+        obs = read_files([tmp_path / "one.h5ad", tmp_path / "two.h5ad"], join)[0].obs  # type: ignore[arg-type]
         assert obs["dose"].tolist()[:3] == [2.0, 2.0, 2.0]
         assert obs["dose"].isna().tolist() == [False] * 3 + [True] * 3
         assert obs["condition"].tolist() == ["A"] * 3 + ["ctrl"] * 3
         assert obs["file"].tolist() == ["one"] * 3 + ["two"] * 3
+
+
+def two_files(folder: Path, **changes: Any) -> list[Path]:
+    paths = []
+    for name in ("one", "two"):
+        x = np.random.default_rng(len(paths)).poisson(3.0, (5, 4)).astype(np.float32)
+        obs = pd.DataFrame({"file": name.upper()}, index=[f"{name}{i}" for i in range(5)])
+        made = ad.AnnData(x, obs=obs, var=pd.DataFrame(index=list("abcd")))
+        if name == "one":
+            made.raw = made.copy()
+        if name == "two" and changes.get("logged"):
+            made.X = np.log1p(made.X)
+        if name == "one" and changes.get("layer"):
+            made.layers["counts"] = made.X
+        paths.append(folder / f"{name}.h5ad")
+        made.write_h5ad(paths[-1])
+    return paths
+
+
+def test_counts_and_logarithms_are_not_joined(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^one holds raw counts and two does not: bring them into one unit$"):
+        read_files(two_files(tmp_path, logged=True))
+
+
+def test_a_column_of_the_users_stays_beside_that_of_the_files(tmp_path: Path) -> None:
+    joined, said = read_files(two_files(tmp_path))
+    assert joined.obs["file"].tolist() == ["ONE"] * 5 + ["TWO"] * 5
+    assert joined.obs["file_joined"].tolist() == ["one"] * 5 + ["two"] * 5
+    assert said == "joined the 4 genes that all files have: 4 of one, 4 of two"
+
+
+def test_a_layer_that_one_of_the_files_lacks_is_said_with_the_file(tmp_path: Path) -> None:
+    paths = two_files(tmp_path, layer=True)
+    with pytest.raises(InputError, match=r"two\.h5ad: there is no layer 'counts': the layers are none$"):
+        read_files(paths, layer="counts")
+
+
+def test_a_cell_keeps_its_total_of_all_genes_when_files_share_some(tmp_path: Path) -> None:
+    paths = two_files(tmp_path)
+    other = ad.read_h5ad(paths[1])
+    other.var_names = list("abcz")
+    other.write_h5ad(paths[1])
+    joined, said = read_files(paths)
+    assert list(joined.var_names) == list("abc")
+    totals = np.concatenate([ad.read_h5ad(path).X.sum(axis=1) for path in paths])
+    np.testing.assert_array_equal(joined.obs["n_counts_before_join"], totals)
+    assert said == "joined the 3 genes that all files have: 4 of one, 4 of two"
+    assert "n_counts_before_join" not in read_files(paths, "outer")[0].obs
+
+
+def test_a_table_whose_first_column_is_a_gene_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n0,1\n1,0\n", encoding="utf-8")
+    with pytest.raises(InputError, match="has no names of cells: its first column must hold them"):
+        read_file(tmp_path / "t.csv")

@@ -91,6 +91,17 @@ def test_whole_units_are_held_out_and_nothing_of_them_is_left(split: str, n: int
     assert not set(population[mask]) & set(population[~mask])
 
 
+def test_a_drug_of_two_names_or_spellings_is_one() -> None:
+    """Else it would stay in training under its other name."""
+    obs = OBS[~OBS["drug"].str.contains(r"\+", regex=True)].copy()
+    phenol = np.flatnonzero(obs["drug"] == "phenol")
+    obs.iloc[phenol[::2], obs.columns.get_loc("drug")] = "carbolic acid"
+    obs.iloc[phenol[1::4], obs.columns.get_loc("smiles")] = "c1ccccc1O"
+    for seed in range(6):
+        rows = held_out_cells(obs, SCHEMA, Preparation(split="drug", test_fraction=0.3, seed=seed))
+        assert len(set(rows[phenol])) == 1
+
+
 def test_a_split_depends_on_the_seed_alone() -> None:
     assert np.array_equal(held("condition"), held("condition"))
     assert len({held("condition", seed=seed).tobytes() for seed in range(8)}) > 3
@@ -148,12 +159,29 @@ def test_genes_to_keep_are_kept_and_the_rest_is_the_most_variable() -> None:
         Preparation(keep=("g1",))
 
 
+def test_a_gene_to_keep_must_be_there_even_where_all_genes_are_kept() -> None:
+    adata = ad.AnnData(np.random.default_rng(0).random((20, 3), dtype=np.float32), var=pd.DataFrame(index=list("abc")))
+    with pytest.raises(InputError, match="--keep z is no gene of the data"):
+        most_variable_genes(adata, 3, ("z",))
+    assert Preparation(n_genes=3, keep=("a,",)).keep == ("a",)
+
+
+def test_what_prepare_cannot_hold_out_or_replaces_is_in_its_report() -> None:
+    obs = pd.DataFrame({"drug": [f"d{i // 2}" for i in range(40)], "split": "mine"}, index=[str(i) for i in range(40)])
+    obs.iloc[:10, 0] = "none"
+    adata = ad.AnnData(np.random.default_rng(0).random((40, 3), dtype=np.float32), obs=obs)
+    schema = Schema(condition_key="drug", control="none")
+    report = prepare(adata, schema, Preparation(test_fraction=0.2)).report
+    assert "only 5.0% of the cells are held out" in " ".join(report)
+    assert "the obs column 'split' that was there is replaced" in report
+
+
 def test_genes_of_a_file_are_taken_in_its_order(tmp_path: Path) -> None:
     (tmp_path / "genes.txt").write_text("g7\ng2\ng29\n")
     settings = Preparation(normalize=True, genes=str(tmp_path / "genes.txt"))
     assert list(prepare(counts(), SCHEMA, settings).train.var_names) == ["g7", "g2", "g29"]
     (tmp_path / "genes.txt").write_text("g7\nx\n")
-    with pytest.raises(InputError, match="1 of the 2 genes of the model are missing in the data: x"):
+    with pytest.raises(InputError, match="names genes that the data lack: x"):
         prepare(counts(), SCHEMA, settings)
 
 

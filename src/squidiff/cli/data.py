@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from squidiff.cli.options import PreparationOptions, SchemaOptions
-from squidiff.cli.show import refuse_overwriting, say, show_table
+from squidiff.cli.show import refuse_overwriting, say, say_warnings, show_table
 from squidiff.config import InputError, Preparation, Schema
-from squidiff.files import require_writable
-
-if TYPE_CHECKING:
-    from squidiff.data.finding import Finding
+from squidiff.files import require_writable, sweep
 
 
 def check(
@@ -37,17 +35,15 @@ def check(
         say(f"{data}: {report.n_cells:,} cells, {report.n_genes:,} genes")
         say(f"X holds: {report.unit}; genes have: {report.gene_names}")
         if report.findings:
-            rows = [(f.severity, f.what, f.where, f.count, _to_do(f)) for f in report.findings]
+            rows = [(f.severity, f.what, f.where, f.count, f.remedy) for f in report.findings]
             show_table(("", "what", "where", "how many", "what to do"), rows)
+            for finding in report.findings:
+                if finding.command:
+                    say(f"{finding.what}:\n    {finding.command}")
         else:
             say("nothing to complain of")
     if report.errors:
         sys.exit(2)
-
-
-def _to_do(finding: Finding) -> str:
-    """The remedy and, on a line of its own, what does it."""
-    return "\n".join(text for text in (finding.remedy, finding.command) if text)
 
 
 def prepare(
@@ -66,7 +62,7 @@ def prepare(
     """
     from squidiff.data.check import check as examine
     from squidiff.data.preprocess import prepare_values
-    from squidiff.data.readers import read_files, with_values_of
+    from squidiff.data.readers import TOTALS, read_files
     from squidiff.data.splits import follow_any
     from squidiff.data.table import write_all_cells
 
@@ -80,15 +76,20 @@ def prepare(
     for file in (out, held_out):
         if file is not None:
             require_writable(file)
-    adata = with_values_of(read_files(raw, join), preparation.layer, preparation.use_raw)
+    adata, joined = read_files(raw, join, preparation.layer, preparation.use_raw)
+    if preparation.normalize and preparation.total_counts_key is None and len(raw) > 1 and TOTALS in adata.obs:
+        preparation = dataclasses.replace(preparation, total_counts_key=TOTALS)
     kept = ~follow_any(adata.obs, preparation.drop)
     if kept.any():  # else no cell is left, which is said below
-        examine(adata[kept], schema, normalize=preparation.normalize).raise_errors()
+        report = examine(adata[kept], schema, normalize=preparation.normalize)
+        report.raise_errors()
+        say_warnings(report)
     prepared = prepare_values(adata, schema, preparation)
     files = {out: prepared.train}
     if held_out is not None and prepared.test is not None:
         files[held_out] = prepared.test
+    sweep([*files, manifest])
     write_all_cells(files, {manifest: prepared.manifest | {"files": [str(path) for path in raw]}})
-    say("\n".join(prepared.report))
+    say("\n".join(text for text in (joined, *prepared.report) if text))
     for what, file in zip(("training", "held-out"), files, strict=False):
         say(f"{what} cells: {file}")

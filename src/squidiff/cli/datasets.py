@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from squidiff.cli.show import progress, say, show_table
+from squidiff.config import InputError
 from squidiff.files import require_writable, write_atomically
 
 datasets = App(name="datasets", help="List data sets by name, and get their files.")
@@ -34,6 +35,8 @@ def get(
 
     if out is not None:
         require_writable(out)
+        if out.exists():
+            raise InputError(f"{out} is there already: name another file, or move it")
     with progress(name) as advance:
         path = get_dataset(name, on_bytes=lambda done, total: advance(done, total=total or None))
     if out is not None:

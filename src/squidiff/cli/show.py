@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
+    from squidiff.data.finding import CheckReport
+
 
 MISSING = "\N{EN DASH}"
 
@@ -68,6 +70,13 @@ def say_where(data: Path, on_disk: bool | None) -> None:
 
     if stays_on_disk(data, on_disk):
         say(f"the cells of {data} stay on disk and are read as they are needed")
+
+
+def say_warnings(report: CheckReport) -> None:
+    """What the doctor warns of, a line each; `squidiff check` says what to do."""
+    for finding in report.findings:
+        if finding.severity == "warning":
+            say(f"warning: {finding}")
 
 
 def say_error(text: str) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from squidiff.cli.options import ConfigOptions, Device, OnDisk, SchemaOptions
-from squidiff.cli.show import progress, say, say_where
+from squidiff.cli.show import progress, say, say_warnings, say_where
 from squidiff.config import Config, Schema
 
 
@@ -29,16 +29,18 @@ def train(
 ) -> None:
     """Train a model and save it in a run folder."""
     from squidiff.estimator import Squidiff
+    from squidiff.estimator.model import WEIGHTS
     from squidiff.report.plots import save, training_loss
     from squidiff.report.tables import training_metrics
     from squidiff.train.run import STATE
 
     model = Squidiff(schema, config, device)
-    if resume and not (out / STATE).exists():
+    if resume and not (out / STATE).exists() and not (out / WEIGHTS).exists():
         say(f"{out} holds no saved state: training starts at its first step")
     say_where(data, on_disk)
     with progress("training", config.n_train_steps) as advance:
-        model.fit(data, out=out, resume=resume, on_record=lambda r: advance(r.step, r), on_disk=on_disk)
+        on_record = lambda record: advance(record.step, record)  # noqa: E731
+        model.fit(data, out=out, resume=resume, on_record=on_record, on_disk=on_disk, on_check=say_warnings)
     is_upstream = config.architecture == "upstream"
     figure = training_loss(training_metrics(out), "eps" if is_upstream else "v")
     save(figure, out / "training_loss.png")

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import anndata as ad
 
-from squidiff.config import InputError, Schema
+from squidiff.config import InputError, Schema, as_flags
 from squidiff.data.check_labels import check_labels, check_leakage, check_missing
-from squidiff.data.check_values import check_names, check_values, kinds_of_genes, main_kind
-from squidiff.data.finding import CheckReport, Finding
+from squidiff.data.check_values import (
+    check_names,
+    check_values,
+    kinds_of_genes,
+    main_kind,
+    totals_of_more_genes,
+)
+from squidiff.data.finding import CheckReport, Finding, Mend
 from squidiff.data.matrix import as_matrix
 from squidiff.data.survey import Survey, survey
 from squidiff.data.table import open_cells
-from squidiff.data.unit import recognise_unit
+from squidiff.data.unit import COUNTS, recognise_unit
 
 
 def check(
@@ -30,6 +37,9 @@ def check(
     """
     try:
         others = None if held_out is None else open_cells(held_out)
+    except InputError as error:
+        return CheckReport(0, 0, (Finding("error", "unusable held-out file", "the held-out file", 1, str(error)),))
+    try:
         data = "DATA.h5ad" if isinstance(source, ad.AnnData) else str(source)
         return examine(open_cells(source), schema or Schema(), normalize, data, others)[0]
     except InputError as error:
@@ -47,10 +57,20 @@ def examine(
     found = survey(cells)
     unit, kinds = recognise_unit(cells, found), kinds_of_genes(adata.var_names)
     missing = list(check_missing(adata, schema))
-    findings = [*missing, *check_values(found, adata.obs, unit, normalize, data), *check_names(adata, kinds)]
+    mend = _command(data, schema if not missing else Schema(), unit == COUNTS, totals_of_more_genes(found, adata.obs))
+    findings = [*missing, *check_values(found, adata.obs, unit, normalize, mend), *check_names(adata, kinds)]
     if not missing:
-        findings += check_labels(adata, schema, data)
+        findings += check_labels(adata, schema, mend)
         if others is not None:
             findings += check_leakage(adata, others, schema)
     findings.sort(key=lambda f: f.severity != "error")
     return CheckReport(adata.n_obs, adata.n_vars, tuple(findings), unit, main_kind(kinds)), found
+
+
+def _command(data: str, schema: Schema, is_counts: bool, totals: str | None) -> Mend:
+    """The command of `prepare` that mends something, as it can be pasted: it says all that training would want."""
+    words = ["squidiff prepare", shlex.quote(data), as_flags(schema)]
+    if is_counts:
+        words += ["--normalize"] + ([f"--total-counts-key {shlex.quote(totals)}"] if totals else [])
+    out = f"--out {shlex.quote(Path(data).stem + '_prepared.h5ad')}"
+    return lambda options="": " ".join(word for word in (*words, options, out) if word)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
@@ -12,7 +13,7 @@ import pandas as pd
 
 from squidiff.config import InputError, Schema
 from squidiff.data.conditions import ConditionEncoder, Part, canonical_smiles, parse_condition
-from squidiff.data.finding import Finding
+from squidiff.data.finding import Finding, Mend
 from squidiff.data.manifest import hash_profiles
 from squidiff.data.matrix import as_matrix, blocks
 from squidiff.data.table import as_text, group_rows
@@ -40,11 +41,11 @@ def check_missing(adata: ad.AnnData, schema: Schema) -> Iterator[Finding]:
             yield Finding("error", f"column {column!r} stands there twice", "obs", 1, "rename one")
 
 
-def check_labels(adata: ad.AnnData, schema: Schema, data: str) -> Iterator[Finding]:
-    """Findings on obs, whose columns are all there; `data` is what a command calls the file."""
+def check_labels(adata: ad.AnnData, schema: Schema, mend: Mend) -> Iterator[Finding]:
+    """Findings on obs, whose columns are all there."""
     is_control = _is_control(adata.obs, schema)
     yield from _unused_gaps(adata.obs, schema)
-    gaps = list(_gaps(adata.obs, schema, is_control, data))
+    gaps = list(_gaps(adata.obs, schema, is_control, mend))
     yield from gaps
     if gaps:
         return
@@ -52,19 +53,32 @@ def check_labels(adata: ad.AnnData, schema: Schema, data: str) -> Iterator[Findi
     yield from errors
     yield from _spellings(adata.obs, schema)
     if not errors:
-        yield from _populations(adata, schema, data)
+        yield from _populations(adata, schema, mend)
         yield from _batches(adata.obs, schema, is_control)
 
 
-def _gaps(obs: pd.DataFrame, schema: Schema, is_control: np.ndarray, data: str) -> Iterator[Finding]:
+def _gaps(obs: pd.DataFrame, schema: Schema, is_control: np.ndarray, mend: Mend) -> Iterator[Finding]:
     for column in schema.columns:
         empty = obs[column].isna().to_numpy()
         if column in (schema.smiles_key, schema.dose_key, schema.direction_key):
             empty &= ~is_control  # a control has no drug, no dose, no direction
         if empty.any():
-            command = f'squidiff prepare {data} --drop "{column}=" --out prepared.h5ad'
+            command = _dropping(obs, schema, column, empty, mend)
             what, n = f"empty values in column {column!r}", int(empty.sum())
             yield Finding("error", what, "obs", n, "fill them or drop the cells", command)
+
+
+def _dropping(obs: pd.DataFrame, schema: Schema, column: str, empty: np.ndarray, mend: Mend) -> str:
+    """The command that drops cells without a value but, where control cells need none, those of conditions alone."""
+    if column not in (schema.smiles_key, schema.dose_key, schema.direction_key):
+        return mend(f"--drop {shlex.quote(f'{column}=')}")
+    conditions = as_text(obs[schema.condition_key])[empty].unique()
+    rules = [f"{column}=,{schema.condition_key}={c}" for c in map(_escaped, conditions)]
+    return mend(" ".join(f"--drop {shlex.quote(rule)}" for rule in rules)) if len(rules) <= 5 else ""
+
+
+def _escaped(label: str) -> str:
+    return label.replace(",", r"\,")
 
 
 def _unused_gaps(obs: pd.DataFrame, schema: Schema) -> Iterator[Finding]:
@@ -111,6 +125,8 @@ def _conditions(adata: ad.AnnData, schema: Schema) -> Iterator[Finding]:
     for message, n in problems.items():
         about_file = schema.embeddings is not None and message.startswith("embeddings file")
         where, remedy = ("--embeddings", "correct the file") if about_file else ("obs", "correct the column")
+        if schema.embeddings is not None and message.endswith("add a row for it to the embeddings"):
+            remedy = "or leave its cells out"
         yield Finding("error", message, where, n, remedy)
     if not problems:
         yield from _doses(conditions)
@@ -176,7 +192,10 @@ def _spellings(obs: pd.DataFrame, schema: Schema) -> Iterator[Finding]:
             if groups:
                 what = f"labels that are nearly the same, such as {groups[0][0]!r} and {groups[0][1]!r}"
                 remedy = "if they mean one thing, write them alike"
-                command = f"adata.obs[{column!r}] = adata.obs[{column!r}].replace({groups[0][0]!r}, {groups[0][1]!r})"
+                counts = labels.value_counts()
+                best = [max(of, key=lambda label: (label == schema.control, counts[label])) for of in groups]
+                new = {label: to for of, to in zip(groups, best, strict=True) for label in of if label != to}
+                command = f"adata.obs[{column!r}] = adata.obs[{column!r}].astype(str).replace({new!r})"
                 yield Finding("warning", what, f"obs column {column!r}", len(groups), remedy, command)
 
 
@@ -189,12 +208,13 @@ def _numbers_as_text(column: pd.Series, labels: pd.Series) -> Iterator[Finding]:
     is_text = pd.api.types.infer_dtype(values) == "string"
     written = labels[labels != ""].unique()
     if is_text and len(written) and pd.notna(pd.to_numeric(written, errors="coerce")).all():
-        what, call = f"numbers stored as text in column {column.name!r}", f"adata.obs[{column.name!r}].astype(float)"
+        what = f"numbers stored as text in column {column.name!r}"
+        call = f"pd.to_numeric(adata.obs[{column.name!r}].astype(str), errors='coerce')"  # a control's may be empty
         n = int((labels != "").sum())
         yield Finding("warning", what, "obs", n, "they are read as numbers", f"adata.obs[{column.name!r}] = {call}")
 
 
-def _populations(adata: ad.AnnData, schema: Schema, data: str) -> Iterator[Finding]:
+def _populations(adata: ad.AnnData, schema: Schema, mend: Mend) -> Iterator[Finding]:
     try:
         population, keys, _ = group_rows(adata.obs, schema)
     except InputError as error:
@@ -224,8 +244,8 @@ def _populations(adata: ad.AnnData, schema: Schema, data: str) -> Iterator[Findi
     split = adata.obs.get("split")
     n = int((split.astype(str) == "test").sum()) if isinstance(split, pd.Series) else 0
     if n:
-        command = f"squidiff prepare {data} --drop split=test --out prepared.h5ad"
-        yield Finding("warning", "held-out cells (column 'split' says test)", "obs", n, "do not train on them", command)
+        what = "held-out cells (column 'split' says test)"
+        yield Finding("warning", what, "obs", n, "do not train on them", mend("--drop split=test"))
 
 
 def _batches(obs: pd.DataFrame, schema: Schema, is_control: np.ndarray) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from squidiff.data.finding import Finding
+from squidiff.data.finding import Finding, Mend
 from squidiff.data.survey import LARGEST_LOG_VALUE, Survey
 from squidiff.data.unit import COUNTS
 
@@ -20,17 +20,16 @@ TOTALS = re.compile(
 """Names that obs columns of a cell's total counts go by (scanpy, Seurat and others)."""
 
 
-def check_values(found: Survey, obs: pd.DataFrame, unit: str, normalize: bool, data: str) -> Iterator[Finding]:
-    """Findings on X (N x G), whose unit is recognised; `data` is what a command calls the file."""
+def check_values(found: Survey, obs: pd.DataFrame, unit: str, normalize: bool, mend: Mend) -> Iterator[Finding]:
+    """Findings on X (N x G), whose unit is recognised."""
     if found.n_bad:
         yield Finding("error", "NaN or infinite values", "X", found.n_bad, "replace them or drop their cells or genes")
         return
     if unit == COUNTS:
         if not normalize:
             remedy = "pass --normalize, or give log-normalised values"
-            command = f"squidiff prepare {data} --normalize --out prepared.h5ad"
-            yield Finding("error", "raw counts", "X", found.n_nonzero, remedy, command)
-        yield from _left_out_genes(found.totals, obs)
+            yield Finding("error", "raw counts", "X", found.n_nonzero, remedy, mend())
+        yield from _left_out_genes(found, obs)
     elif normalize:
         remedy = "leave --normalize out: X does not hold raw counts"
         yield Finding("error", "--normalize on values that are not counts", "X", found.n_nonzero, remedy)
@@ -40,34 +39,36 @@ def check_values(found: Survey, obs: pd.DataFrame, unit: str, normalize: bool, d
     if found.n_large and unit != COUNTS:
         what = f"values above {LARGEST_LOG_VALUE:g}" + (f" ({unit})" if "not logged" in unit else "")
         remedy = "if the values were not logged, take log1p first"
-        yield Finding("warning", what, "X", found.n_large, remedy, "sc.pp.log1p(adata)")
-    yield from _empty(found, data)
+        command = "" if found.n_negative else "sc.pp.log1p(adata)"  # scaled values have no logarithm
+        yield Finding("warning", what, "X", found.n_large, remedy, command)
+    yield from _empty(found, mend)
 
 
-def _left_out_genes(sums: np.ndarray, obs: pd.DataFrame) -> Iterator[Finding]:
-    """Counts whose totals obs knows to be larger: genes were left out, and a cell's sum (N,) is not its total."""
+def totals_of_more_genes(found: Survey, obs: pd.DataFrame) -> str | None:
+    """The obs column that knows larger totals than the counts add up to: genes were left out."""
     for column in obs.columns:
         if not TOTALS.fullmatch(str(column)) or not isinstance(obs[column], pd.Series):
             continue
         totals = pd.to_numeric(obs[column], errors="coerce").to_numpy(dtype=np.float64)
-        is_short = totals > 1.01 * sums
-        if is_short.mean() > 0.5 and (totals >= 0.99 * sums).all():
-            remedy = f"some genes were left out: when normalising, pass --total-counts-key {column}"
-            yield Finding(
-                "warning",
-                "cells with fewer counts than obs says",
-                f"obs column {column!r}",
-                int(is_short.sum()),
-                remedy,
-            )
-            return
+        is_short = totals > 1.01 * found.totals
+        if is_short.mean() > 0.5 and (totals >= 0.99 * found.totals).all():
+            return str(column)
+    return None
 
 
-def _empty(found: Survey, data: str) -> Iterator[Finding]:
+def _left_out_genes(found: Survey, obs: pd.DataFrame) -> Iterator[Finding]:
+    column = totals_of_more_genes(found, obs)
+    if column is not None:
+        n = int((pd.to_numeric(obs[column]).to_numpy() > 1.01 * found.totals).sum())
+        remedy = f"some genes were left out: when normalising, pass --total-counts-key {column}"
+        yield Finding("warning", "cells with fewer counts than obs says", f"obs column {column!r}", n, remedy)
+
+
+def _empty(found: Survey, mend: Mend) -> Iterator[Finding]:
     is_varying = found.lowest != found.highest
     is_zero = ~is_varying & (found.highest == 0)
     n_varying = int(is_varying.sum())
-    command = f"squidiff prepare {data} --n-genes {min(2000, n_varying)} --out prepared.h5ad" if n_varying else ""
+    command = mend(f"--n-genes {min(2000, n_varying)}") if n_varying else ""
     for what, chosen in (("genes without a single count", is_zero), ("constant genes", ~is_varying & ~is_zero)):
         if chosen.any():
             remedy = "they cannot be learned from: choose genes that vary"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from squidiff.config import InputError
 
 Severity = Literal["error", "warning"]
+Mend = Callable[..., str]
+"""Gives the command of `prepare` that mends the data with some options more."""
 
 
 @dataclass(frozen=True)

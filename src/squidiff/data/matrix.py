@@ -11,6 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from squidiff.config import InputError
+from squidiff.data.stamp import require_whole, stamp_of
 
 Matrix = np.ndarray | sp.csr_matrix
 """In memory; CSR is in its canonical format."""
@@ -34,6 +35,8 @@ class CellsOnDisk:
     """(G,) which of the stored genes the cells have, in which order; None: all of them."""
     factor: np.ndarray | None = None
     """(N,) with it, the values are log1p(factor * stored)."""
+    stamp: Any = None
+    """Of the file as it was first seen; None: whether it changes is not looked at."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -53,9 +56,12 @@ class CellsOnDisk:
         try:
             # zarr has another name for rows in any order
             stored = self.stored.oindex[rows] if hasattr(self.stored, "oindex") else self.stored[rows]
+            is_changed = self.stamp is not None and stamp_of(self.stored) != self.stamp
         except Exception as error:  # h5py, zarr and their filters raise many kinds, all of which mean damage
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"X of {self.where} cannot be read ({reason}): the file was damaged or removed") from error
+        if is_changed:
+            raise InputError(f"{self.where} was changed while its cells were read: put it back as it was")
         cells = _real(stored)
         cells = cells if self.gene_order is None else of_genes(cells, self.gene_order)
         return cells if self.factor is None else scale_and_log(cells, self.factor[rows])
@@ -74,7 +80,10 @@ def as_matrix(adata: ad.AnnData, where: str = "the data") -> Matrix | CellsOnDis
         raise InputError(f"the data have {adata.n_obs} cells and {adata.n_vars} genes: both must be there")
     if X.dtype.kind not in "biuf":
         raise InputError(f"X holds values of type {X.dtype}: it must hold real numbers")
-    return _real(X) if isinstance(X, np.ndarray) or sp.issparse(X) else CellsOnDisk(X, where)
+    if isinstance(X, np.ndarray) or sp.issparse(X):
+        return _real(X)
+    require_whole(X, where)
+    return CellsOnDisk(X, where, stamp=stamp_of(X))
 
 
 def in_memory(adata: ad.AnnData) -> Matrix:

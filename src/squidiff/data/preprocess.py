@@ -68,12 +68,22 @@ def prepare_values(adata: ad.AnnData, schema: Schema, settings: Preparation) -> 
         prepared = normalize(prepared, settings.target_sum, settings.total_counts_key)
         report.append(f"scaled each cell to {settings.target_sum:g} counts and took log1p")
     held_out = held_out_cells(prepared.obs, schema, settings)
+    if settings.split == "random" and held_out.mean() < settings.test_fraction / 2:
+        report.append(
+            f"only {held_out.mean():.1%} of the cells are held out, as populations of few cells lose none: hold out by "
+            "--split"
+        )
     if held_out.all():
         raise InputError("every cell is held out: hold out fewer")
     if settings.test_fraction > 0 and not held_out.any():
         raise InputError(f"--test-fraction {settings.test_fraction:g} of every population is no cell: hold out more")
     if settings.genes is not None:
-        prepared = matched(prepared, read_gene_list(Path(settings.genes)), "the data").copy()
+        wanted = read_gene_list(Path(settings.genes))
+        unknown = [gene for gene in wanted if gene not in prepared.var_names]
+        if unknown:
+            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+            raise InputError(f"{settings.genes} names genes that the data lack: {', '.join(unknown[:5])}{more}")
+        prepared = matched(prepared, wanted).copy()
         report.append(f"kept the {prepared.n_vars:,} genes of {settings.genes}")
     elif settings.n_genes is not None:
         chosen = most_variable_genes(prepared[~held_out], settings.n_genes, settings.keep)
@@ -81,6 +91,8 @@ def prepare_values(adata: ad.AnnData, schema: Schema, settings: Preparation) -> 
             f"kept the {chosen.sum():,} genes that vary most over the training cells{_besides(settings.keep)}"
         )
         prepared = prepared[:, chosen].copy()
+    if SPLIT in prepared.obs and PREPARED not in adata.uns:
+        report.append(f"the obs column {SPLIT!r} that was there is replaced")
     prepared.obs[SPLIT] = pd.Categorical(np.where(held_out, "test", "train"), categories=["train", "test"])
     remember_schema(prepared, schema)
     prepared.uns[PREPARED] = {
@@ -157,6 +169,11 @@ def most_variable_genes(adata: ad.AnnData, n_genes: int, keep: Sequence[str] = (
 
     if n_genes > adata.n_vars:
         raise InputError(f"--n-genes is {n_genes} but the data have {adata.n_vars} genes: ask for fewer")
+    missing = sorted(set(keep) - set(adata.var_names))
+    if missing or len(set(keep)) > n_genes:
+        raise InputError(
+            f"--keep {missing[0]} is no gene of the data" if missing else "--keep names more than --n-genes"
+        )
     if n_genes == adata.n_vars:
         return np.ones(adata.n_vars, dtype=bool)
     bare = ad.AnnData(X=in_memory(adata))
@@ -176,11 +193,6 @@ def most_variable_genes(adata: ad.AnnData, n_genes: int, keep: Sequence[str] = (
             warnings.filterwarnings("ignore", message="`n_top_genes` > number of normalized dispersions")
             table = sc.pp.highly_variable_genes(bare, n_top_genes=n_genes, inplace=False)
         spread = table["dispersions_norm"].fillna(-np.inf).to_numpy()
-    missing = sorted(set(keep) - set(adata.var_names))
-    if missing or len(set(keep)) > n_genes:
-        raise InputError(
-            f"--keep {missing[0]} is no gene of the data" if missing else "--keep names more than --n-genes"
-        )
     chosen = np.zeros(adata.n_vars, dtype=bool)
     chosen[np.lexsort((-spread, ~np.isin(adata.var_names, list(keep))))[:n_genes]] = True
     return chosen

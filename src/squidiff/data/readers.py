@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import anndata as ad
 import h5py
+import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import zarr
 
 from squidiff.config import InputError
+from squidiff.data.matrix import as_matrix
+from squidiff.data.stamp import require_all_chunks, require_whole
+from squidiff.data.survey import survey
 from squidiff.files import read_json
 
 FORMATS = ".h5ad, .zarr, .loom, 10x's .h5, a folder with matrix.mtx, .csv, .tsv or .txt (also .gz)"
@@ -22,8 +28,9 @@ LARGEST_IN_MEMORY = 2 * 10**9
 """Bytes of X: what is larger is read by rows from its file, if the user does not say otherwise."""
 SHARDS = "shards.json"
 """Names the .h5ad files of a folder that hold one data set together."""
-FILE = "file"
-"""obs column that says which of several files a cell is from."""
+SHARD = re.compile(r"\d{5,}\.h5ad")
+FILE, TOTALS = "file", "n_counts_before_join"
+"""obs columns of several files: which a cell is from, and its counts of all genes where only common ones are kept."""
 
 
 @contextmanager
@@ -75,7 +82,7 @@ def stays_on_disk(path: Path, on_disk: bool | None = None) -> bool:
 def _store(path: Path) -> Any:
     """An open .h5ad file or zarr store; empty for other formats."""
     reader = _reader_of(path)
-    if reader is ad.read_zarr:
+    if reader is _read_zarr:
         return zarr.open_group(path, mode="r")
     return h5py.File(path) if reader is ad.read_h5ad else {}
 
@@ -110,32 +117,69 @@ def _reading(path: Path) -> Iterator[None]:
         raise InputError(f"{path} cannot be read as {_kind(path)}: {reason}") from error
 
 
-def read_files(paths: Sequence[Path], join: Literal["inner", "outer"] = "inner") -> ad.AnnData:
-    """One file, or the cells of several with an obs column that names each cell's file.
+def read_files(
+    paths: Sequence[Path],
+    join: Literal["inner", "outer"] = "inner",
+    layer: str | None = None,
+    use_raw: bool = False,
+) -> tuple[ad.AnnData, str]:
+    """One file, or the cells of several with an obs column that names each cell's file; and what became of the genes.
 
-    `inner` keeps the genes that all files have; `outer` keeps all, 0 where a file lacks one. Raises InputError when
-    files share a name or, with `inner`, no gene.
+    X is that of `with_values_of`. `inner` keeps the genes that all files have; `outer` keeps all, 0 where a file lacks
+    one. Raises InputError when files share a name or, with `inner`, no gene, or when some hold raw counts and some do
+    not.
     """
-    if len(paths) == 1:
-        return read_file(paths[0])
     names = [path.stem for path in paths]
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
     if len(set(names)) < len(names):
         raise InputError("a file is named twice: name each once")
-    parts = dict(zip(names, map(read_file, paths), strict=True))
+    parts = {name: _chosen(path, layer, use_raw) for name, path in zip(names, paths, strict=True)}
+    if len(parts) == 1:
+        return next(iter(parts.values())), ""
     for name, part in parts.items():
         if not part.var_names.is_unique:
             raise InputError(f"gene names of {name} are not unique: run `adata.var_names_make_unique()` first")
+        part.raw = None
+    is_counts = _is_counts(parts)
+    common = functools.reduce(pd.Index.intersection, (part.var_names for part in parts.values()))
+    if is_counts and join == "inner" and any(part.n_vars > len(common) for part in parts.values()):
+        for part in parts.values():  # a cell's total is that of all its genes, whichever are kept
+            part.obs[TOTALS] = np.asarray(part.X.sum(axis=1), dtype=np.float64).ravel()
+    label = FILE
+    while any(label in part.obs for part in parts.values()):
+        label = f"{label}_joined"  # the user's own column stays
     with quiet_about_names():
-        joined = ad.concat(parts, join=join, label=FILE, merge="same", fill_value=0)
+        joined = ad.concat(parts, join=join, label=label, merge="same", fill_value=0)
         # `join` is of genes; a column of one file alone is empty for the others' cells
-        joined.obs = ad.concat({name: ad.AnnData(obs=p.obs) for name, p in parts.items()}, join="outer", label=FILE).obs
+        obs = {name: ad.AnnData(obs=part.obs) for name, part in parts.items()}
+        joined.obs = ad.concat(obs, join="outer", label=label).obs
     if joined.n_vars == 0:
         raise InputError(f"the files {', '.join(names)} share no gene: bring their gene names into one kind")
     if not joined.obs_names.is_unique:
-        joined.obs_names = [f"{cell}-{file}" for cell, file in zip(joined.obs_names, joined.obs[FILE], strict=True)]
-    return joined
+        joined.obs_names = [f"{cell}-{file}" for cell, file in zip(joined.obs_names, joined.obs[label], strict=True)]
+    n_genes = ", ".join(f"{part.n_vars:,} of {name}" for name, part in parts.items())
+    kept = "that all files have" if join == "inner" else "that any file has"
+    return joined, f"joined the {joined.n_vars:,} genes {kept}: {n_genes}"
+
+
+def _chosen(path: Path, layer: str | None, use_raw: bool) -> ad.AnnData:
+    try:
+        return with_values_of(read_file(path), layer, use_raw)
+    except InputError as error:
+        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+
+
+def _is_counts(parts: Mapping[str, ad.AnnData]) -> bool:
+    """Whether the files hold raw counts. Raises InputError when some do: joined they would pass for neither."""
+    is_so = {name: survey(as_matrix(part, name)).looks_like_counts for name, part in parts.items() if part.n_obs}
+    if len(set(is_so.values())) > 1:
+        counts, others = ([name for name, found in is_so.items() if found == wanted] for wanted in (True, False))
+        raise InputError(
+            f"{', '.join(counts)} hold{'s' if len(counts) == 1 else ''} raw counts and {', '.join(others)} "
+            f"do{'es' if len(others) == 1 else ''} not: bring them into one unit"
+        )
+    return all(is_so.values())
 
 
 def read_gene_list(path: Path) -> tuple[str, ...]:
@@ -145,6 +189,8 @@ def read_gene_list(path: Path) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as a list of gene names: {error}") from error
     names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise InputError(f"{path} names no gene: give one a line")
     for name in names:
         if "\t" in name or name[0] in "\"'":
             raise InputError(f"{path} holds the line {name!r}: give one bare name a line")
@@ -183,9 +229,11 @@ def _reader_of(path: Path) -> Callable[[Path], ad.AnnData]:
         if (path / SHARDS).is_file():
             return _read_shards
         if path.suffix == ".zarr" or any((path / marker).exists() for marker in (".zgroup", "zarr.json")):
-            return ad.read_zarr
+            return _read_zarr
         if any((path / f"matrix.mtx{end}").exists() for end in ("", ".gz")):
             return _read_10x_folder
+        if any(SHARD.fullmatch(file.name) for file in path.iterdir()):
+            raise InputError(f"{path} holds an unfinished prediction, without {SHARDS}: predict again, to a new folder")
         raise InputError(
             f"{path} does not exist or is not a file, nor a folder that holds cells: give one of {FORMATS}"
         )
@@ -228,8 +276,27 @@ def _read_10x_folder(path: Path) -> ad.AnnData:
     return sc.read_10x_mtx(path)
 
 
+def _read_zarr(path: Path) -> ad.AnnData:
+    store = zarr.open_group(path, mode="r")
+    for name in ("X", *(f"layers/{layer}" for layer in store.get("layers", {}))):
+        if name in store and not hasattr(store[name], "dtype"):
+            require_whole(ad.io.sparse_dataset(store[name]), f"{name} of {path}")
+    for table in ("obs", "var"):
+        names = store[table].attrs.get("_index") if table in store else None
+        if names in getattr(store.get(table), "keys", dict)():
+            require_all_chunks(store[table][names], f"{table} of {path}")
+    return ad.read_zarr(path)
+
+
 def _read_shards(folder: Path) -> ad.AnnData:
-    parts = [ad.read_h5ad(folder / name) for name in read_json(folder / SHARDS)["files"]]
+    listed = read_json(folder / SHARDS)
+    names = listed.get("files") if isinstance(listed, dict) else None
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{folder / SHARDS} does not list the files of a prediction: predict again")
+    parts = [read_file(folder / name) for name in names]
+    n_cells = sum(part.n_obs for part in parts)
+    if n_cells != listed.get("n_cells") or any(not part.var_names.equals(parts[0].var_names) for part in parts):
+        raise InputError(f"{folder} does not hold the cells and genes that its {SHARDS} lists: predict again")
     return ad.concat(parts, uns_merge="first")
 
 
@@ -243,6 +310,10 @@ def _read_table(path: Path) -> ad.AnnData:
     header = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False)
     table = pd.read_csv(path, sep=separator, header=None, skiprows=1, converters={0: str})
     cells = table.pop(0)
+    if cells.duplicated().any() and pd.to_numeric(cells, errors="coerce").notna().all():
+        raise InputError(
+            f"{path} has no names of cells: its first column must hold them, but holds numbers that repeat"
+        )
     genes = header.iloc[0].tolist()[header.shape[1] - table.shape[1] :]  # R leaves the corner out
     if table.empty or len(genes) != table.shape[1] or not all(kind.kind in "biuf" for kind in table.dtypes):
         raise InputError(

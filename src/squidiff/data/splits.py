@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from squidiff.config import InputError, Preparation, Schema, flag
-from squidiff.data.conditions import Part, scaffold
+from squidiff.data.conditions import Part, canonical_smiles, scaffold
 from squidiff.data.table import Key, as_text, group_rows, require_columns
 
 Units = Callable[[Key, tuple[Part, ...]], set[Hashable]]
@@ -18,12 +18,17 @@ Units = Callable[[Key, tuple[Part, ...]], set[Hashable]]
 UNITS: dict[str, tuple[Units, str]] = {
     "condition": (lambda key, parts: {key[1]} - {""}, "condition_key"),
     "context": (lambda key, parts: {key[0]} - {""}, "context_keys"),
-    "drug": (lambda key, parts: {part.name for part in parts}, "condition_key"),
+    "drug": (lambda key, parts: {_drug(part) for part in parts}, "condition_key"),
     "scaffold": (lambda key, parts: {scaffold(part.smiles) for part in parts if part.smiles}, "smiles_key"),
     "combination": (lambda key, parts: {key[1]} if len(parts) > 1 else set(), "condition_key"),
     "time": (lambda key, parts: {key[2]} - {None}, "time_key"),
 }
 """Of every split by units: what they are, and the schema's column that it needs."""
+
+
+def _drug(part: Part) -> str:
+    """What a drug is, whatever it is called and however its SMILES is written."""
+    return canonical_smiles(part.smiles) if part.smiles else part.name
 
 
 def held_out_cells(obs: pd.DataFrame, schema: Schema, settings: Preparation) -> np.ndarray:

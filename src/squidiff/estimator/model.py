@@ -19,6 +19,7 @@ from squidiff.config import Config, InputError, Sampling, Schema, flag, settings
 from squidiff.data.check import examine
 from squidiff.data.conditions import ConditionEncoder
 from squidiff.data.dataset import Pairs, ShownPairs
+from squidiff.data.finding import CheckReport
 from squidiff.data.manifest import describe_table, provenance
 from squidiff.data.matrix import CellsOnDisk, scale_and_log
 from squidiff.data.preprocess import scaling
@@ -89,6 +90,7 @@ class Squidiff:
         source_rows: np.ndarray | None = None,
         beside_others: bool = False,
         on_disk: bool | None = None,
+        on_check: Callable[[CheckReport], None] | None = None,
     ) -> Squidiff:
         """Trains on AnnData, backed AnnData or a path; equal data, settings and machine give equal weights, bit by bit.
 
@@ -97,7 +99,8 @@ class Squidiff:
         of the control cell that each cell is paired with, -1 for none; else one is drawn from its context.
         `beside_others` writes into a folder that holds other files, as long as none of them is to be replaced.
         `on_disk` leaves X in its .h5ad file (CSR or dense) or zarr store, from which cells are read as training goes,
-        with the same result; None does so where X is backed already, or larger than 2 GB.
+        with the same result; None does so where X is backed already, or larger than 2 GB. `on_check` is given the
+        doctor's report, before training.
         Raises InputError when the data have errors (see `check`), or when the folder holds another run.
         """
         started = time.perf_counter()
@@ -110,6 +113,8 @@ class Squidiff:
         if as_given:
             report = report.without("raw counts")
         report.raise_errors()
+        if on_check is not None:
+            on_check(report)
         table = CellTable.from_anndata(adata, self.schema, where=where, found=found)
         if not as_given:
             table = self._normalized(table, adata.obs)
