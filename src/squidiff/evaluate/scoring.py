@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import anndata as ad
@@ -21,6 +23,8 @@ from squidiff.response.populations import Population
 MODEL = "model"
 OVERALL = "all populations"
 """In the column `condition`: the mean over the populations."""
+MAX_THREADS = 4
+"""Populations that are scored at once: each takes some 100 MB."""
 MIN_POPULATIONS = 5
 """Below which there is no interval over populations: resamples of few know nothing of their own noise."""
 UNSCORED, LEAKS, MODELS = "unscored_populations", "leaks", "models"
@@ -92,10 +96,11 @@ def compare(
     leaks = find_leaks_of_files(files, true, trained) + find_leaks(tables, target, known, scored, generated)
     rivals = _Rivals(target, scored)
     found = []
-    for i, key in enumerate(scored):
-        found.append(scorer.score(key, rivals.of(key)))
-        if on_population is not None:
-            on_population(i + 1, len(scored))
+    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:  # sorting and sums leave Python's lock
+        for scores in pool.map(lambda key: scorer.score(key, rivals.of(key)), scored):
+            found.append(scores)
+            if on_population is not None:
+                on_population(len(found), len(scored))
     rows = list(_overall(found, list(tables), seed))
     for scores in found:
         rows += _of_population(scores, list(tables))
