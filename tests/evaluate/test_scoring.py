@@ -8,6 +8,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from perturbed_cells import SCHEMA, made_cells, population
 
 from squidiff.config import InputError, Schema
@@ -263,9 +264,9 @@ def test_over_populations_there_is_their_mean_with_an_interval_of_its_own() -> N
         values = single[single["metric"] == name]["value"]
         assert overall["value"][name] == pytest.approx(values.mean())
         assert overall["n_populations"][name] == len(values) == 8
-        # the bootstrap's standard error is that of the mean, but for a factor sqrt((n - 1) / n) and its own noise
-        width = 2 * 1.96 * values.std(ddof=1) / np.sqrt(8)
-        assert overall["high"][name] - overall["low"][name] == pytest.approx(width, rel=0.35)
+        # Student's interval of the mean, but for the noise of 200 resamples
+        width = 2 * scipy.stats.t.ppf(0.975, 7) * values.std(ddof=1) / np.sqrt(8)
+        assert overall["high"][name] - overall["low"][name] == pytest.approx(width, rel=0.3)
         assert overall["verdict"][name] != ""
     assert overall["verdict"]["mean_squared_error"] == BEATS
     assert single[single["metric"] == "discrimination_l1"]["verdict"].eq("").all()

@@ -117,7 +117,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: 
 
 def _cell(value: object) -> str:
     if isinstance(value, float):
-        return MISSING if value != value else f"{value:,.3f}"
+        return _number(value)
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
@@ -186,7 +186,7 @@ def show_comparison(scores: pd.DataFrame) -> None:
 
 
 def show_benchmark(table: pd.DataFrame) -> None:
-    """Each task's methods on two metrics: the mean over seeds, from the lowest to the highest, and their verdicts."""
+    """Each task's methods on the headline metrics: the mean over seeds, lowest to highest, and their verdicts."""
     from squidiff.evaluate.scoring import MODELS, OVERALL
 
     _say_leaks(table)
@@ -236,7 +236,14 @@ def _show_first(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
 
 def _interval(low: float, high: float) -> str:
-    return MISSING if low != low else f"{low:.3f} to {high:.3f}"
+    return MISSING if low != low else f"{_number(low)} to {_number(high)}"
+
+
+def _number(value: float) -> str:
+    """Three decimals or, of a small number, two digits."""
+    if value != value:
+        return MISSING
+    return f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:,.3f}"
 
 
 def _console(stderr: bool = False) -> Console:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.stats
 
 COVERAGE = 0.95
 BEATS, TIES = "beats every baseline", "ties"
@@ -22,14 +23,20 @@ class Estimate:
     def over_populations(cls, values: np.ndarray, drawn: np.ndarray) -> Estimate:
         """The mean of values of P populations, and its spread where populations are resampled (drawn: B x P counts).
 
-        A population without a value counts in neither.
+        Resamples of few are too alike: their spread is widened by sqrt(n / (n - 1)) t / z, the points of Student's law
+        with n - 1 degrees of freedom and of the normal one (Hesterberg, The American Statistician 2015). A population
+        without a value counts in neither.
         """
         known = np.isfinite(values)
-        if not known.any():
-            return cls(float("nan"), np.full(len(drawn), np.nan))
-        n = drawn[:, known].sum(axis=1)
-        total = drawn[:, known] @ values[known]
-        return cls(float(values[known].mean()), np.divide(total, n, out=np.full(len(n), np.nan), where=n > 0))
+        n = int(known.sum())
+        if n < 2:
+            return cls(float(values[known].mean()) if n else float("nan"), np.full(len(drawn), np.nan))
+        counts = drawn[:, known].sum(axis=1)
+        means = np.divide(drawn[:, known] @ values[known], counts, out=np.full(len(drawn), np.nan), where=counts > 0)
+        center, point = np.nanmean(means), 0.5 + COVERAGE / 2
+        wider = np.sqrt(n / (n - 1)) * scipy.stats.t.ppf(point, n - 1) / scipy.stats.norm.ppf(point)
+        means = np.where(np.isnan(means), center, means)  # a resample without any such population
+        return cls(float(values[known].mean()), center + wider * (means - center))
 
     @property
     def is_known(self) -> bool:
