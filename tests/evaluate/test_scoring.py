@@ -427,3 +427,26 @@ def test_populations_in_one_file_alone_are_counted() -> None:
     scores = evaluate(cells[:2].copy(), cells, schema)
     assert scores.attrs[UNSCORED] == {"predicted": 0, "true": 2}
     assert set(scores["condition"]) == {"T"}
+
+
+def dense_like(truth: ad.AnnData, value: float) -> ad.AnnData:
+    copy = truth.copy()
+    copy.X = np.full(truth.shape, value, dtype=np.float32)
+    return copy
+
+
+def test_cells_that_are_all_alike_are_scored_without_a_warning() -> None:
+    train, truth = made()
+    for value in (0.0, 1.5):
+        table = evaluate(*(dense_like(a, value) for a in (truth, truth)), SCHEMA, train=dense_like(train, value))
+        assert (table.loc[table["value"].isna(), "note"] != "").all()
+        assert set(table["verdict"]) <= {TIES, ""}
+
+
+def test_nothing_to_score_is_said_with_the_file() -> None:
+    train, truth = made()
+    with pytest.raises(InputError, match="there are 0 cells and 60 genes in the prediction: both must be there"):
+        evaluate(truth[:0].copy(), truth, SCHEMA, train=train)
+    with pytest.raises(InputError, match="there are 0 cells and 60 genes in the truth"):
+        evaluate(truth, truth[:0].copy(), SCHEMA, train=train)
+    assert set(evaluate(truth[:, :1].copy(), truth, SCHEMA, train=train)["condition"]) == {"T, A + B"}

@@ -77,7 +77,7 @@ def as_matrix(adata: ad.AnnData, where: str = "the data") -> Matrix | CellsOnDis
         layers = f" (there are layers: {', '.join(map(str, adata.layers))})" if len(adata.layers) else ""
         raise InputError(f"X is missing{layers}: put the values to use into X")
     if 0 in adata.shape:
-        raise InputError(f"the data have {adata.n_obs} cells and {adata.n_vars} genes: both must be there")
+        raise InputError(f"there are {adata.n_obs} cells and {adata.n_vars} genes in {where}: both must be there")
     if X.dtype.kind not in "biuf":
         raise InputError(f"X holds values of type {X.dtype}: it must hold real numbers")
     if isinstance(X, np.ndarray) or sp.issparse(X):

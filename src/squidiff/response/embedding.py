@@ -163,8 +163,6 @@ class PcaLinear:
     """
 
     def fit(self, populations: Populations) -> PcaLinear:
-        from sklearn.decomposition import PCA
-
         self.row = {gene: i for i, gene in enumerate(populations.genes)}
         treated, keys, means = populations.treated, populations.keys, populations.mean
         self.can_predict = min(means.shape) > 1 and len({keys[i].condition for i in treated}) > 1
@@ -172,10 +170,10 @@ class PcaLinear:
             return self
         placed = [i for i in treated if self._rows(keys[i].condition) is not None]
         self.of_genes = len(placed) >= MIN_CONDITIONS
-        self.G = PCA(min(N_COMPONENTS, *means.shape), svd_solver="full").fit_transform(means.T)
+        center, axes = _principal_axes(means.T)
+        self.G = (means.T - center) @ axes
         if not self.of_genes:
-            features = populations.features[treated, 1:]
-            self.pca = PCA(min(N_COMPONENTS, *features.shape), svd_solver="full").fit(features)
+            self.center, self.axes = _principal_axes(populations.features[treated, 1:])
         used = placed if self.of_genes else treated
         P = np.stack([self._describe(keys[i].condition, populations.features[i]) for i in used])
         shifts = populations.shifts(used)
@@ -194,7 +192,7 @@ class PcaLinear:
 
     def _describe(self, condition: str, features: np.ndarray) -> np.ndarray:
         if not self.of_genes:
-            return np.asarray(self.pca.transform(features[None, 1:])[0])
+            return np.asarray((features[1:] - self.center) @ self.axes)
         rows = self._rows(condition)
         assert rows is not None  # only such are asked for
         return np.asarray(np.sign(features[0]) * self.G[rows].sum(axis=0))
@@ -203,6 +201,12 @@ class PcaLinear:
         """Which measured genes the parts are, whatever their dose and direction; None if one is none."""
         rows = [self.row.get(part, self.row.get(part.split(" ")[0])) for part in condition.split(PART_SEPARATOR)]
         return None if None in rows else [row for row in rows if row is not None]
+
+
+def _principal_axes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and the first N_COMPONENTS principal axes, as columns; rows may be all alike (scikit-learn warns then)."""
+    center = rows.mean(axis=0)
+    return center, np.linalg.svd(rows - center, full_matrices=False)[2][:N_COMPONENTS].T
 
 
 class _Linear(NamedTuple):
