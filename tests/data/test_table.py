@@ -90,9 +90,9 @@ def test_a_value_that_is_not_finite_is_refused(sparse: bool, bad: float) -> None
 
 
 def test_data_without_cells_genes_or_values_are_refused() -> None:
-    with pytest.raises(InputError, match=r"^there are 0 cells and 8 genes: "):
+    with pytest.raises(InputError, match=r"^there are 0 cells and 8 genes in the data: "):
         as_matrix(made_cells()[:0])
-    with pytest.raises(InputError, match=r"^there are 60 cells and 0 genes: "):
+    with pytest.raises(InputError, match=r"^there are 60 cells and 0 genes in the data: "):
         as_matrix(made_cells()[:, :0])
     empty = ad.AnnData(obs=made_obs(), var=made_cells().var)
     with pytest.raises(InputError, match=r"^X is missing: put the values to use into X$"):
