@@ -82,7 +82,7 @@ def test_the_demo_on_real_cells(real: tuple[Path, DemoResult, Told]) -> None:
     assert_whole(*real)
     model = values(out, "model")
     asked = pd.read_csv(out / "queries.csv")
-    assert set(model.index) == set(asked["bulk_labels"])
+    assert set(model.index) == {*asked["bulk_labels"], OVERALL}
     without_control = {name for name, metric in METRICS.items() if not metric.needs}
     assert set(model.columns) == without_control
     anybody = values(out, "all cells")
