@@ -168,6 +168,11 @@ WRONG = {
         ["evaluate", "truth.h5ad", "truth.h5ad", *SCHEMA_FLAGS, "--out", "new", "--cell-eval", "new/pair"],
         "--cell-eval needs --train",
     ),
+    "cell-eval over the prediction": (
+        ["evaluate", "predicted.h5ad", "truth.h5ad", "--train", "train.h5ad", "--out", "new", "--cell-eval", "."],
+        "predicted.h5ad is named twice",
+    ),
+    "a prediction without a name": (["compare", "=a.h5ad", "--truth", "truth.h5ad", "--out", "new"], "no name"),
     "nothing to compare": (["compare", "--truth", "truth.h5ad", "--out", "new"], "no prediction is given"),
     "two of one name": (
         ["compare", "a=train.h5ad", "a=truth.h5ad", "--truth", "truth.h5ad", "--out", "new"],

@@ -136,7 +136,9 @@ def test_correlations_of_genes_by_hand() -> None:
     assert correlation_distance(on(predicted, sign)).item() == pytest.approx(np.sqrt((2.0**2 + 0 + 0) / 3))
     assert correlation_distance(on(3 * sign + 7, sign)).item() == pytest.approx(0.0, abs=1e-9)
     predicted[:, 1:] = 2.0
-    assert np.isnan(correlation_distance(on(predicted, sign))).all()
+    # a gene that does not vary goes with none: of the three true correlations, 1, 0 and 0, the first is missed
+    assert correlation_distance(on(predicted, sign)).item() == pytest.approx(np.sqrt(1 / 3))
+    assert np.isnan(correlation_distance(on(sign, predicted))).all()
 
 
 def test_a_classifier_is_at_chance_between_samples_of_one_distribution_and_right_between_others() -> None:

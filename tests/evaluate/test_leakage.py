@@ -107,12 +107,49 @@ def test_genes_that_scanpy_marked_in_both_files_alike_were_chosen_on_both(alike:
     assert leaks(predicted, truth, train) == (expected if alike else [])
 
 
-@pytest.mark.parametrize(("change", "found"), [(lambda a: a, 0), (lambda a: a[:-7], 1)])
+@pytest.mark.parametrize(("change", "found"), [(lambda a: a[::-1], 0), (lambda a: a[:-7], 1)])
 def test_a_run_that_was_trained_on_something_else_is_found(
     change: Callable[[ad.AnnData], ad.AnnData], found: int
 ) -> None:
     from squidiff.data.manifest import hash_names
 
     train, truth, predicted = split()
-    predicted.uns["squidiff"] = {"cells_sha256": hash_names(train.obs_names)}
+    predicted.uns["squidiff"] = {"cells_sha256": hash_names(sorted(train.obs_names))}
     assert len(leaks(predicted, truth, change(train).copy())) == found
+
+
+def test_names_that_are_numbers_or_agree_as_barcodes_do_are_no_leak() -> None:
+    train, truth, predicted = split()
+    for cells in (train, truth):
+        cells.obs_names = [str(i) for i in range(cells.n_obs)]
+    assert leaks(predicted, truth, train) == []
+    train.obs_names, truth.obs_names = ([f"{name}{i}" for i in range(n)] for name, n in (("a", 409), ("b", 80)))
+    truth.obs_names = [*train.obs_names[:4], *truth.obs_names[4:]]  # 5 %
+    assert leaks(predicted, truth, train) == []
+
+
+def test_one_population_of_many_in_training_is_found() -> None:
+    train, truth, _ = split()
+    rng = np.random.default_rng(3)
+    obs = pd.DataFrame({"type": "T", "condition": np.repeat([f"x{i}" for i in range(60)], 40)})
+    obs.index = [f"y{i}" for i in range(2400)]
+    more = ad.AnnData(rng.gamma(2.0, 1.0, (2400, N_GENES)).astype(np.float32), obs=obs, var=truth.var)
+    hidden = more[more.obs["condition"] == "x7"].copy()
+    hidden.obs["condition"] = "A"
+    hidden.obs_names = [f"z{i}" for i in range(40)]
+    known = ad.concat([train, hidden])
+    other = more.copy()
+    other.X = other.X + np.float32(0.1)
+    (found,) = leaks(other[:400].copy(), more[:400].copy(), known)
+    assert found == "40 of 400 true cells are training cells, value for value"
+
+
+def test_genes_chosen_on_all_cells_before_prepare_are_found_too() -> None:
+    whole = made_cells(40, N_GENES)
+    whole.var["highly_variable"] = True
+    prepared = prepare(whole, SCHEMA, Preparation(n_genes=40, hold_out=("type=T,condition=A+B", "type=T,condition=B")))
+    assert prepared.test is not None
+    predicted = split()[2][:, prepared.train.var_names].copy()
+    assert leaks(predicted, prepared.test, prepared.train) == [
+        "var['highly_variable'] is the same in training and truth: genes were chosen on both"
+    ]

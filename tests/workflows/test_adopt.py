@@ -84,6 +84,14 @@ def test_what_cannot_be_adopted_is_said_in_a_sentence(tmp_path: Path) -> None:
     np.savez(tmp_path / "short.npz", genes=np.array(GENES), FEV=np.ones(3))
     (tmp_path / "pickle.npz").write_bytes(pickle.dumps({"FEV": np.ones(3)}))
     np.savez(tmp_path / "objects.npz", genes=np.array([object()]), FEV=np.ones(1))
+    (tmp_path / "empty.npz").touch()
+    np.savez(tmp_path / "whole.npz", genes=np.array(GENES), FEV=np.ones(30))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:300])
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, np.ones(3))
+    np.savez(tmp_path / "one_name.npz", genes=np.array("g"), FEV=np.ones(1))
+    np.savez(tmp_path / "twice.npz", genes=np.array(["g", "g"]), FEV=np.ones(2))
+    np.savez(tmp_path / "complex.npz", genes=np.array(["g", "h"]), FEV=np.ones(2) * 1j)
     cells(condition="stim").write_h5ad(tmp_path / "no_context.h5ad")
     for name, message in (
         ("no_genes.npz", "must hold the array 'genes'"),
@@ -91,6 +99,12 @@ def test_what_cannot_be_adopted_is_said_in_a_sentence(tmp_path: Path) -> None:
         ("pickle.npz", "cannot be read"),
         ("objects.npz", "cannot be read"),
         ("none.npz", "does not exist"),
+        ("empty.npz", "cannot be read"),
+        ("cut.npz", "cannot be read"),
+        ("array.npz", "cannot be read"),
+        ("one_name.npz", "must hold the array 'genes'"),
+        ("twice.npz", "names a gene twice"),
+        ("complex.npz", "each a real number"),
     ):
         with pytest.raises(InputError, match=message):
             adopt(tmp_path / name, "gears", schema, out)

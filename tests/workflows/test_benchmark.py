@@ -83,7 +83,7 @@ def test_every_task_seed_and_method_is_in_one_table(done: tuple[Path, pd.DataFra
 def test_a_baseline_as_method_is_the_baseline(done: tuple[Path, pd.DataFrame, list[str]]) -> None:
     kept = done[0] / "out" / "held-out type" / "seed-3"
     again = predict_baseline("mean shift", kept / "queries.csv", kept / "train.h5ad", seed=3)
-    np.testing.assert_array_equal(ad.read_h5ad(kept / "floor.h5ad").X, again.X)
+    np.testing.assert_array_equal(ad.read_h5ad(kept / "predictions" / "floor.h5ad").X, again.X)
     values = done[1].query("seed == 3 and metric == 'mean_squared_error'").set_index("method")["value"]
     assert values["floor"] == pytest.approx(values["mean shift"], rel=1e-5)
 
@@ -97,8 +97,8 @@ def test_what_is_there_is_not_made_again_and_what_is_missing_is(
     assert said == []
     assert bytes_of(tmp_path / "out") == before
     kept = tmp_path / "out" / "held-out type" / "seed-0"
-    (kept / "ours.h5ad").unlink()
-    (kept / "ours.json").unlink()
+    (kept / "predictions" / "ours.h5ad").unlink()
+    (kept / "predictions" / "ours.json").unlink()
     table, said = run(tmp_path)
     assert said == ["held-out type, seed 0: ours"]  # from the run that is there; the same cells, so the scores stay
     assert bytes_of(tmp_path / "out") == before
@@ -137,7 +137,7 @@ def test_a_benchmark_that_is_killed_goes_on_and_ends_the_same(
         "cpu",
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    state = file.parent / "out" / "held-out type" / "seed-0" / "ours" / "resume" / "state.safetensors"
+    state = file.parent / "out" / "held-out type" / "seed-0" / "runs" / "ours" / "resume" / "state.safetensors"
     deadline = time.monotonic() + 120
     while not state.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -161,10 +161,20 @@ WRONG = {
     "no such baseline": (FILE.replace('"mean shift"', '"oracle"'), "there is no baseline 'oracle'"),
     "the name of a baseline": (
         FILE.replace('name = "floor"', 'name = "mean shift"'),
-        "as a baseline that every table has",
+        "as a baseline or a file that every table has",
     ),
     "two of one name": (FILE.replace('name = "floor"', 'name = "ours"'), "two of method 'ours'"),
     "a name that is a path": (FILE.replace('"held-out type"', '"../x"'), "give a text that can name a folder"),
+    "the name of a file": (
+        FILE.replace('name = "floor"', 'name = "truth"'),
+        "as a baseline or a file that every table",
+    ),
+    "a name that is too long": (
+        FILE.replace('"held-out type"', f'"{"x" * 300}"'),
+        "give a text that can name a folder",
+    ),
+    "a name with a zero": (FILE.replace('"held-out type"', '"a\\u0000b"'), "give a text that can name a folder"),
+    "a folder, not a file": (FILE.replace("raw.h5ad", "."), "nor a folder that holds cells"),
     "no seeds": (FILE.replace("[0, 3]", "[]"), r"seeds of .* are \[\]"),
     "nothing held out": (
         FILE.replace("hold_out", "drop").replace(f"condition=drug,cell_type={HELD_OUT}", "condition=drug"),

@@ -95,5 +95,11 @@ def test_what_cell_eval_cannot_take_is_refused(tmp_path: Path, schema: Schema, t
 def test_negative_truth_is_no_log_value(tmp_path: Path) -> None:
     truth = made(2, NAMES[:1])
     truth.X = truth.X - 1
-    with pytest.raises(InputError, match="the truth has negative ones"):
+    with pytest.raises(InputError, match="negative ones are in the truth"):
         write_cell_eval(made(1, NAMES[:1]), truth, made(3, ["ctrl"]), SCHEMA, tmp_path)
+
+
+def test_a_condition_of_the_controls_name_is_no_control(tmp_path: Path) -> None:
+    truth = made(2, ["control", *NAMES[:1]])
+    with pytest.raises(InputError, match="a condition is called 'control', as control cells are for cell-eval"):
+        write_cell_eval(made(1, ["control"]), truth, made(3, ["ctrl"]), SCHEMA, tmp_path)

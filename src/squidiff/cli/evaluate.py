@@ -41,11 +41,12 @@ def evaluate(
     Without schema options the predicted file says which column means what.
     """
     from squidiff.evaluate.scoring import MODEL
-    from squidiff.workflows.cell_eval import write_cell_eval
+    from squidiff.workflows.cell_eval import PREDICTED, REAL, write_cell_eval
 
     if cell_eval is not None:
         if train is None:
             raise InputError("--cell-eval needs --train, whose control cells stand in both files")
+        refuse_overwriting(predicted, truth, train, *(cell_eval / name for name in (PREDICTED, REAL)))
         command = write_cell_eval(predicted, truth, train, given(schema), cell_eval)
     scores = _score({MODEL: predicted}, truth, train, schema, out, seed)
     show_scores(scores)
@@ -100,6 +101,8 @@ def _named(predictions: tuple[str, ...]) -> dict[str, Path]:
         name, equals, path = text.partition("=")
         if not equals or Path(text).exists():
             name, path = Path(text).stem, text
+        if not name.strip():
+            raise InputError(f"{text!r} gives a prediction no name: write NAME=FILE")
         if name in named:
             raise InputError(f"two predictions are named {name!r}: name them, as NAME=FILE")
         named[name] = Path(path)
@@ -120,8 +123,11 @@ def _score(
 
 
 def _say_the_rest(scores: pd.DataFrame, out: Path, train: Path | None) -> None:
-    from squidiff.evaluate.scoring import UNSCORED
+    from squidiff.evaluate.scoring import GENES, UNSCORED
 
+    n_genes = scores.attrs[GENES]
+    if n_genes["scored"] < n_genes["true"]:
+        say(f"scored on {n_genes['scored']:,} genes, which are predicted; the truth has {n_genes['true']:,}")
     unscored = scores.attrs[UNSCORED]
     if any(unscored.values()):
         n_predicted, n_true = unscored["predicted"], unscored["true"]

@@ -187,28 +187,24 @@ def show_comparison(scores: pd.DataFrame) -> None:
 
 def show_benchmark(table: pd.DataFrame) -> None:
     """Each task's methods on the headline metrics: the mean over seeds, lowest to highest, and their verdicts."""
+    from squidiff.evaluate.metrics import HEADLINE
     from squidiff.evaluate.scoring import MODELS, OVERALL
 
     _say_leaks(table)
-    whole = table.groupby("task")["condition"].transform(lambda c: OVERALL if (c == OVERALL).any() else c.iloc[0])
-    shown = _headline(table[table["method"].isin(table.attrs[MODELS]) & (table["condition"] == whole)])
-    rows = []
+    whole = table.groupby(["task", "seed"])["condition"].transform(
+        lambda c: OVERALL if (c == OVERALL).any() else c.iloc[0]
+    )
+    shown = table[table["method"].isin(table.attrs[MODELS]) & (table["condition"] == whole)]
+    shown = shown[shown["metric"].isin(HEADLINE)]
+    rows, several = [], table["seed"].nunique() > 1
     for (task, metric, method), group in shown.groupby(["task", "metric", "method"], sort=False):
         values, verdicts = group["value"].astype(float), group["verdict"].value_counts()
         said = "; ".join(v if len(group) == 1 else f"{n} of {len(group)}: {v}" for v, n in verdicts.items() if v)
-        numbers = (values.mean(), _interval(values.min(), values.max()), group["floor"].mean(), group["ceiling"].mean())
+        span = [_interval(values.min(), values.max())] if several else []
+        numbers = (values.mean(skipna=False), *span, group["floor"].mean(), group["ceiling"].mean())
         rows.append((task, metric.replace("_", " "), method, *numbers, said))
-    columns = (
-        "task",
-        "metric",
-        "method",
-        "mean over seeds",
-        "lowest to highest",
-        "best baseline",
-        "ceiling",
-        "verdict",
-    )
-    show_table(columns, rows)
+    spans = ["lowest to highest"] if several else []
+    show_table(("task", "metric", "method", "mean", *spans, "best baseline", "ceiling", "verdict"), rows)
 
 
 def _say_leaks(scores: pd.DataFrame) -> None:

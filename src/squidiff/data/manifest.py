@@ -29,7 +29,7 @@ def describe_table(table: CellTable) -> dict[str, Any]:
             for (context, condition, time), n in zip(table.keys, counts, strict=True)
         ],
         "genes_sha256": hash_names(table.genes),
-        "cells_sha256": hash_names(table.names),
+        "cells_sha256": hash_names(sorted(table.names)),
         "data_sha256": table.fingerprint(),
     }
 

@@ -13,8 +13,8 @@ from squidiff.data.manifest import hash_names, hash_profiles
 from squidiff.data.table import PREPARED, CellTable
 from squidiff.response.populations import Population
 
-FEW = 0.01
-"""Share of the true cells that may be alike, or named alike, by chance."""
+FEW, FEW_NAMES = 0.01, 0.1
+"""Shares of a population's cells that may be alike, and of all that may be named alike (as barcodes are), by chance."""
 VARIABLE = "highly_variable"
 """Column of var in which scanpy marks the genes that it chose."""
 
@@ -49,11 +49,18 @@ def find_leaks(
     if train is None:
         return leaks
     known = hash_profiles(train.blocks(), train.genes)
-    rows = np.isin(true, known[known != 0]) & _scored(target, scored)
-    named = np.isin(target.names, train.names) & _scored(target, scored)
-    n_scored = max(1, int(_scored(target, scored).sum()))
-    for found, what in ((rows, "are training cells, value for value"), (named, "have the name of a training cell")):
-        if found.sum() > FEW * n_scored:
+    is_scored = _scored(target, scored)
+    n_scored = int(is_scored.sum())
+    rows = is_scored & np.isin(true, _rare(known)) & np.isin(true, _rare(true))
+    named = is_scored & np.isin(target.names, train.names) & ~np.char.isdigit(target.names.astype(str))
+    of_some = max(
+        (rows & (target.population == i)).sum() / (target.population == i).sum() for i in set(target.population)
+    )
+    for found, share, few, what in (
+        (rows, of_some, FEW, "are training cells, value for value"),
+        (named, named.sum() / n_scored, FEW_NAMES, "have the name of a training cell"),
+    ):
+        if share > few:
             leaks.append(Leak(f"{found.sum():,} of {n_scored:,} true cells {what}", _populations(target, found)))
             break
     seen = [key for key in scored if key in set(map(_of, train.keys)) and key not in generated]
@@ -72,14 +79,14 @@ def find_leaks_of_files(
     leaks = []
     for name, prediction in predictions.items():
         trained = _said(prediction, "squidiff").get("cells_sha256")
-        if trained and trained != hash_names(train.obs_names):
+        if trained and trained != hash_names(sorted(train.obs_names)):
             whose = "the prediction" if len(predictions) == 1 else f"prediction {name!r}"
             leaks.append(Leak(f"{whose} is of a run that was trained on other cells than the training file holds"))
     settings = _said(train, PREPARED)
-    if settings and _same(settings, _said(truth, PREPARED)):
-        if "n_genes" in settings and "hold_out" not in settings and not settings.get("test_fraction"):
-            leaks.append(Leak("the genes were chosen before the true cells were held out"))
-    elif VARIABLE in train.var and VARIABLE in truth.var:
+    held_out = "hold_out" in settings or settings.get("test_fraction")
+    if settings and _same(settings, _said(truth, PREPARED)) and "n_genes" in settings and not held_out:
+        leaks.append(Leak("the genes were chosen before the true cells were held out"))
+    if VARIABLE in train.var and VARIABLE in truth.var:
         common = train.var_names.intersection(truth.var_names)
         columns = [c for c in (VARIABLE, "dispersions_norm", "variances_norm") if c in train.var and c in truth.var]
         if len(common) and all(train.var.loc[common, c].equals(truth.var.loc[common, c]) for c in columns):
@@ -108,6 +115,12 @@ def _alike(
         if alike.sum() > FEW * here.sum():
             found |= alike
     return found
+
+
+def _rare(profiles: np.ndarray) -> np.ndarray:
+    """The profiles of single cells: what several cells share, as of few genes, others have by chance."""
+    distinct, counts = np.unique(profiles, return_counts=True)
+    return distinct[(counts == 1) & (distinct != 0)]
 
 
 def _scored(table: CellTable, scored: Sequence[Population]) -> np.ndarray:

@@ -12,6 +12,8 @@ from squidiff.evaluate.pairs import Pair, Resample
 
 N_TOP_GENES = 50
 """Genes that differ most between truth and control."""
+NOISE = 1e-13
+"""Mean square of a profile that is flat but for rounding: cells are stored as float32."""
 Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Of predicted and true profiles (B x G each), row by row, (B,)."""
 OfPair = Callable[[Pair], np.ndarray | None]
@@ -23,7 +25,7 @@ def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.full(len(a), np.nan)
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     length = np.sqrt(np.square(a).sum(axis=1) * np.square(b).sum(axis=1))
-    varies = (np.square(a).mean(axis=1) > 1e-20) & (np.square(b).mean(axis=1) > 1e-20)
+    varies = (np.square(a).mean(axis=1) > NOISE) & (np.square(b).mean(axis=1) > NOISE)
     return np.divide((a * b).sum(axis=1), length, out=np.full(len(a), np.nan), where=varies)
 
 
@@ -36,7 +38,7 @@ def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def r2(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Share of the truth's variance over genes that is explained, 1 - sum (a - b)^2 / sum (b - mean b)^2."""
     spread = np.square(b - b.mean(axis=1, keepdims=True)).sum(axis=1)
-    varies = spread > 1e-20 * b.shape[1]
+    varies = spread > NOISE * b.shape[1]
     share = np.divide(np.square(a - b).sum(axis=1), spread, out=np.full(len(a), np.nan), where=varies)
     return np.asarray(1.0 - share)
 
@@ -44,7 +46,7 @@ def r2(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Cosine of the angle; NaN where a row is 0."""
     length = np.sqrt(np.square(a).sum(axis=1) * np.square(b).sum(axis=1))
-    is_some = (np.square(a).mean(axis=1) > 1e-20) & (np.square(b).mean(axis=1) > 1e-20)
+    is_some = (np.square(a).mean(axis=1) > NOISE) & (np.square(b).mean(axis=1) > NOISE)
     return np.divide((a * b).sum(axis=1), length, out=np.full(len(a), np.nan), where=is_some)
 
 
@@ -99,18 +101,20 @@ def discrimination(distance: str) -> Callable[[Resample], np.ndarray]:
     """Share of the other conditions whose true change is farther from the predicted one than the right true change.
 
     1 where the prediction is most like its own condition, 0.5 by chance; a tie is half. Changes are from control, with
-    their signs; `distance` is one of scipy's. After the perturbation discrimination score of the Virtual Cell Challenge
-    2025, but by the number of others, so that the worst is 0. NaN where the prediction is control itself and the
-    distance is an angle.
+    their signs, and of all genes but those that were perturbed; `distance` is one of scipy's. After the perturbation
+    discrimination score of the Virtual Cell Challenge 2025, but by the number of others, so that the worst is 0. NaN
+    where the prediction is control itself and the distance is an angle.
     """
 
     def metric(sample: Resample) -> np.ndarray:
-        control, rivals = sample.pair.control_mean, sample.pair.rivals
+        control, rivals, own_genes = sample.pair.control_mean, sample.pair.rivals, sample.pair.perturbed_genes
         if control is None or rivals is None:
             return sample.unknown
         scores = sample.unknown
+        genes = np.setdiff1d(np.arange(len(control)), [] if own_genes is None else own_genes)
         for i, (predicted, truth) in enumerate(zip(sample.predicted_mean, sample.truth_mean, strict=True)):
-            own, *others = cdist([predicted - control], np.vstack([truth, rivals]) - control, distance)[0]
+            changes = np.vstack([predicted, truth, rivals])[:, genes] - control[genes]
+            own, *others = cdist(changes[:1], changes[1:], distance)[0]
             if np.isfinite(own):
                 away = np.array(others) - own
                 scores[i] = np.where(np.abs(away) <= 1e-12 * abs(own), 0.5, away > 0).mean()

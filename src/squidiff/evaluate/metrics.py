@@ -28,25 +28,31 @@ class Metric:
     """Why it has no value where it is NaN."""
 
 
-def _expressed(sample: Resample) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Which genes truly differ from control, and the genes that are predicted to differ most, as many."""
+def _expressed(sample: Resample) -> tuple[np.ndarray, np.ndarray, np.ndarray, int] | None:
+    """Which genes truly differ, and are predicted to go in that direction; which of these also significantly.
+
+    Then the genes that are predicted to differ most, as many as truly do, and this number. None where none does.
+    """
     truth, predicted = sample.pair.truly_expressed, sample.pair.predicted_expressed
     if truth is None or predicted is None or not truth.is_significant.any():
         return None
-    return truth.is_significant, predicted.is_significant, predicted.top(int(truth.is_significant.sum()))
+    is_alike = truth.is_significant & (np.sign(truth.effect) == np.sign(predicted.effect))
+    n = int(truth.is_significant.sum())
+    return is_alike, is_alike & predicted.is_significant, predicted.top(n), n
 
 
 def de_overlap(sample: Resample) -> np.ndarray:
     """Share of the k truly differential genes that are among the k most significant of the prediction.
 
-    Wilcoxon, false discovery rate 5 %; k is the number of truly differential ones. NaN where there is none.
+    And change in the same direction. Wilcoxon, false discovery rate 5 %; k is the number of truly differential ones.
+    NaN where there is none.
     """
     found = _expressed(sample)
     return sample.unknown if found is None else np.array([found[0][found[2]].mean()])
 
 
 def de_precision(sample: Resample) -> np.ndarray:
-    """Share of the N_TOP_GENES most significant genes of the prediction that are truly differential."""
+    """Share of the N_TOP_GENES most significant genes of the prediction that truly differ, in the same direction."""
     found = _expressed(sample)
     if found is None:
         return sample.unknown
@@ -56,9 +62,9 @@ def de_precision(sample: Resample) -> np.ndarray:
 
 
 def de_recall(sample: Resample) -> np.ndarray:
-    """Share of the truly differential genes that are significant in the prediction."""
+    """Share of the truly differential genes that are significant in the prediction, in the same direction."""
     found = _expressed(sample)
-    return sample.unknown if found is None else np.array([found[1][found[0]].mean()])
+    return sample.unknown if found is None else np.array([found[1].sum() / found[3]])
 
 
 def _control(pair: Pair) -> np.ndarray | None:
@@ -82,6 +88,7 @@ _DISTRIBUTIONS = {
     "gene_wasserstein": Metric(distributions.gene_wasserstein, 0.0, False, is_resampled=False),
     "sliced_wasserstein": Metric(distributions.sliced_wasserstein, 0.0, False, "", False, _FEW_CELLS),
     "variance_pearson": Metric(distributions.variance_pearson, 1.0, True, undefined=_FEW_CELLS),
+    "variance_error": Metric(distributions.variance_error, 0.0, False, undefined=_FEW_CELLS),
     "zero_fraction_error": Metric(distributions.zero_fraction_error, 0.0, False),
     "correlation_distance": Metric(distributions.correlation_distance, 0.0, False, "", False, _FEW_CELLS),
     "classifier_accuracy": Metric(distributions.classifier_accuracy, 0.5, False, "", False, _FEW_CELLS),

@@ -41,6 +41,8 @@ class Pair:
     """The truth's differential expression against control, where it is known already."""
     rivals: np.ndarray | None = None
     """R x G, the true means of the other conditions of the same context and time."""
+    perturbed_genes: np.ndarray | None = None
+    """Which genes are what was perturbed itself."""
 
     def with_predicted(self, cells: np.ndarray, pcs: np.ndarray) -> Pair:
         """Another prediction (cells and where they lie) of the same truth, of which what is known is kept."""

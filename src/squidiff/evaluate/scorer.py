@@ -65,10 +65,11 @@ class Scorer:
         truth = self._drawn(self.target, key, rng)
         pairs = self._pairs(truth, key, rivals, rng)
         first = next(iter(pairs.values()))
-        of_first = Resample(first, resample_counts(len(truth), rng), resample_counts(len(first.predicted), rng))
+        # alike for as many cells, so that equal predictions are judged alike
+        counts = {n: resample_counts(n, rng) for n in sorted({len(p.predicted) for p in pairs.values()})}
+        of_first = Resample(first, resample_counts(len(truth), rng), counts[len(first.predicted)])
         resamples = {
-            m: Resample(p, of_first.truth_counts, resample_counts(len(p.predicted), rng), of_first)
-            for m, p in pairs.items()
+            m: Resample(p, of_first.truth_counts, counts[len(p.predicted)], of_first) for m, p in pairs.items()
         }
         ceiling = split_half_ceiling(first, rng)
         names = [name for name, metric in METRICS.items() if first.has(metric.needs)]
@@ -92,7 +93,8 @@ class Scorer:
         parts = self.target.parts[self.target.keys.index(tuple(key))]
         for name in self.names:
             try:
-                pairs[name] = self._with(first, self.baselines.cells(name, key, parts, None, rng)[:MAX_CELLS])
+                # as many cells as are predicted: more cells cover more
+                pairs[name] = self._with(first, self.baselines.cells(name, key, parts, len(first.predicted), rng))
             except CannotPredict:
                 continue
         return pairs
@@ -111,12 +113,14 @@ class Scorer:
             return pair
         rng = np.random.default_rng((self.seed, 1))  # the same control cells for every population that shares them
         control = self.baselines.control_cells(key, MAX_CELLS, rng)
+        parts = self.target.parts[self.target.keys.index(tuple(key))]
         return replace(
             pair,
             control_mean=self.baselines.control_mean(key),
             perturbed_mean=self.baselines.perturbed_mean(key),
             control=control,
             rivals=rivals,
+            perturbed_genes=np.flatnonzero(np.isin(self.target.genes, [part.name for part in parts])),
         )
 
 

@@ -15,7 +15,7 @@ from squidiff.config import InputError, Schema, check_seed
 from squidiff.data.table import CellTable, read_cells, schema_of
 from squidiff.evaluate.baselines import NAMES
 from squidiff.evaluate.leakage import find_leaks, find_leaks_of_files
-from squidiff.evaluate.metrics import METRICS
+from squidiff.evaluate.metrics import METRICS, Metric
 from squidiff.evaluate.scorer import MIN_CELLS, Scored, Scorer, resample_counts
 from squidiff.evaluate.verdict import Estimate, judge, judge_advantages
 from squidiff.response.populations import Population
@@ -27,9 +27,11 @@ MAX_THREADS = 4
 """Populations that are scored at once: each takes some 100 MB."""
 MIN_POPULATIONS = 5
 """Below which there is no interval over populations: resamples of few know nothing of their own noise."""
-UNSCORED, LEAKS, MODELS = "unscored_populations", "leaks", "models"
+UNSCORED, LEAKS, MODELS, GENES = "unscored_populations", "leaks", "models", "genes"
 """Keys of the table's attrs: how many predicted populations have no truth, and true ones no prediction; what leaked;
-the names of the predictions."""
+the names of the predictions; how many genes the truth has, and how many of them are scored."""
+RESERVED = ("truth", "train")
+"""What no prediction may be called."""
 
 COLUMNS = (
     *("condition", "metric", "method", "value", "low", "high", "floor", "ceiling", "verdict"),
@@ -76,9 +78,11 @@ def compare(
     Only populations that are in all predictions are scored. `names` are the baselines that are tried.
     """
     check_seed(seed)
-    taken = [name for name in predictions if name in names]
-    if taken or not predictions:
-        raise InputError(f"{taken[0]!r} is the name of a baseline: name it otherwise" if taken else "no prediction")
+    if not predictions:
+        raise InputError("no prediction is given")
+    for name in predictions:
+        if name in names or name in RESERVED:
+            raise InputError(f"{name!r} is the name of a baseline or of a file of this comparison: name it otherwise")
     files = {name: read_cells(cells) for name, cells in predictions.items()}
     first = next(iter(files.values()))
     schema = schema_of(first, schema)
@@ -90,7 +94,7 @@ def compare(
     trained = None if train is None else read_cells(train)
     known = None if trained is None else CellTable.from_anndata(trained, schema, genes, "the training data")
     _require_one_unit({label[name]: table for name, table in tables.items()}, target, known)
-    scored = _common(tables, target, schema.control)
+    scored = _common(tables, target, known, schema.control)
     scorer = Scorer(tables, target, known, schema, seed, names)
     generated = {key for key in scored if scorer.is_generated(key)}
     leaks = find_leaks_of_files(files, true, trained) + find_leaks(tables, target, known, scored, generated)
@@ -108,8 +112,10 @@ def compare(
     of_key = {str(key): "; ".join(leak.sentence for leak in leaks if leak.touches(key)) for key in scored}
     of_key[OVERALL] = "; ".join(leak.sentence for leak in leaks)
     table["leak"] = table["condition"].map(of_key)
-    predicted = {key for of in tables.values() for key in of.keys}
-    table.attrs[UNSCORED] = {"predicted": len(predicted) - len(scored), "true": len(target.keys) - len(scored)}
+    asked = [key for key in target.keys if key[1] or schema.control is None or Population(*key) in scored]
+    predicted = {key for of in tables.values() for key in of.keys if key[1] or schema.control is None}
+    table.attrs[UNSCORED] = {"predicted": len(predicted - set(target.keys)), "true": len(asked) - len(scored)}
+    table.attrs[GENES] = {"scored": len(genes), "true": true.n_vars}
     table.attrs[LEAKS] = [leak.sentence for leak in leaks]
     table.attrs[MODELS] = list(tables)
     return table
@@ -123,11 +129,14 @@ def _require_one_unit(tables: Mapping[str, CellTable], target: CellTable, train:
             raise InputError(f"of {name} and {other}, one holds raw counts and one does not: give one unit")
 
 
-def _common(tables: Mapping[str, CellTable], target: CellTable, control: str | None) -> list[Population]:
+def _common(
+    tables: Mapping[str, CellTable], target: CellTable, train: CellTable | None, control: str | None
+) -> list[Population]:
     first = next(iter(tables.values()))
     common = [key for key in first.keys if all(key in table.keys for table in (*tables.values(), target))]
-    if control is not None:  # control cells that stand beside are no prediction, but those at another time may be
-        common = [key for key in common if key[1] or key[2] is not None] or common
+    if control is not None:  # control cells that stand beside are no prediction, but those at an unseen time may be
+        known = () if train is None else train.keys
+        common = [key for key in common if key[1] or (key[2] is not None and key not in known)] or common
     if not common:
         both = "both" if len(tables) == 1 else "all"
         raise InputError(f"no population is in {both} files: predicted are {_names(first)}, true are {_names(target)}")
@@ -153,8 +162,9 @@ def _of_population(scored: Scored, models: Sequence[str]) -> Iterator[dict[str, 
     for name, ceiling in scored.ceiling.items():
         metric = METRICS[name]
         estimates = {method: of[name] for method, of in scored.estimates.items()}
-        baselines = {m: e for m, e in estimates.items() if m not in models}
-        verdicts = {m: "" if why else judge(estimates[m], baselines, metric.higher_is_better) for m in models}
+        capped = {m: e.at_most(metric.best, metric.higher_is_better) for m, e in estimates.items()}
+        baselines = {m: e for m, e in capped.items() if m not in models}
+        verdicts = {m: "" if why else judge(capped[m], baselines, metric.higher_is_better) for m in models}
         yield from _rows(str(scored.key), name, estimates, verdicts, ceiling, 1, why)
 
 
@@ -170,25 +180,35 @@ def _overall(found: Sequence[Scored], models: Sequence[str], seed: int) -> Itera
         having = [i for i, scored in enumerate(found) if name in scored.ceiling]
         if not having:
             continue
-        sign = 1 if metric.higher_is_better else -1
+        sign, clip = (1, np.minimum) if metric.higher_is_better else (-1, np.maximum)
         values = {
             method: np.array([_value(found[i], method, name) for i in having])
             for method in dict.fromkeys(m for i in having for m in found[i].estimates)
         }
-        verdicts = {}
+        verdicts, few = {}, set()
         for model in models:
-            advantages = {m: sign * (values[model] - v) for m, v in values.items() if m not in models}
+            capped = {m: clip(v, metric.best) for m, v in values.items()}
+            advantages = {m: sign * (capped[model] - v) for m, v in capped.items() if m not in models}
             enough = {m: a for m, a in advantages.items() if np.isfinite(a).sum() >= MIN_POPULATIONS}
+            few |= {m for m, a in advantages.items() if 0 < np.isfinite(a).sum() < MIN_POPULATIONS}
             spread = {m: Estimate.over_populations(a, drawn[:, having]) for m, a in enough.items()}
-            verdicts[model] = judge_advantages(spread)
+            # a prediction that has no value where others have one has not been tried there
+            is_whole = np.isfinite(values[model]).all() or not np.isfinite([*values.values()]).any(axis=0).all()
+            verdicts[model] = judge_advantages(spread) if is_whole else ""
         complete = [m for m in values if all(m in found[i].estimates for i in having)]
         n = int(np.isfinite([values[m] for m in models]).all(axis=0).sum())
-        why = "" if n >= MIN_POPULATIONS else f"no interval: fewer than {MIN_POPULATIONS} populations have a value"
+        why, aside = "", ""
+        if n < MIN_POPULATIONS:
+            why = f"no interval: fewer than {MIN_POPULATIONS} populations have a value"
+        elif n < len(having):
+            aside = f"{len(having) - n} of {len(having)} populations have no value: {metric.undefined}"
+        elif few:
+            aside = f"not judged, as they predict fewer than {MIN_POPULATIONS} populations: {', '.join(sorted(few))}"
         estimates = {m: Estimate.over_populations(values[m], drawn[:, having]) for m in complete}
         if why:
             estimates = {m: Estimate(e.value, np.full(1, np.nan)) for m, e in estimates.items()}
         ceilings = Estimate.over_populations(np.array([found[i].ceiling[name] for i in having]), drawn[:, having])
-        yield from _rows(OVERALL, name, estimates, verdicts, ceilings.value, n, why)
+        yield from _rows(OVERALL, name, estimates, verdicts, ceilings.value, n, why, aside)
 
 
 def _value(scored: Scored, method: str, metric: str) -> float:
@@ -204,17 +224,28 @@ def _rows(
     ceiling: float,
     n_populations: int,
     why_not_judged: str,
+    aside: str = "",
 ) -> Iterator[dict[str, object]]:
     metric = METRICS[name]
     others = [e.value for m, e in estimates.items() if m not in verdicts and not np.isnan(e.value)]
     floor = (max if metric.higher_is_better else min)(others, default=float("nan"))
     for method, estimate in estimates.items():
         note = metric.undefined if np.isnan(estimate.value) else why_not_judged
-        if not note and method in verdicts and others and not verdicts[method]:
-            note = "no verdict: it takes no resamples of cells" if not metric.is_resampled else metric.undefined
+        if not note and method in verdicts:
+            note = aside
+            if not note and not verdicts[method]:
+                note = _unjudged(metric, bool(others))
         numbers = (estimate.value, *estimate.interval(), floor, ceiling)
         row = (condition, name, method, *numbers, verdicts.get(method, ""), n_populations, note)
         yield dict(zip(COLUMNS, row, strict=False))
+
+
+def _unjudged(metric: Metric, has_floor: bool) -> str:
+    if not has_floor:
+        return "no verdict: no baseline has a value"
+    if not metric.is_resampled:
+        return "no verdict: it takes no resamples of cells"
+    return "no verdict: some resamples of cells have no value"
 
 
 def _names(table: CellTable) -> str:

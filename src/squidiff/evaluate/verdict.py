@@ -43,6 +43,12 @@ class Estimate:
         """Whether neither the value nor a resample is NaN."""
         return bool(np.isfinite(self.value) and np.isfinite(self.resampled).all())
 
+    def at_most(self, best: float, higher_is_better: bool) -> Estimate:
+        """With what is better than the best taken for the best, as the distance of a lucky draw that is below 0."""
+        clip = np.minimum if higher_is_better else np.maximum
+        around = self.value + self.resampled - self.resampled.mean()
+        return Estimate(float(clip(self.value, best)), clip(around, best))
+
     def minus(self, other: Estimate) -> Estimate:
         """The paired difference: resample by resample."""
         return Estimate(self.value - other.value, self.resampled - other.resampled)

@@ -26,7 +26,7 @@ class Population(NamedTuple):
     """None where there is no time."""
 
     def __str__(self) -> str:
-        parts = [self.context, self.condition, "" if self.time is None else f"time {self.time:g}"]
+        parts = [self.context, self.condition, "" if self.time is None else f"time {self.time:.12g}"]
         return ", ".join(p for p in parts if p) or "all cells"
 
 

@@ -79,16 +79,19 @@ def _of_means(file: Path, schema: Schema, form: _Form) -> ad.AnnData:
     if not file.is_file():
         raise InputError(f"{file} does not exist")
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             profiles = {name: np.asarray(arrays[name]) for name in arrays.files}
-    except (OSError, ValueError) as error:
+    except Exception as error:  # numpy and zipfile raise many kinds, all of which mean this
         raise InputError(f"{file} cannot be read: it is damaged, or holds objects and not plain arrays") from error
     genes = profiles.pop(GENES, None)
-    if genes is None or not profiles:
+    if genes is None or genes.ndim != 1 or genes.dtype.kind not in "US" or not profiles:
         raise InputError(f"{file} must hold the array {GENES!r} of gene names, and one array a condition")
+    if len(set(genes.tolist())) < len(genes):
+        raise InputError(f"{file} names a gene twice in {GENES!r}: names must be unique")
     for name, profile in profiles.items():
-        if profile.shape != genes.shape or not np.issubdtype(profile.dtype, np.number):
-            raise InputError(f"{file}: {name!r} has shape {profile.shape}, but there are {len(genes)} genes")
+        if profile.shape != genes.shape or profile.dtype.kind not in "biuf":
+            what = f"shape {profile.shape} of {profile.dtype}"
+            raise InputError(f"{file}: {name!r} has {what}, but there are {len(genes)} genes, each a real number")
     labels = {name: name.replace(form.joins, "+") if form.joins else name for name in profiles}
     obs = pd.DataFrame({schema.condition_key: np.repeat(list(labels.values()), CELLS_OF_A_MEAN)})
     obs.index = obs.index.astype(str)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,13 +19,16 @@ from squidiff.data.readers import read_file
 from squidiff.data.table import write_all_cells, write_cells
 from squidiff.estimator import Squidiff
 from squidiff.evaluate.baselines import NAMES
-from squidiff.evaluate.scoring import LEAKS, MODELS, UNSCORED
+from squidiff.evaluate.scoring import GENES, LEAKS, MODELS, RESERVED, UNSCORED
 from squidiff.files import json_writer, read_json, write_atomically, write_json, write_together
 from squidiff.workflows.baseline import predict_baseline
 from squidiff.workflows.scores import METRICS_JSON, as_json, write_scores
 
 TABLE_CSV, TABLE_JSON = "benchmark.csv", "benchmark.json"
 TRAIN, TRUTH, QUERIES, ASKED = "train.h5ad", "truth.h5ad", "queries.csv", "asked.json"
+PREDICTIONS, RUNS = "predictions", "runs"
+NAME = re.compile(r"\w[\w .+@-]{0,79}")
+"""Of a task or a method, which names files."""
 Part = TypeVar("Part", Schema, Preparation, Config, Sampling)
 Say = Callable[[str], None]
 
@@ -100,7 +104,7 @@ def run_benchmark(
             _prepare(task, seed, data, folder, say)
             predictions = {}
             for method in benchmark.methods:
-                predictions[method.name] = folder / f"{method.name}.h5ad"
+                predictions[method.name] = folder / PREDICTIONS / f"{method.name}.h5ad"
                 _predict(method, task, seed, folder, predictions[method.name], device, say)
             scores = _scores(predictions, folder, seed, say)
             leaks += [f"{task.name}, seed {seed}: {sentence}" for sentence in scores.attrs[LEAKS]]
@@ -108,7 +112,7 @@ def run_benchmark(
             scores.insert(1, "seed", seed)
             tables.append(scores)
     table = pd.concat(tables, ignore_index=True)
-    table.attrs = {LEAKS: leaks, MODELS: [m.name for m in benchmark.methods], UNSCORED: {}}
+    table.attrs = {LEAKS: leaks, MODELS: [m.name for m in benchmark.methods], UNSCORED: {}, GENES: {}}
     said = as_json(table, seeds=list(benchmark.seeds))
     write_together({out / TABLE_CSV: lambda path: table.to_csv(path, index=False), out / TABLE_JSON: json_writer(said)})
     return table
@@ -159,7 +163,7 @@ def _predict(method: Method, task: Task, seed: int, folder: Path, out: Path, dev
     if method.baseline is not None:
         predicted = predict_baseline(method.baseline, folder / QUERIES, folder / TRAIN, task.schema, seed=seed)
     else:
-        run = folder / method.name
+        run = folder / RUNS / method.name
         if (run / "model.safetensors").exists():
             model = Squidiff.load(run, device)
             if model.config != config:
@@ -180,7 +184,7 @@ def _scores(predictions: Mapping[str, Path], folder: Path, seed: int, say: Say) 
         scores = pd.DataFrame(said["scores"])
         numbers = ["value", "low", "high", "floor", "ceiling"]
         scores[numbers] = scores[numbers].astype(float)  # null is NaN
-        scores.attrs = {LEAKS: said["leaks"], MODELS: list(predictions), UNSCORED: said[UNSCORED]}
+        scores.attrs = {LEAKS: said["leaks"], MODELS: list(predictions), UNSCORED: said[UNSCORED], GENES: said[GENES]}
         return scores
     say(f"{folder.parent.name}, seed {seed}: scoring")
     scores = write_scores(predictions, folder / TRUTH, folder / TRAIN, None, folder, seed=seed)
@@ -201,8 +205,13 @@ def _is_made(note: Path, asked: Mapping[str, Any], what: str) -> bool:
 
 
 def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Of a file, or of all files of a store."""
+    whole = hashlib.sha256()
+    for part in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if part.is_file():
+            with part.open("rb") as file:
+                whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
 
 
 def _entries(said: Mapping[str, Any], kind: str, file: Path) -> Iterator[Mapping[str, Any]]:
@@ -221,8 +230,8 @@ def _task(entry: Mapping[str, Any], where: str) -> Task:
 def _method(entry: Mapping[str, Any], where: str) -> Method:
     _refuse_others(entry, {"name", "baseline", "config", "sampling"}, where)
     name, baseline = _text(entry, "name", where), entry.get("baseline")
-    if name in NAMES:
-        raise InputError(f"{where} is named {name!r}, as a baseline that every table has: name it otherwise")
+    if name in NAMES or name in RESERVED:
+        raise InputError(f"{where} is named {name!r}, as a baseline or a file that every table has: name it otherwise")
     if baseline is not None and baseline not in NAMES:
         raise InputError(f"{where}: there is no baseline {baseline!r}: choose one of {', '.join(NAMES)}")
     if baseline is not None and {"config", "sampling"} & set(entry):
@@ -246,6 +255,7 @@ def _refuse_others(entry: Mapping[str, Any], known: set[str], where: str) -> Non
 
 def _text(entry: Mapping[str, Any], name: str, where: str, is_path: bool = False) -> str:
     value = entry.get(name)
-    if not isinstance(value, str) or not value or (not is_path and (set(value) & set("/\\:") or value.startswith("."))):
-        raise InputError(f"{name} of {where} is {value!r}: give a text{'' if is_path else ' that can name a folder'}")
+    if not isinstance(value, str) or not value or not (is_path or NAME.fullmatch(value)):
+        what = "a text" if is_path else "a text that can name a folder: letters, digits, spaces and any of .+@-_"
+        raise InputError(f"{name} of {where} is {value!r}: give {what}")
     return value

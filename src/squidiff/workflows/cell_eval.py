@@ -39,8 +39,11 @@ def write_cell_eval(
         for cells, where in ((truth, "the truth"), (train, "the training data"))
     )
     scored = [key for key in table.keys if key in target.keys and key[1]]
-    if not target.survey.non_negative.all():
-        raise InputError("cell-eval takes log-normalised values, but the truth has negative ones")
+    for of, where in ((target, "the truth"), (known, "the training data")):
+        if not of.survey.non_negative.all():
+            raise InputError(f"cell-eval takes log-normalised values, but negative ones are in {where}")
+    if any(key[1] == CONTROL for key in scored):
+        raise InputError(f"a condition is called {CONTROL!r}, as control cells are for cell-eval: rename it")
     if not scored:
         raise InputError("no condition is in both the prediction and the truth")
     contexts = list(dict.fromkeys(_context(key) for key in scored))

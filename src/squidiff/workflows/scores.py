@@ -12,7 +12,7 @@ import pandas as pd
 
 from squidiff.config import Schema
 from squidiff.data.table import CellTable, read_cells, schema_of
-from squidiff.evaluate.scoring import LEAKS, UNSCORED, compare
+from squidiff.evaluate.scoring import GENES, LEAKS, UNSCORED, compare
 from squidiff.files import json_writer, write_together
 from squidiff.report.plots import sample_quality, save
 from squidiff.response.populations import Population, Populations
@@ -63,7 +63,7 @@ def write_scores(
 
 def as_json(scores: pd.DataFrame, **more: Any) -> dict[str, Any]:
     """The table as JSON-able values, what leaked first; what is not known is null."""
-    said = {"leaks": scores.attrs[LEAKS], "unscored_populations": scores.attrs[UNSCORED]}
+    said = {name: scores.attrs[name] for name in (LEAKS, UNSCORED, GENES)}
     rows = scores.astype(object).where(scores.notna(), None).to_dict("records")
     return {"format": 1, **said, "version": version("squidiff-ng"), **more, "scores": rows}
 
