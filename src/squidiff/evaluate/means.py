@@ -31,7 +31,7 @@ def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Correlation of ranks; NaN where a row is constant or has one gene."""
-    varies = (np.ptp(a, axis=1) > 1e-10) & (np.ptp(b, axis=1) > 1e-10)
+    varies = (np.ptp(a, axis=1) > 1e-6) & (np.ptp(b, axis=1) > 1e-6)
     return np.where(varies, pearson(rankdata(a, axis=1), rankdata(b, axis=1)), np.nan)
 
 
