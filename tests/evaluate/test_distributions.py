@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -159,3 +161,15 @@ def test_cells_of_one_kind_are_faithful_and_cover_little_and_noise_the_other_way
     assert fidelity(on(noise, truth)).item() == pytest.approx(0.5, abs=0.03)
     assert coverage(on(noise, truth)).item() > 0.95
     assert np.isnan(fidelity(on(one_kind, truth[:5]))).all()
+
+
+@pytest.mark.parametrize("metric", [energy_distance, normalised_energy_distance, gene_wasserstein, sliced_wasserstein])
+def test_distances_are_symmetric_and_those_of_wasserstein_are_metrics(metric: Callable[[Resample], np.ndarray]) -> None:
+    rng = np.random.default_rng(0)
+    samples = [rng.gamma(shape, 1.0, (n, 4)) for shape, n in ((1, 20), (2, 31), (3, 20), (2, 7), (5, 40))]
+    D = np.array([[metric(on(x, y)).item() for y in samples] for x in samples])
+    assert np.abs(D - D.T).max() < 1e-12
+    if metric in (gene_wasserstein, sliced_wasserstein):
+        assert np.abs(np.diag(D)).max() == 0
+        assert (D + 1e-12 >= 0).all()
+        assert (D[:, None, :] <= D[:, :, None] + D[None, :, :] + 1e-12).all()  # d(i, k) <= d(i, j) + d(j, k)

@@ -320,3 +320,10 @@ def test_discrimination_by_angle_is_blind_to_size_and_sees_signs() -> None:
         assert score(pair, ["discrimination_cosine"])["discrimination_cosine"] == expected
     control = Pair(np.zeros((1, 2)), truth, truth, truth, np.zeros(2), rivals=rivals)
     assert np.isnan(score(control, ["discrimination_cosine"])["discrimination_cosine"])
+
+
+def test_every_metric_says_who_proposed_it() -> None:
+    assert METRICS["mmd"].source == "Gretton et al. 2012"
+    assert METRICS["delta_pearson_from_perturbed_top_genes"].source.startswith("Vinas Torne")
+    assert METRICS["de_recall"].source.startswith("Wilcoxon")
+    assert METRICS["pearson"].source == "its definition"

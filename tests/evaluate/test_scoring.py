@@ -507,3 +507,11 @@ def test_genes_that_are_not_predicted_are_counted() -> None:
     train, truth = made()
     table = evaluate(imperfect(truth)[:, :20].copy(), truth, SCHEMA, train=train)
     assert table.attrs[GENES] == {"scored": 20, "true": 60}
+
+
+def test_values_that_cannot_be_expression_are_refused() -> None:
+    train, truth = made()
+    huge = truth.copy()
+    huge.X = huge.X * np.float32(1e25)
+    with pytest.raises(InputError, match=r"the prediction holds values up to .*e\+25: no counts or logarithms"):
+        evaluate(huge, truth, SCHEMA, train=train)

@@ -26,6 +26,8 @@ class Metric:
     """Whether it takes resamples, and so has an interval; else the whole pair alone, as it costs more."""
     undefined: str = "not defined for these cells"
     """Why it has no value where it is NaN."""
+    source: str = "its definition"
+    """Who proposed it."""
 
 
 def _expressed(sample: Resample) -> tuple[np.ndarray, np.ndarray, np.ndarray, int] | None:
@@ -119,7 +121,7 @@ def _of_profiles(top: bool) -> dict[str, Metric]:
     return rows
 
 
-METRICS: dict[str, Metric] = {
+_TABLE: dict[str, Metric] = {
     **_of_profiles(top=False),
     **_of_profiles(top=True),
     "de_overlap": Metric(de_overlap, 1.0, True, "control", False, _NOT_EXPRESSED),
@@ -133,6 +135,27 @@ METRICS: dict[str, Metric] = {
     },
     **_DISTRIBUTIONS,
 }
+
+_SOURCES = {
+    "_from_perturbed": "Vinas Torne et al., Nature Biotechnology 2025",
+    "de_": "Wilcoxon 1945; Benjamini and Hochberg 1995",
+    "discrimination_": "Virtual Cell Challenge 2025",
+    "energy_distance": "Szekely and Rizzo 2013",
+    "mmd": "Gretton et al. 2012",
+    "sliced_wasserstein": "Bonneel et al. 2015",
+    "classifier_accuracy": "Lopez-Paz and Oquab 2017",
+    "fidelity": "Kynkaanniemi et al. 2019",
+    "coverage": "Naeem et al. 2020",
+}
+"""By a part of the metric's name."""
+
+
+def _with_source(name: str, metric: Metric) -> Metric:
+    return replace(metric, source=next((s for part, s in _SOURCES.items() if part in name), metric.source))
+
+
+METRICS: dict[str, Metric] = {name: _with_source(name, metric) for name, metric in _TABLE.items()}
+"""Every metric by its name."""
 
 HEADLINE = (
     "delta_pearson",

@@ -23,6 +23,7 @@ from squidiff.response.populations import Population
 MODEL = "model"
 OVERALL = "all populations"
 """In the column `condition`: the mean over the populations."""
+LARGEST_VALUE = 1e9
 MAX_THREADS = 4
 """Populations that are scored at once: each takes some 100 MB."""
 MIN_POPULATIONS = 5
@@ -125,6 +126,11 @@ def _require_one_unit(tables: Mapping[str, CellTable], target: CellTable, train:
     name, first = next(iter(tables.items()))
     others = {**tables, "the truth": target} | ({} if train is None else {"the training data": train})
     for other, table in others.items():
+        largest = max(float(table.survey.highest.max()), -float(table.survey.lowest.min()))
+        if largest > LARGEST_VALUE:
+            raise InputError(
+                f"{other} holds values up to {largest:.3g}: no counts or logarithms of counts are as large"
+            )
         if table.survey.looks_like_counts != first.survey.looks_like_counts:
             raise InputError(f"of {name} and {other}, one holds raw counts and one does not: give one unit")
 
