@@ -170,19 +170,26 @@ def test_no_predicted_change_has_no_correlation() -> None:
     assert np.isnan(delta_pearson(on(truth, truth, None)).item())
 
 
-def test_variances_are_compared_where_the_truth_varies() -> None:
-    """Gene 0 is constant in the truth; the others' variances are 1, 4, 9 and 1, 2, 3."""
+def test_variances_are_compared_where_both_vary() -> None:
+    """Gene 0 is constant in the prediction and gene 1 in the truth; the others' variances are 1, 4, 9 and 1, 2, 3."""
     sign = np.array([[1.0], [-1.0]])
-    predicted, truth = sign * np.array([7.0, 1.0, 2.0, 3.0]), sign * np.sqrt([0.0, 1.0, 2.0, 3.0])
+    predicted, truth = sign * np.array([0.0, 7.0, 1.0, 2.0, 3.0]), sign * np.sqrt([50.0, 0.0, 1.0, 2.0, 3.0])
     expected = scipy.stats.pearsonr(np.log([1.0, 4.0, 9.0]), np.log([1.0, 2.0, 3.0])).statistic
     assert variance_pearson(on(predicted, truth)).item() == pytest.approx(expected)
     assert variance_pearson(on(5 * predicted, truth)).item() == pytest.approx(expected)  # a factor changes no shape
-    error = np.abs(np.log([1.0, 4.0, 9.0]) - np.log([1.0, 2.0, 3.0])).mean()
-    assert variance_error(on(predicted, truth)).item() == pytest.approx(error)
-    assert variance_error(on(truth / 10, truth)).item() == pytest.approx(np.log(100))  # and is an error of size
-    predicted[:, 1] = 0.0  # a gene that truly varies and is predicted not to is no gene to leave out
-    assert variance_pearson(on(predicted, truth)).item() < expected
-    assert variance_error(on(predicted, truth)).item() > 5
+    few = predicted * [0, 1, 1, 0, 0]  # varies in one of four genes that truly do
+    assert np.isnan(variance_pearson(on(few, truth))).all()
+
+
+def test_the_error_of_variances_sees_their_size_and_genes_that_do_not_vary() -> None:
+    sign = np.array([[1.0], [-1.0]])
+    predicted, truth = sign * np.array([0.0, 7.0, 1.0, 2.0]), sign * np.sqrt([8.0, 0.0, 1.0, 3.0])
+    e = 3.0 / 100  # of the mean true variance
+    expected = np.abs(np.log((np.array([0.0, 49.0, 1.0, 4.0]) + e) / (np.array([8.0, 0.0, 1.0, 3.0]) + e))).mean()
+    assert variance_error(on(predicted, truth)).item() == pytest.approx(expected)
+    assert variance_error(on(truth / 10, truth)).item() > 2
+    assert variance_error(on(truth + 5, truth)).item() == pytest.approx(0, abs=1e-12)
+    assert np.isnan(variance_error(on(predicted, 0 * truth))).all()
 
 
 def test_errors_by_hand() -> None:

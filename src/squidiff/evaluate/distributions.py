@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from scipy.spatial.distance import cdist
 
@@ -87,27 +85,35 @@ def sliced_wasserstein(sample: Resample) -> np.ndarray:
 
 
 def variance_pearson(sample: Resample) -> np.ndarray:
-    """Pearson correlation over genes of the logarithms of the variances, of the genes that truly vary.
+    """Pearson correlation over genes of the logarithms of the variances, of the genes that vary in both.
 
-    It is blind to their size, which `variance_error` sees.
+    NaN where fewer than half of the genes that truly vary are predicted to. It is blind to the size of variances, which
+    `variance_error` sees.
     """
-    return np.array([pearson(predicted[None], truth[None])[0] for predicted, truth in _log_variances(sample)])
+    found = sample.unknown
+    for i, (predicted, truth) in enumerate(zip(*_variances(sample), strict=True)):
+        both = (truth > SMALLEST_VARIANCE) & (predicted > SMALLEST_VARIANCE)
+        if 2 * both.sum() >= (truth > SMALLEST_VARIANCE).sum():
+            found[i] = pearson(np.log(predicted[both])[None], np.log(truth[both])[None])[0]
+    return found
 
 
 def variance_error(sample: Resample) -> np.ndarray:
-    """Mean over genes that truly vary of the absolute difference of the logarithms of the variances."""
-    rows = [np.abs(predicted - truth) for predicted, truth in _log_variances(sample)]
-    return np.array([row.mean() if len(row) else np.nan for row in rows])
+    """Mean over genes of |log((predicted + e) / (true + e))| of the variances; e is a hundredth of the mean true one.
+
+    So that genes of few counts, which may vary in one sample and not in another, weigh little. NaN where none varies.
+    """
+    predicted, truth = _variances(sample)
+    e = truth.mean(axis=1, keepdims=True) / 100
+    e[e == 0] = np.nan
+    return np.asarray(np.abs(np.log((np.maximum(predicted, 0) + e) / (truth + e))).mean(axis=1))
 
 
-def _log_variances(sample: Resample) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Of each resample, predicted and true; a gene that is predicted not to vary has SMALLEST_VARIANCE."""
-    pair = sample.pair
-    truth = sample.truth_weights @ np.square(pair.truth) - np.square(sample.truth_mean)
-    predicted = sample.predicted_weights @ np.square(pair.predicted) - np.square(sample.predicted_mean)
-    for p, t in zip(predicted, truth, strict=True):
-        varies = t > SMALLEST_VARIANCE
-        yield np.log(np.maximum(p[varies], SMALLEST_VARIANCE)), np.log(t[varies])
+def _variances(sample: Resample) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted and true, B x G each."""
+    truth = sample.truth_weights @ np.square(sample.pair.truth) - np.square(sample.truth_mean)
+    predicted = sample.predicted_weights @ np.square(sample.pair.predicted) - np.square(sample.predicted_mean)
+    return predicted, np.maximum(truth, 0.0)
 
 
 def zero_fraction_error(sample: Resample) -> np.ndarray:
