@@ -91,7 +91,7 @@ def variance_pearson(sample: Resample) -> np.ndarray:
     `variance_error` sees.
     """
     found = sample.unknown
-    for i, (predicted, truth) in enumerate(zip(*_variances(sample), strict=True)):
+    for i, (predicted, truth) in enumerate(zip(sample.predicted_variance, sample.truth_variance, strict=True)):
         both = (truth > SMALLEST_VARIANCE) & (predicted > SMALLEST_VARIANCE)
         if 2 * both.sum() >= (truth > SMALLEST_VARIANCE).sum():
             found[i] = pearson(np.log(predicted[both])[None], np.log(truth[both])[None])[0]
@@ -103,17 +103,10 @@ def variance_error(sample: Resample) -> np.ndarray:
 
     So that genes of few counts, which may vary in one sample and not in another, weigh little. NaN where none varies.
     """
-    predicted, truth = _variances(sample)
+    predicted, truth = sample.predicted_variance, sample.truth_variance
     e = truth.mean(axis=1, keepdims=True) / 100
     e[e == 0] = np.nan
-    return np.asarray(np.abs(np.log((np.maximum(predicted, 0) + e) / (truth + e))).mean(axis=1))
-
-
-def _variances(sample: Resample) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted and true, B x G each."""
-    truth = sample.truth_weights @ np.square(sample.pair.truth) - np.square(sample.truth_mean)
-    predicted = sample.predicted_weights @ np.square(sample.pair.predicted) - np.square(sample.predicted_mean)
-    return predicted, np.maximum(truth, 0.0)
+    return np.asarray(np.abs(np.log((predicted + e) / (truth + e))).mean(axis=1))
 
 
 def zero_fraction_error(sample: Resample) -> np.ndarray:

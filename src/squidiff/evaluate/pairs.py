@@ -113,6 +113,19 @@ class Resample:
         return self.predicted_weights @ self.pair.predicted
 
     @cached_property
+    def truth_variance(self) -> np.ndarray:
+        """B x G"""
+        if self._beside is not None:
+            return self._beside.truth_variance
+        return np.maximum(self.truth_weights @ np.square(self.pair.truth) - np.square(self.truth_mean), 0.0)
+
+    @cached_property
+    def predicted_variance(self) -> np.ndarray:
+        """B x G"""
+        spread = self.predicted_weights @ np.square(self.pair.predicted) - np.square(self.predicted_mean)
+        return np.maximum(spread, 0.0)
+
+    @cached_property
     def kernels_across(self) -> np.ndarray:
         """Means over pairs of a true and a predicted cell of `Pair.kernels`, kernels x B."""
         pair = self.pair
