@@ -191,9 +191,9 @@ def _overall(found: Sequence[Scored], models: Sequence[str], seed: int) -> Itera
             method: np.array([_value(found[i], method, name) for i in having])
             for method in dict.fromkeys(m for i in having for m in found[i].estimates)
         }
+        capped = {m: clip(v, metric.best) for m, v in values.items()}
         verdicts, few = {}, set()
         for model in models:
-            capped = {m: clip(v, metric.best) for m, v in values.items()}
             advantages = {m: sign * (capped[model] - v) for m, v in capped.items() if m not in models}
             enough = {m: a for m, a in advantages.items() if np.isfinite(a).sum() >= MIN_POPULATIONS}
             few |= {m for m, a in advantages.items() if 0 < np.isfinite(a).sum() < MIN_POPULATIONS}

@@ -41,15 +41,13 @@ class LinearParts:
 
     def fit(self, populations: Populations) -> LinearParts:
         self.populations = populations
-        self.seen: dict[tuple[str, float | None], list[int]] = {}
-        for i in populations.treated:
-            key = populations.keys[i]
-            self.seen.setdefault((key.context, key.time), []).append(i)
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
         parts = _parts(key)
-        seen = [i for i in self.seen.get((key.context, key.time), []) if self.populations.keys[i] != key]
+        seen = [
+            i for i in self.populations.treated_at.get((key.context, key.time), []) if self.populations.keys[i] != key
+        ]
         counts = [Counter(self.populations.keys[i].condition.split(PART_SEPARATOR)) for i in seen]
         names = sorted(set().union(*counts))
         if not set(parts) <= set(names):

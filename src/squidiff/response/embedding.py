@@ -119,10 +119,6 @@ class NearestConditions:
 
     def fit(self, populations: Populations) -> NearestConditions:
         self.populations = populations
-        self.here: dict[tuple[str, float | None], list[int]] = {}
-        for i in populations.treated:
-            key = populations.keys[i]
-            self.here.setdefault((key.context, key.time), []).append(i)
         rows = drawn(populations.treated, MAX_ROWS)
         self.k = self._choose(populations.features[rows, 1:], populations.shifts(rows)) if rows else 1
         return self
@@ -130,7 +126,7 @@ class NearestConditions:
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
         if not features[1:].any():
             raise CannotPredict(f"nothing describes condition {key.condition!r}")
-        here = self.here.get((key.context, key.time)) or self.populations.treated
+        here = self.populations.treated_at.get((key.context, key.time)) or self.populations.treated
         others = np.array([i for i in here if self.populations.keys[i] != key], dtype=int)
         if not len(others):
             raise CannotPredict("no other condition was seen in training")

@@ -139,6 +139,14 @@ class Populations:
         """The populations under a condition that have a source, those of enough cells if there are such."""
         return self.reliable([i for i, key in enumerate(self.keys) if key.condition and self.sources[i] >= 0])
 
+    @cached_property
+    def treated_at(self) -> dict[tuple[str, float | None], list[int]]:
+        """The same by context and time."""
+        groups: dict[tuple[str, float | None], list[int]] = defaultdict(list)
+        for i in self.treated:
+            groups[self.keys[i].context, self.keys[i].time].append(i)
+        return dict(groups)
+
     def elsewhere(self, key: Population) -> list[int]:
         """The populations of other contexts under the same condition at the same time that have a source.
 

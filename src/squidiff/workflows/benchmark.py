@@ -18,6 +18,7 @@ from squidiff.data.preprocess import prepare
 from squidiff.data.readers import read_file
 from squidiff.data.table import write_all_cells, write_cells
 from squidiff.estimator import Squidiff
+from squidiff.estimator.model import WEIGHTS
 from squidiff.evaluate.baselines import NAMES
 from squidiff.evaluate.scoring import GENES, LEAKS, MODELS, RESERVED, UNSCORED
 from squidiff.files import json_writer, read_json, write_atomically, write_json, write_together
@@ -164,7 +165,7 @@ def _predict(method: Method, task: Task, seed: int, folder: Path, out: Path, dev
         predicted = predict_baseline(method.baseline, folder / QUERIES, folder / TRAIN, task.schema, seed=seed)
     else:
         run = folder / RUNS / method.name
-        if (run / "model.safetensors").exists():
+        if (run / WEIGHTS).exists():
             model = Squidiff.load(run, device)
             if model.config != config:
                 raise InputError(f"{run} was trained with other settings: choose another --out, or delete that run")

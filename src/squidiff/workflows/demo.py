@@ -11,7 +11,7 @@ from pathlib import Path
 import anndata as ad
 import pandas as pd
 
-from squidiff.config import Config, InputError, Preparation, Sampling, Schema, check_seed
+from squidiff.config import Config, InputError, Preparation, Sampling, Schema, as_flags, check_seed
 from squidiff.data.check import check
 from squidiff.data.datasets import load_pbmc68k
 from squidiff.data.preprocess import prepare
@@ -171,7 +171,7 @@ def _write_page(out: Path, task: DemoTask, model: Squidiff, scores: pd.DataFrame
         ("Seed", str(seed)),
         ("Version", f"squidiff {model.provenance['packages']['squidiff-ng']}"),
     ]
-    names = schema_flags(task.schema)
+    names = as_flags(task.schema)
     prepare_flags = " ".join(
         [f"--hold-out {shlex.quote(rule)}" for rule in task.preparation.hold_out]
         + ([f"--test-fraction {task.preparation.test_fraction!r}"] if task.preparation.test_fraction else [])
@@ -199,10 +199,3 @@ def _write_page(out: Path, task: DemoTask, model: Squidiff, scores: pd.DataFrame
         verdict=verdict,
         files=files,
     )
-
-
-def schema_flags(schema: Schema) -> str:
-    """The schema as command-line options."""
-    options = [] if schema.condition_key is None else [f"--condition-key {shlex.quote(schema.condition_key)}"]
-    options += [] if schema.control is None else [f"--control {shlex.quote(schema.control)}"]
-    return " ".join([*options, *(f"--context-key {shlex.quote(key)}" for key in schema.context_keys)])
