@@ -422,33 +422,6 @@ def test_the_chain_from_counts_to_scores(
     assert model.loc["delta_pearson", "value"] == pytest.approx(np.corrcoef(change, true)[0, 1], abs=1e-5)
 
 
-def test_predictions_side_by_side_and_what_leaked(
-    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A copy of the truth is scored, and called a leak on the first line, in the table and in the JSON."""
-    rule = f"condition=drug,cell_type={HELD_OUT}"
-    train, truth, one = (tmp_path / f"{name}.h5ad" for name in ("train", "truth", "one"))
-    assert squidiff(*PREPARE, "--hold-out", rule, "--held-out", truth, "--out", train) == 0
-    assert squidiff("predict", "--baseline", "mean shift", "--source", train, *QUERY, "--out", one) == 0
-    capsys.readouterr()
-    compared = ["compare", one, f"copied={truth}", "--truth", truth, "--train", train]
-    assert squidiff(*compared, "--out", tmp_path / "both") == 0
-    shown = capsys.readouterr().out
-    assert shown.startswith("LEAK: ")
-    assert "cells of the prediction 'copied' are true cells, value for value" in shown.splitlines()[0]
-    assert "ties" in shown
-    scores = pd.read_csv(tmp_path / "both" / "metrics.csv")
-    assert {"one", "copied", "mean shift"} <= set(scores["method"])
-    assert scores["leak"].str.contains("value for value").all()
-    said = json.loads((tmp_path / "both" / "metrics.json").read_text(encoding="utf-8"))
-    assert list(said)[:2] == ["format", "leaks"]
-    assert len(said["scores"]) == len(scores)
-    written = pd.DataFrame(said["scores"])[["value", "low", "floor"]].astype(float)
-    pd.testing.assert_frame_equal(written, scores[["value", "low", "floor"]], rtol=1e-12)
-    assert squidiff("evaluate", one, truth, "--out", tmp_path / "alone") == 0
-    assert "without --train there are no baselines" in capsys.readouterr().out
-
-
 def test_files_of_ours_remember_the_schema(here: Path, tmp_path: Path) -> None:
     """Prepared cells and predictions say which column means what, so that nobody has to say it again."""
     rule = f"condition=drug,cell_type={HELD_OUT}"
