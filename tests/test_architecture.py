@@ -38,9 +38,10 @@ ALLOWED = {
     **PARTS,
     "legacy": ("config", "data", "diffusion", "estimator", "files", "model", "report.plots", "train"),
     "workflows": tuple(PARTS),
+    "pl": ("workflows",),
     "cli": (*PARTS, "legacy", "workflows", "__init__"),
     "__main__": ("cli",),
-    "__init__": (*PARTS, "legacy", "workflows", "cli"),
+    "__init__": (*PARTS, "legacy", "workflows", "pl", "cli"),
 }
 
 TORCH_DRAWS = {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from squidiff import evaluate
 
 if TYPE_CHECKING:
+    from squidiff import pl
     from squidiff.config import Config, InputError, Preparation, Sampling, Schema
     from squidiff.data.check import check
     from squidiff.data.preprocess import prepare
@@ -28,6 +29,7 @@ __all__ = [
     "check",
     "compare",
     "evaluate",
+    "pl",
     "prepare",
     "simulate_perturbation",
 ]
@@ -51,6 +53,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("squidiff-ng")
+    if name == "pl":
+        return importlib.import_module("squidiff.pl")
     if name in _HOME:
         return getattr(importlib.import_module(f"squidiff.{_HOME[name]}"), name)
     raise AttributeError(f"module 'squidiff' has no attribute {name!r}")

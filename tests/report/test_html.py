@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from squidiff.report.html import COLUMNS, shown, write_page
+from squidiff.report.html import COLUMNS, write_page
+from squidiff.report.numbers import shown
 from squidiff.report.plots import save
 
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"

@@ -9,18 +9,15 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
-import numpy as np
 import pandas as pd
 
 from squidiff.files import write_atomically
+from squidiff.report.numbers import shown
 
 COLUMNS = ("condition", "metric", "method", "value", "low", "high", "floor", "ceiling", "verdict")
 NUMBERS = ("value", "low", "high", "floor", "ceiling")
-MISSING = "\N{EN DASH}"
-MINUS = "\N{MINUS SIGN}"
 
 
 def write_page(
@@ -57,19 +54,6 @@ def write_page(
     path = folder / "index.html"
     write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
     return path
-
-
-def shown(value: Any) -> str:
-    """A cell of the table: texts as they are, numbers to three digits, missing ones (None, NaN) as an en dash."""
-    if isinstance(value, str):
-        return value
-    if value is None or pd.isna(value):
-        return MISSING
-    number = float(value)
-    scientific = f"{number:.2e}"  # rounded first: 0.9996 is 1.00
-    exponent = int(scientific.partition("e")[2]) if np.isfinite(number) else 0
-    text = f"{number:,.{max(0, 2 - exponent)}f}" if -4 < exponent < 6 else scientific
-    return ("0" if number == 0 else text).replace("-", MINUS)
 
 
 def _template() -> jinja2.Template:

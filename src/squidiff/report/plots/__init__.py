@@ -1,0 +1,28 @@
+"""Tables and arrays to pictures.
+
+Owns: the one style and the figures. Must not know: models, AnnData, how the numbers came about. Each function draws
+into the figure that it is given or into a new one, and returns it.
+"""
+
+from squidiff.report.plots.cells import joint_embedding, latent, violins
+from squidiff.report.plots.changes import Series, curves, response_map, trajectory
+from squidiff.report.plots.quality import sample_quality
+from squidiff.report.plots.scores import floor_to_ceiling, side_by_side
+from squidiff.report.plots.style import save
+from squidiff.report.plots.training import smoothed, training_loss
+
+__all__ = [
+    "Series",
+    "curves",
+    "floor_to_ceiling",
+    "joint_embedding",
+    "latent",
+    "response_map",
+    "sample_quality",
+    "save",
+    "side_by_side",
+    "smoothed",
+    "training_loss",
+    "trajectory",
+    "violins",
+]
