@@ -137,9 +137,11 @@ def test_correlations_of_genes_by_hand() -> None:
     predicted = sign * np.array([1.0, -5.0, 1.0])
     assert correlation_distance(on(predicted, sign)).item() == pytest.approx(np.sqrt((2.0**2 + 0 + 0) / 3))
     assert correlation_distance(on(3 * sign + 7, sign)).item() == pytest.approx(0.0, abs=1e-9)
-    predicted[:, 1:] = 2.0
+    predicted[:, 1] = 2.0
     # a gene that does not vary goes with none: of the three true correlations, 1, 0 and 0, the first is missed
     assert correlation_distance(on(predicted, sign)).item() == pytest.approx(np.sqrt(1 / 3))
+    predicted[:, 2] = 2.0  # with most genes flat it would have no noise: it has no value
+    assert np.isnan(correlation_distance(on(predicted, sign))).all()
     assert np.isnan(correlation_distance(on(sign, predicted))).all()
 
 

@@ -31,6 +31,11 @@ def leaks(predicted: ad.AnnData, truth: ad.AnnData, train: ad.AnnData | None) ->
     return evaluate(predicted, truth, SCHEMA, train=train).attrs[LEAKS]
 
 
+def barcodes(n: int, seed: int) -> list[str]:
+    letters = np.random.default_rng(seed).choice(list("ACGT"), (n, 16))
+    return ["".join(row) + "-1" for row in letters]
+
+
 def test_clean_files_have_none() -> None:
     train, truth, predicted = split()
     table = evaluate(predicted, truth, SCHEMA, train=train)
@@ -58,6 +63,7 @@ def test_true_cells_in_training_are_found_by_value_and_then_by_name() -> None:
     some.obs_names = [f"x{i}" for i in range(30)]
     both = ad.concat([train, some])
     assert leaks(predicted, truth, both) == ["30 of 80 true cells are training cells, value for value"]
+    train.obs_names, truth.obs_names = barcodes(train.n_obs, 1), barcodes(80, 2)
     renamed = ad.concat([train, some])
     renamed.obs_names = [*train.obs_names, *truth.obs_names[:30]]
     renamed.X = renamed.X.toarray() * np.float32(1.01)  # another normalisation
@@ -120,12 +126,39 @@ def test_a_run_that_was_trained_on_something_else_is_found(
 
 def test_names_that_are_numbers_or_agree_as_barcodes_do_are_no_leak() -> None:
     train, truth, predicted = split()
-    for cells in (train, truth):
-        cells.obs_names = [str(i) for i in range(cells.n_obs)]
+    for form in ("{}", "cell_{}", "c{}", "{}-0", "0-{}"):
+        for cells in (train, truth):
+            cells.obs_names = [form.format(i) for i in range(cells.n_obs)]
+        assert leaks(predicted, truth, train) == []
+    train.obs_names, truth.obs_names = barcodes(409, 1), barcodes(80, 2)
+    truth.obs_names = [*train.obs_names[:4], *truth.obs_names[4:]]  # 10 % of the first population
     assert leaks(predicted, truth, train) == []
-    train.obs_names, truth.obs_names = ([f"{name}{i}" for i in range(n)] for name, n in (("a", 409), ("b", 80)))
-    truth.obs_names = [*train.obs_names[:4], *truth.obs_names[4:]]  # 5 %
-    assert leaks(predicted, truth, train) == []
+    truth.obs_names = [*train.obs_names[:5], *truth.obs_names[5:]]
+    assert leaks(predicted, truth, train) == ["5 of 80 true cells have the name of a training cell"]
+
+
+def test_cells_that_stand_twice_in_training_are_found_and_no_other_population_is_accused() -> None:
+    train, truth, predicted = split()
+    of_b = truth[truth.obs["condition"] == "B"].copy()
+    of_b.obs["type"] = "another"
+    twice = ad.concat([train, of_b, of_b, truth[(truth.obs["condition"] == "A+B").to_numpy()][:0]], index_unique="-")
+    table = evaluate(predicted, truth, SCHEMA, train=twice)
+    assert table.attrs[LEAKS] == ["40 of 80 true cells are training cells, value for value"]
+    assert set(table.loc[table["leak"] != "", "condition"]) == {"T, B", OVERALL}
+
+
+@pytest.mark.parametrize("n_genes", [5, 10, 20])
+def test_cells_of_few_genes_that_are_equal_by_chance_are_no_leak(n_genes: int) -> None:
+    rng = np.random.default_rng(n_genes)
+    obs = pd.DataFrame({"type": "T", "condition": np.repeat(["ctrl", "A", "B"], 500)})
+    obs.index = obs.index.astype(str)
+    cells = [ad.AnnData(rng.poisson(0.4, (1500, n_genes)).astype(np.float32), obs=obs.copy()) for _ in range(3)]
+    for i, part in enumerate(cells):
+        part.X = np.log1p(part.X)
+        part.obs_names = [f"{i}-{j}" for j in range(1500)]
+    train, truth, predicted = cells
+    train, truth = train[:1000].copy(), truth[1000:].copy()
+    assert leaks(predicted[1000:].copy(), truth, train) == []
 
 
 def test_one_population_of_many_in_training_is_found() -> None:
@@ -146,10 +179,13 @@ def test_one_population_of_many_in_training_is_found() -> None:
 
 def test_genes_chosen_on_all_cells_before_prepare_are_found_too() -> None:
     whole = made_cells(40, N_GENES)
-    whole.var["highly_variable"] = True
+    whole.var["highly_variable"] = np.arange(N_GENES) % 2 == 0
     prepared = prepare(whole, SCHEMA, Preparation(n_genes=40, hold_out=("type=T,condition=A+B", "type=T,condition=B")))
     assert prepared.test is not None
     predicted = split()[2][:, prepared.train.var_names].copy()
     assert leaks(predicted, prepared.test, prepared.train) == [
         "var['highly_variable'] is the same in training and truth: genes were chosen on both"
     ]
+    for cells in (prepared.train, prepared.test):  # cut to the chosen: nothing tells on which cells that was
+        cells.var["highly_variable"] = True
+    assert leaks(predicted, prepared.test, prepared.train) == []

@@ -156,7 +156,7 @@ def test_populations_without_truth_are_left_out() -> None:
 
 def test_no_common_population_is_refused_with_those_there_are() -> None:
     _, truth = made()
-    message = r"^no population is in both files: predicted are 'T, C', true are 'T, A \+ B'$"
+    message = r"^no population is in both files: predicted: 'T, C'; true: 'T, A \+ B'$"
     with pytest.raises(InputError, match=message):
         evaluate(changed(truth, condition="C"), truth, SCHEMA)
 

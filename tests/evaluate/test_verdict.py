@@ -105,10 +105,28 @@ def test_the_truths_own_score_beats_one_that_is_worse(name: str) -> None:
 
 def test_baselines_without_a_value_are_passed_over() -> None:
     unknown = Estimate(NAN, np.full(201, NAN))
-    partly = Estimate(9.0, np.where(GRID > 0.9, NAN, 9.0))
-    others = {"unknown": unknown, "partly": partly, "known": estimate(1.0)}
+    others = {"unknown": unknown, "known": estimate(1.0)}
     assert judge(estimate(2.0, 0.1), others, True) == BEATS
     assert judge(estimate(0.0, 0.1), others, True) == "loses to known"
+
+
+def test_a_baseline_of_which_few_resamples_have_no_value_is_judged_on_the_rest() -> None:
+    partly = Estimate(9.0, np.where(GRID > 0.9, NAN, 9.0))
+    assert judge(estimate(2.0, 0.1), {"partly": partly, "known": estimate(1.0)}, True) == "loses to partly"
+    assert partly.interval() == (9.0, 9.0)
+
+
+def test_nobody_beats_a_baseline_that_has_a_value_and_hardly_an_interval() -> None:
+    hardly = Estimate(9.0, np.where(GRID > -0.9, NAN, 9.0))
+    others = {"hardly": hardly, "known": estimate(1.0)}
+    assert judge(estimate(2.0, 0.1), others, True) == ""
+    assert judge(estimate(1.0, 0.1), others, True) == TIES
+    assert judge(estimate(0.0, 0.1), others, True) == "loses to known"
+
+
+def test_a_difference_of_rounding_is_none() -> None:
+    assert judge(estimate(0.5 + 1e-8), {"same": estimate(0.5)}, True) == TIES
+    assert judge(estimate(0.5 + 1e-4), {"same": estimate(0.5)}, True) == BEATS
 
 
 def test_there_is_no_verdict_without_a_baseline_or_a_value() -> None:
@@ -116,7 +134,7 @@ def test_there_is_no_verdict_without_a_baseline_or_a_value() -> None:
     assert judge(estimate(1.0), {}, True) == ""
     assert judge(estimate(1.0), {"unknown": unknown}, True) == ""
     assert judge(unknown, {"known": estimate(1.0)}, True) == ""
-    assert judge(Estimate(1.0, np.append(GRID[1:], NAN)), {"known": estimate(1.0)}, True) == ""
+    assert judge(Estimate(1.0, np.where(GRID > -0.9, NAN, 1.0)), {"known": estimate(1.0)}, True) == ""
 
 
 @pytest.mark.parametrize(("value", "expected"), [(2.0, BEATS), (0.0, "loses to known"), (NAN, "")])

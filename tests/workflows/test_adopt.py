@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from squidiff.config import InputError, Schema
+from squidiff.data.table import remember_schema
 from squidiff.evaluate.scoring import compare
 from squidiff.workflows.adopt import CELLS_OF_A_MEAN, adopt
 
@@ -108,6 +109,17 @@ def test_what_cannot_be_adopted_is_said_in_a_sentence(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             adopt(tmp_path / name, "gears", schema, out)
+    with pytest.raises(InputError, match="--layer has no use"):
+        adopt(tmp_path / "whole.npz", "gears", schema, out, layer="x")
+    cells(condition="ctrl", cell_type="B").write_h5ad(tmp_path / "control.h5ad")
+    with pytest.raises(InputError, match=r"are labelled 'ctrl', the control: .* --set condition=LABEL"):
+        adopt(tmp_path / "control.h5ad", "scgen", SCHEMA, out)
+    with pytest.raises(InputError, match="--set names column 'Condition', none of the schema's"):
+        adopt(tmp_path / "control.h5ad", "scgen", SCHEMA, out, columns=["Condition=stim"])
+    twice = cells(condition="stim", cell_type="B")
+    remember_schema(twice, SCHEMA)
+    twice.write_h5ad(tmp_path / "remembers.h5ad")
+    assert adopt(tmp_path / "remembers.h5ad", "state", None, tmp_path / "kept.h5ad").obs.shape[1] == 2
     with pytest.raises(InputError, match="column 'cell_type' is missing"):
         adopt(tmp_path / "no_context.h5ad", "scgen", SCHEMA, out)
     assert not out.exists()

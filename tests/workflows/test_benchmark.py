@@ -97,12 +97,24 @@ def test_what_is_there_is_not_made_again_and_what_is_missing_is(
     assert said == []
     assert bytes_of(tmp_path / "out") == before
     kept = tmp_path / "out" / "held-out type" / "seed-0"
-    (kept / "predictions" / "ours.h5ad").unlink()
-    (kept / "predictions" / "ours.json").unlink()
+    (kept / "predictions" / "ours.h5ad").unlink()  # the note that it was made is not enough
     table, said = run(tmp_path)
     assert said == ["held-out type, seed 0: ours"]  # from the run that is there; the same cells, so the scores stay
     assert bytes_of(tmp_path / "out") == before
     pd.testing.assert_frame_equal(table, done[1], check_dtype=False)
+
+
+def test_a_note_that_was_changed_by_hand_is_said_with_the_cure(
+    done: tuple[Path, pd.DataFrame, list[str]], tmp_path: Path
+) -> None:
+    shutil.copytree(done[0], tmp_path, dirs_exist_ok=True)
+    kept = tmp_path / "out" / "held-out type" / "seed-0"
+    for name, text in (("metrics.json", "{}"), ("scored.json", "{"), ("asked.json", "")):
+        before = (kept / name).read_text()
+        (kept / name).write_text(text)
+        with pytest.raises(InputError, match=f"{name} .*delete it, and it is made again"):
+            run(tmp_path)
+        (kept / name).write_text(before)
 
 
 def test_what_was_made_otherwise_is_refused(done: tuple[Path, pd.DataFrame, list[str]], tmp_path: Path) -> None:

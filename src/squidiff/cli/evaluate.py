@@ -91,7 +91,7 @@ def adopt(
 
     refuse_overwriting(file, out)
     require_writable(out)
-    predicted = read(file, tool, schema, out, columns=set, layer=layer)
+    predicted = read(file, tool, given(schema), out, columns=set, layer=layer)
     say(f"{predicted.n_obs:,} cells of {predicted.n_vars:,} genes: {out}")
 
 
@@ -123,8 +123,10 @@ def _score(
 
 
 def _say_the_rest(scores: pd.DataFrame, out: Path, train: Path | None) -> None:
-    from squidiff.evaluate.scoring import GENES, UNSCORED
+    from squidiff.evaluate.scoring import ADVICE, GENES, UNSCORED
 
+    for sentence in scores.attrs[ADVICE]:
+        say(sentence)
     n_genes = scores.attrs[GENES]
     if n_genes["scored"] < n_genes["true"]:
         say(f"scored on {n_genes['scored']:,} genes, which are predicted; the truth has {n_genes['true']:,}")

@@ -56,13 +56,14 @@ class CellTable:
         genes: Sequence[str] | None = None,
         where: str = "the data",
         found: Survey | None = None,
+        whose: str = "the model",
     ) -> CellTable:
         """Raises InputError for a missing column or gene, NaN, or a condition that cannot be read.
 
-        With `genes` the table has these, matched by name, in this order. `where` names the data in an error, and
-        `found` is the survey of X, should it be known. Cells that are on disk stay there.
+        With `genes` the table has these, matched by name, in this order. `where` names the data in an error, `whose`
+        whose genes they are, and `found` is the survey of X, should it be known. Cells that are on disk stay there.
         """
-        order = None if genes is None else gene_order(adata.var_names, genes, where)
+        order = None if genes is None else gene_order(adata.var_names, genes, where, whose)
         cells = as_matrix(adata, where)
         if order is not None:
             cells = of_genes(cells, order)
@@ -185,15 +186,20 @@ def gene_order(
 
     Raises InputError that counts and names the missing ones.
     """
+    if not there.is_unique:
+        twice = there[there.duplicated()][0]
+        raise InputError(
+            f"gene names of {where} are not unique ({twice!r} twice): run `adata.var_names_make_unique()` first"
+        )
     missing = [g for g in genes if g not in there]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        alike = set(map(str.lower, missing)) & set(there.astype(str).str.lower())
+        case = f" ({len(alike)} differ in upper and lower case alone)" if alike else ""
         raise InputError(
-            f"{len(missing)} of the {len(genes)} genes of {whose} are missing in {where}: "
+            f"{len(missing)} of the {len(genes)} genes of {whose} are missing in {where}{case}: "
             f"{', '.join(missing[:5])}{more}; prepare the data with the same genes"
         )
-    if not there.is_unique:
-        raise InputError(f"gene names of {where} are not unique: run `adata.var_names_make_unique()` first")
     return None if list(there) == list(genes) else there.get_indexer(list(genes))
 
 

@@ -19,7 +19,7 @@ from squidiff.data.table import CellTable
 from squidiff.diffusion.samplers import SAMPLERS, last
 from squidiff.diffusion.schedule import sampling_levels
 from squidiff.estimator.fitted import Fitted, summarise
-from squidiff.response.populations import Population, Populations, Source
+from squidiff.response.populations import Population, Populations, Source, draw_rows
 from squidiff.response.shape import ZeroLaw, move_to_mean, take_values
 from squidiff.response.stack import Anchor
 
@@ -190,9 +190,3 @@ def annotated(
     predicted = ad.AnnData(X=cells[:n_cells], obs=obs, var=pd.DataFrame(index=pd.Index(genes)))
     predicted.obsm["X_z_sem"] = z_sem[:n_cells]
     return predicted
-
-
-def draw_rows(rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """n of the rows in random order; each as often as any other, give or take one."""
-    whole, rest = divmod(n, len(rows))
-    return np.concatenate([*(rng.permutation(rows) for _ in range(whole)), rng.permutation(rows)[:rest]])

@@ -21,9 +21,9 @@ from squidiff.data.unit import Normalisation
 from squidiff.diffusion.samplers import SAMPLERS
 from squidiff.diffusion.schedule import StepSchedule
 from squidiff.estimator.fitted import in_chunks, load_vocabulary, summarise
-from squidiff.estimator.generate import annotated, draw_rows, nothing_to_start_from
+from squidiff.estimator.generate import annotated, nothing_to_start_from
 from squidiff.model.upstream import UpstreamDenoiser, UpstreamNetwork, UpstreamSizes
-from squidiff.response.populations import Population, Populations, Source
+from squidiff.response.populations import Population, Populations, Source, draw_rows
 from squidiff.response.stack import LATENT_GROUPS, Anchor
 from squidiff.train.checkpoint import require_finite_tensors
 from squidiff.train.loop import Recipe

@@ -12,7 +12,7 @@ from squidiff.config import InputError, Schema
 from squidiff.data.conditions import ConditionEncoder, Part
 from squidiff.data.table import CellTable
 from squidiff.response.gaussian import draw_diagonal, draw_factors
-from squidiff.response.populations import Population, Populations, Source
+from squidiff.response.populations import Population, Populations, Source, draw_rows
 from squidiff.response.shape import ZeroLaw, move_to_mean
 from squidiff.response.shift import CannotPredict
 from squidiff.response.stack import BASELINES, Anchor
@@ -25,6 +25,9 @@ N_COMPONENTS = 50
 MAX_DONORS = 2000
 MAX_ASSIGNED = 1000
 """Cells that optimal transport pairs: more take turns."""
+
+
+Drawn = tuple[np.ndarray, np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,15 @@ class Baselines:
     def cells(
         self, name: str, key: Population, parts: tuple[Part, ...], n_cells: int | None, rng: np.random.Generator
     ) -> np.ndarray:
+        """The cells of `drawn`, N x G."""
+        return self.drawn(name, key, parts, n_cells, rng)[0]
+
+    def drawn(
+        self, name: str, key: Population, parts: tuple[Part, ...], n_cells: int | None, rng: np.random.Generator
+    ) -> Drawn:
         """Cells (N x G) of a population; as many as it starts from when n_cells is None.
 
+        And the training cell that each was made from, (N,), where several may be of one; else None.
         Raises CannotPredict when the baseline has nothing to say of it, InputError when there is no such baseline.
         """
         if name not in NAMES:
@@ -123,66 +133,75 @@ class Baselines:
     def _start(self, asked: _Asked) -> Source:
         return Source(self.populations.keys[asked.source], self.populations.mean[asked.source])
 
-    def _drawn(self, population: int | None, asked: _Asked, n: int | None = None) -> np.ndarray:
-        """As many cells as are asked for, or n, of one population or of all."""
+    def _drawn(self, population: int | None, asked: _Asked, n: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """As many cells as are asked for, or n, of one population or of all, and which they are."""
         everything = np.ones(len(self.table.names), dtype=bool)
-        rows = np.flatnonzero(everything if population is None else self.table.population == population)
-        n = asked.n_cells if n is None else n
-        return self.table.dense(asked.rng.permutation(rows)[:n] if n <= len(rows) else asked.rng.choice(rows, n))
+        there = np.flatnonzero(everything if population is None else self.table.population == population)
+        rows = draw_rows(there, asked.n_cells if n is None else n, asked.rng)
+        return self.table.dense(rows), rows
 
-    def _moved(self, asked: _Asked, mean: np.ndarray, keep_zeros: bool) -> np.ndarray:
-        cells = self._drawn(asked.source, asked)
+    def _moved(self, asked: _Asked, mean: np.ndarray, keep_zeros: bool) -> Drawn:
+        cells, rows = self._drawn(asked.source, asked)
         if not keep_zeros:
-            return cells + (mean - cells.mean(axis=0))
+            return cells + (mean - cells.mean(axis=0)), rows
         if not self.non_negative.all():
             raise CannotPredict("there are no zeros to keep in data with negative values")
-        donors = self._drawn(None, asked, MAX_DONORS)
+        donors, _ = self._drawn(None, asked, min(MAX_DONORS, len(self.table.names)))
         zeros_here = self.populations.zero_fraction[asked.source]
         zeros = self.law.follow(self.populations.mean[asked.source], zeros_here, mean)
-        return move_to_mean(cells, mean, zeros, donors, asked.rng)
+        return move_to_mean(cells, mean, zeros, donors, asked.rng), rows
 
     # --- baselines that are no predictors of a mean
 
-    def _shuffled_genes(self, asked: _Asked) -> np.ndarray:
-        return asked.rng.permuted(self._drawn(asked.source, asked), axis=0)
+    def _unchanged(self, asked: _Asked) -> Drawn:
+        return self._drawn(asked.source, asked)
 
-    def _last_time(self, asked: _Asked) -> np.ndarray:
+    def _any_cells(self, asked: _Asked) -> Drawn:
+        return self._drawn(None, asked)
+
+    def _shuffled_genes(self, asked: _Asked) -> Drawn:
+        return asked.rng.permuted(self._drawn(asked.source, asked)[0], axis=0), None
+
+    def _last_time(self, asked: _Asked) -> Drawn:
         return self._drawn(last_time(self.populations, asked.key), asked)
 
-    def _mixture(self, asked: _Asked) -> np.ndarray:
+    def _mixture(self, asked: _Asked) -> Drawn:
         """Cells from before and from after the time that is asked for, as many of either as it is near."""
         before, after, share = times_around(self.populations, asked.key)
         n_after = round(share * asked.n_cells)
-        return np.concatenate([self._drawn(before, asked, asked.n_cells - n_after), self._drawn(after, asked, n_after)])
+        parts = self._drawn(before, asked, asked.n_cells - n_after), self._drawn(after, asked, n_after)
+        return np.concatenate([cells for cells, _ in parts]), np.concatenate([rows for _, rows in parts])
 
-    def _transport(self, asked: _Asked) -> np.ndarray:
+    def _transport(self, asked: _Asked) -> Drawn:
         before, after, share = times_around(self.populations, asked.key)
         sizes = [min(MAX_ASSIGNED, asked.n_cells - first) for first in range(0, asked.n_cells, MAX_ASSIGNED)]
-        pairs = [(self._drawn(before, asked, n), self._drawn(after, asked, n)) for n in sizes]
-        return np.concatenate([interpolate(one, other, share) for one, other in pairs])
+        pairs = [(self._drawn(before, asked, n), self._drawn(after, asked, n)[0]) for n in sizes]
+        moved = [interpolate(one, other, share) for (one, _), other in pairs]
+        return np.concatenate(moved), np.concatenate([rows for (_, rows), _ in pairs])
 
-    def _gaussian(self, asked: _Asked, draw: Callable[..., np.ndarray]) -> np.ndarray:
+    def _gaussian(self, asked: _Asked, draw: Callable[..., np.ndarray]) -> Drawn:
         """Around the mean that the diffusion is anchored on, as wide as the cells that it starts from."""
-        source = self._drawn(asked.source, asked, int((self.table.population == asked.source).sum()))
+        source, _ = self._drawn(asked.source, asked, int(self.populations.n_cells[asked.source]))
         try:
             mean = self._anchor.predict(asked.key, self._features(asked), self._start(asked))[0]
         except InputError as error:
             raise CannotPredict(str(error)) from error
-        return draw(source, mean, asked.n_cells, asked.rng)
+        return draw(source, mean, asked.n_cells, asked.rng), None
 
-    def _pca_scgen(self, asked: _Asked) -> np.ndarray:
+    def _pca_scgen(self, asked: _Asked) -> Drawn:
         """scGen (Lotfollahi et al. 2019) with principal components for its autoencoder.
 
         The mean shift of latents over the other contexts, each alike, is added to the source cells' latents.
         """
         shift = self._predictors["mean shift"].predict(asked.key, self._features(asked), self._start(asked))
         center, axes = self.principal_axes
-        cells = self._drawn(asked.source, asked) + (shift - self.populations.mean[asked.source])
-        return center + (cells - center) @ axes @ axes.T
+        cells, rows = self._drawn(asked.source, asked)
+        shifted = cells + (shift - self.populations.mean[asked.source])
+        return center + (shifted - center) @ axes @ axes.T, rows
 
 
-OF_CELLS: dict[str, Callable[[Baselines, _Asked], np.ndarray]] = {
-    "no change": lambda baselines, asked: baselines._drawn(asked.source, asked),
+OF_CELLS: dict[str, Callable[[Baselines, _Asked], Drawn]] = {
+    "no change": Baselines._unchanged,
     "last time point": Baselines._last_time,
     "mixture of times": Baselines._mixture,
     "optimal transport": Baselines._transport,
@@ -191,8 +210,8 @@ OF_CELLS: dict[str, Callable[[Baselines, _Asked], np.ndarray]] = {
     "PCA scGen": Baselines._pca_scgen,
 }
 """Of perturbed cells, those that give cells and no mean."""
-PLAIN: dict[str, Callable[[Baselines, _Asked], np.ndarray]] = {
-    "all cells": lambda baselines, asked: baselines._drawn(None, asked),
+PLAIN: dict[str, Callable[[Baselines, _Asked], Drawn]] = {
+    "all cells": Baselines._any_cells,
     "shuffled genes": Baselines._shuffled_genes,
     "diagonal Gaussian": OF_CELLS["diagonal Gaussian"],
     "factor Gaussian": OF_CELLS["factor Gaussian"],

@@ -22,6 +22,8 @@ def energy_distance(sample: Resample) -> np.ndarray:
 
     The within terms are over pairs of different cells, so that it is 0 on average for two samples of one distribution.
     """
+    if not sample.pair.has_space:
+        return sample.unknown
     return 2 * sample.kernels_across[0] - sample.kernels_of_truth[0] - sample.kernels_of_prediction[0]
 
 
@@ -119,12 +121,13 @@ def zero_fraction_error(sample: Resample) -> np.ndarray:
 def correlation_distance(sample: Resample) -> np.ndarray:
     """Root mean square difference of the correlations of two genes, over pairs of the genes that vary most in truth.
 
-    Of those that vary in truth, NaN when fewer than two do; one that is predicted not to vary goes with none.
+    Of those that vary in truth, NaN when fewer than two do; one that is predicted not to vary goes with none. NaN too
+    when fewer than half are predicted to vary: what does not vary has no noise, and is not so a better prediction.
     """
     truth, predicted = sample.pair.truth, sample.pair.predicted
     most = np.argsort(-truth.var(axis=0), kind="stable")[:N_CORRELATED]
     genes = most[truth[:, most].var(axis=0) > SMALLEST_VARIANCE]
-    if len(genes) < 2:
+    if len(genes) < 2 or 2 * (predicted[:, genes].var(axis=0) > SMALLEST_VARIANCE).sum() < len(genes):
         return sample.unknown
     gap = _correlations(predicted[:, genes]) - _correlations(truth[:, genes])
     return np.sqrt([np.square(gap[np.triu_indices(len(genes), 1)]).mean()])
@@ -170,7 +173,7 @@ def coverage(sample: Resample) -> np.ndarray:
 def _neighbourhoods(sample: Resample) -> tuple[np.ndarray, np.ndarray]:
     """A true cell's neighbourhood reaches to its N_NEIGHBOURS-th nearest true cell."""
     truth, predicted = sample.pair.truth_pcs, sample.pair.predicted_pcs
-    if len(truth) <= N_NEIGHBOURS:
+    if len(truth) <= N_NEIGHBOURS or not sample.pair.has_space:
         return sample.unknown, sample.unknown
     is_near, n_covered = np.zeros(len(predicted), dtype=bool), 0
     for first in range(0, len(truth), CELLS_PER_BLOCK):

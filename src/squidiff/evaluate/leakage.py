@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,10 @@ from squidiff.data.table import PREPARED, CellTable
 from squidiff.response.populations import Population
 
 FEW, FEW_NAMES = 0.01, 0.1
-"""Shares of a population's cells that may be alike, and of all that may be named alike (as barcodes are), by chance."""
+"""Shares of a population's cells that may be alike, and that may be named alike (as barcodes are), by chance."""
+CHANCE = 3.0
+MAX_STEM = 10
+DIGITS = re.compile(r"\d+")
 VARIABLE = "highly_variable"
 """Column of var in which scanpy marks the genes that it chose."""
 
@@ -50,18 +54,12 @@ def find_leaks(
         return leaks
     known = hash_profiles(train.blocks(), train.genes)
     is_scored = _scored(target, scored)
-    n_scored = int(is_scored.sum())
-    rows = is_scored & np.isin(true, _rare(known)) & np.isin(true, _rare(true))
-    named = is_scored & np.isin(target.names, train.names) & ~np.char.isdigit(target.names.astype(str))
-    of_some = max(
-        (rows & (target.population == i)).sum() / (target.population == i).sum() for i in set(target.population)
-    )
-    for found, share, few, what in (
-        (rows, of_some, FEW, "are training cells, value for value"),
-        (named, named.sum() / n_scored, FEW_NAMES, "have the name of a training cell"),
-    ):
-        if share > few:
-            leaks.append(Leak(f"{found.sum():,} of {n_scored:,} true cells {what}", _populations(target, found)))
+    rows = is_scored & _many(np.isin(true, known) & _tells(true), target, FEW + _chance(true, known))
+    named = is_scored & _many(np.isin(target.names, train.names) & ~_counted(target.names), target, FEW_NAMES)
+    for found, what in ((rows, "are training cells, value for value"), (named, "have the name of a training cell")):
+        if found.any():
+            sentence = f"{found.sum():,} of {is_scored.sum():,} true cells {what}"
+            leaks.append(Leak(sentence, _populations(target, found)))
             break
     seen = [key for key in scored if key in set(map(_of, train.keys)) and key not in generated]
     if seen:
@@ -89,7 +87,9 @@ def find_leaks_of_files(
     if VARIABLE in train.var and VARIABLE in truth.var:
         common = train.var_names.intersection(truth.var_names)
         columns = [c for c in (VARIABLE, "dispersions_norm", "variances_norm") if c in train.var and c in truth.var]
-        if len(common) and all(train.var.loc[common, c].equals(truth.var.loc[common, c]) for c in columns):
+        # where all genes are chosen ones and nothing says how, the files may have been cut to them
+        tells = len(common) > 0 and (len(columns) > 1 or train.var.loc[common, VARIABLE].nunique() > 1)
+        if tells and all(train.var.loc[common, c].equals(truth.var.loc[common, c]) for c in columns):
             leaks.append(Leak(f"var[{VARIABLE!r}] is the same in training and truth: genes were chosen on both"))
     return leaks
 
@@ -111,16 +111,36 @@ def _alike(
     found = np.zeros(len(profiles), dtype=bool)
     for key in scored:
         here, there = (t.population == t.keys.index(tuple(key)) for t in (table, target))
-        alike = here & np.isin(profiles, true[there]) & (profiles != 0)
-        if alike.sum() > FEW * here.sum():
+        alike = here & np.isin(profiles, true[there][_tells(true[there])])
+        if alike.sum() > (FEW + _chance(true[there], profiles[here])) * here.sum():
             found |= alike
     return found
 
 
-def _rare(profiles: np.ndarray) -> np.ndarray:
-    """The profiles of single cells: what several cells share, as of few genes, others have by chance."""
-    distinct, counts = np.unique(profiles, return_counts=True)
-    return distinct[(counts == 1) & (distinct != 0)]
+def _tells(profiles: np.ndarray) -> np.ndarray:
+    """Which profiles are of a single cell: what several share, as of few genes, others have by chance."""
+    _, index, counts = np.unique(profiles, return_inverse=True, return_counts=True)
+    return np.asarray((counts[index] == 1) & (profiles != 0))
+
+
+def _chance(profiles: np.ndarray, others: np.ndarray) -> float:
+    """A bound on the share of profiles that others have by chance: of how many have a twin, and of how many try."""
+    twins = 1 - _tells(profiles).mean()
+    return float(CHANCE * twins * max(1.0, len(others) / len(profiles)))
+
+
+def _many(rows: np.ndarray, table: CellTable, share: float) -> np.ndarray:
+    """The rows of the populations in which they are more than a share."""
+    n_cells = np.bincount(table.population, minlength=len(table.keys))
+    n_rows = np.bincount(table.population[rows], minlength=len(table.keys))
+    return np.asarray(rows & (n_rows > share * n_cells)[table.population])
+
+
+def _counted(names: np.ndarray) -> np.ndarray:
+    """Which names are a counter's, as `cell_12` or `0-12`, and so stand in any file: many differ in digits alone."""
+    stems = np.array([DIGITS.sub("", name) for name in names.astype(str)], dtype=str)
+    _, index, counts = np.unique(stems, return_inverse=True, return_counts=True)
+    return np.asarray(counts[index] > MAX_STEM)
 
 
 def _scored(table: CellTable, scored: Sequence[Population]) -> np.ndarray:

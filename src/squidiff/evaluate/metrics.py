@@ -28,6 +28,15 @@ class Metric:
     """Why it has no value where it is NaN."""
     source: str = "its definition"
     """Who proposed it."""
+    may_pass_best: bool = False
+    """Whether noise may take it beyond its best value, as unbiased distances below 0."""
+
+    def within(self, low: float, high: float) -> tuple[float, float]:
+        """An interval without what no value can be."""
+        if self.may_pass_best:
+            return low, high
+        clip = min if self.higher_is_better else max
+        return clip(low, self.best), clip(high, self.best)
 
 
 def _expressed(sample: Resample) -> tuple[np.ndarray, np.ndarray, np.ndarray, int] | None:
@@ -151,7 +160,8 @@ _SOURCES = {
 
 
 def _with_source(name: str, metric: Metric) -> Metric:
-    return replace(metric, source=next((s for part, s in _SOURCES.items() if part in name), metric.source))
+    source = next((s for part, s in _SOURCES.items() if part in name), metric.source)
+    return replace(metric, source=source, may_pass_best="energy_distance" in name or name == "mmd")
 
 
 METRICS: dict[str, Metric] = {name: _with_source(name, metric) for name, metric in _TABLE.items()}

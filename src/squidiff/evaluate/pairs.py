@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -41,12 +41,19 @@ class Pair:
     """The truth's differential expression against control, where it is known already."""
     rivals: np.ndarray | None = None
     """R x G, the true means of the other conditions of the same context and time."""
+    predicted_origin: np.ndarray | None = None
+    """(N,) the cell that each predicted one was made from, where several may be of one; None where none are."""
     perturbed_genes: np.ndarray | None = None
     """Which genes are what was perturbed itself."""
 
     def with_predicted(self, cells: np.ndarray, pcs: np.ndarray) -> Pair:
         """Another prediction (cells and where they lie) of the same truth, of which what is known is kept."""
-        return replace(self, predicted=cells, predicted_pcs=pcs, expressed=self.truly_expressed)
+        return replace(self, predicted=cells, predicted_pcs=pcs, predicted_origin=None, expressed=self.truly_expressed)
+
+    @property
+    def has_space(self) -> bool:
+        """Whether there are principal components; training cells that are all alike have none."""
+        return self.truth_pcs.shape[1] > 0
 
     def has(self, needed: str) -> bool:
         """Whether what a metric needs is known: 'control', 'perturbed mean', 'other conditions' or ''."""
@@ -141,7 +148,7 @@ class Resample:
     @cached_property
     def kernels_of_prediction(self) -> np.ndarray:
         """The same over pairs of predicted cells."""
-        return among(self.pair.kernels, self.pair.predicted_pcs, self.predicted_counts)
+        return among(self.pair.kernels, self.pair.predicted_pcs, self.predicted_counts, self.pair.predicted_origin)
 
 
 def distance(distances: np.ndarray) -> np.ndarray:
@@ -159,16 +166,35 @@ def _gaussians(widest: float, distances: np.ndarray) -> np.ndarray:
     return np.asarray(total / N_BANDWIDTHS)
 
 
-def among(kernels: Sequence[Kernel], cells: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def among(
+    kernels: Sequence[Kernel], cells: np.ndarray, counts: np.ndarray, origin: np.ndarray | None = None
+) -> np.ndarray:
     """Means over pairs of different cells, kernels x B: no draw is paired with itself or a copy of it.
 
-    NaN of a single cell.
+    Nor with one of the same origin (N,), which is nearer than another cell would be. NaN of a single cell.
     """
     copies = np.square(counts).sum(axis=1)
     n_pairs = counts.sum(axis=1) ** 2 - copies
     at_0 = np.array([kernel(np.zeros(1))[0] for kernel in kernels])[:, None]
     total = sums(kernels, cells, cells, counts, counts) - at_0 * copies
+    for one, other in _of_one_origin(origin):
+        both = 2 * counts[:, one] * counts[:, other]
+        distances = np.linalg.norm(cells[one] - cells[other], axis=1)
+        total -= np.stack([both @ kernel(distances) for kernel in kernels])
+        n_pairs -= both.sum(axis=1)
     return np.divide(total, n_pairs, out=np.full_like(total, np.nan), where=n_pairs > 0)
+
+
+def _of_one_origin(origin: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of cells that share an origin, each pair once, as rows of the one and of the other."""
+    if origin is None:
+        return
+    order = np.argsort(origin, kind="stable")
+    for apart in range(1, len(order)):
+        same = origin[order[:-apart]] == origin[order[apart:]]
+        if not same.any():
+            return
+        yield order[:-apart][same], order[apart:][same]
 
 
 def sums(

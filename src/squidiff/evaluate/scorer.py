@@ -32,8 +32,8 @@ class Scored:
     estimates: dict[str, dict[str, Estimate]]
     """Of each method, of each metric that can be computed."""
     ceiling: dict[str, float]
-    n_cells: int
-    """The fewest that any prediction, or the truth, has."""
+    n_cells: dict[str, int]
+    """Of each prediction, or of the truth where that has fewer."""
 
 
 class Scorer:
@@ -74,27 +74,25 @@ class Scorer:
         ceiling = split_half_ceiling(first, rng)
         names = [name for name, metric in METRICS.items() if first.has(metric.needs)]
         estimates = {method: _estimates(resamples[method], names) for method in pairs}
-        n_cells = min(len(truth), *(len(pairs[name].predicted) for name in self.predictions))
+        n_cells = {name: min(len(truth), len(pairs[name].predicted)) for name in self.predictions}
         return Scored(key, estimates, {name: ceiling[name] for name in names}, n_cells)
 
     def _pairs(
         self, truth: np.ndarray, key: Population, rivals: np.ndarray | None, rng: np.random.Generator
     ) -> dict[str, Pair]:
         """What each method predicts, beside the truth; of the baselines those that can."""
-        pairs: dict[str, Pair] = {}
-        first: Pair | None = None
-        for name, table in self.predictions.items():
-            cells = self._drawn(table, key, rng)
-            first = self._pair(cells, truth, key, rivals) if first is None else self._with(first, cells)
-            pairs[name] = first
-        assert first is not None  # there is a prediction
+        drawn = {name: self._drawn(table, key, rng) for name, table in self.predictions.items()}
+        first = self._pair(next(iter(drawn.values())), truth, key, rivals)
+        pairs = {name: self._with(first, cells) for name, cells in drawn.items()}
         if self.baselines is None:
             return pairs
         parts = self.target.parts[self.target.keys.index(tuple(key))]
+        # as many cells as any prediction has, since more cells cover more and show less noise
+        n_cells = max(map(len, drawn.values()))
         for name in self.names:
             try:
-                # as many cells as are predicted: more cells cover more
-                pairs[name] = self._with(first, self.baselines.cells(name, key, parts, len(first.predicted), rng))
+                cells, origin = self.baselines.drawn(name, key, parts, n_cells, rng)
+                pairs[name] = replace(self._with(first, cells), predicted_origin=origin)
             except CannotPredict:
                 continue
         return pairs

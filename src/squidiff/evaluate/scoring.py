@@ -12,25 +12,29 @@ import numpy as np
 import pandas as pd
 
 from squidiff.config import InputError, Schema, check_seed
-from squidiff.data.table import CellTable, read_cells, schema_of
+from squidiff.data.survey import LARGEST_LOG_VALUE
+from squidiff.data.table import SCHEMA, CellTable, read_cells, schema_of
 from squidiff.evaluate.baselines import NAMES
 from squidiff.evaluate.leakage import find_leaks, find_leaks_of_files
 from squidiff.evaluate.metrics import METRICS, Metric
 from squidiff.evaluate.scorer import MIN_CELLS, Scored, Scorer, resample_counts
-from squidiff.evaluate.verdict import Estimate, judge, judge_advantages
+from squidiff.evaluate.verdict import Estimate, difference, judge, judge_advantages
 from squidiff.response.populations import Population
 
 MODEL = "model"
 OVERALL = "all populations"
 """In the column `condition`: the mean over the populations."""
 LARGEST_VALUE = 1e9
+FEW_LARGE = 0.001
+"""Share of values above LARGEST_LOG_VALUE in data that are no logarithms; a bad prediction may have fewer."""
 MAX_THREADS = 4
 """Populations that are scored at once: each takes some 100 MB."""
 MIN_POPULATIONS = 5
 """Below which there is no interval over populations: resamples of few know nothing of their own noise."""
-UNSCORED, LEAKS, MODELS, GENES = "unscored_populations", "leaks", "models", "genes"
+UNSCORED, LEAKS, MODELS, GENES, ADVICE = "unscored_populations", "leaks", "models", "genes", "advice"
 """Keys of the table's attrs: how many predicted populations have no truth, and true ones no prediction; what leaked;
-the names of the predictions; how many genes the truth has, and how many of them are scored."""
+the names of the predictions; how many genes the truth has, and how many of them are scored; what else to know."""
+LOGARITHMS, CENTRED = "values from 0 on such as logarithms of counts", "values below 0"
 RESERVED = ("truth", "train")
 """What no prediction may be called."""
 
@@ -86,14 +90,21 @@ def compare(
             raise InputError(f"{name!r} is the name of a baseline or of a file of this comparison: name it otherwise")
     files = {name: read_cells(cells) for name, cells in predictions.items()}
     first = next(iter(files.values()))
-    schema = schema_of(first, schema)
+    true = read_cells(truth)
+    trained = None if train is None else read_cells(train)
+    schema = _schema(schema, [first, true, *([] if trained is None else [trained])])
     genes = tuple(map(str, first.var_names))
     label = dict.fromkeys(files, "the prediction") if len(files) == 1 else {name: f"{name!r}" for name in files}
-    tables = {name: CellTable.from_anndata(file, schema, genes, label[name]) for name, file in files.items()}
-    true = read_cells(truth)
-    target = CellTable.from_anndata(true, schema, genes, "the truth")
-    trained = None if train is None else read_cells(train)
-    known = None if trained is None else CellTable.from_anndata(trained, schema, genes, "the training data")
+    tables = {
+        name: CellTable.from_anndata(file, schema, genes, label[name], whose="the prediction")
+        for name, file in files.items()
+    }
+    target = CellTable.from_anndata(true, schema, genes, "the truth", whose="the prediction")
+    known = (
+        None
+        if trained is None
+        else CellTable.from_anndata(trained, schema, genes, "the training data", whose="the prediction")
+    )
     _require_one_unit({label[name]: table for name, table in tables.items()}, target, known)
     scored = _common(tables, target, known, schema.control)
     scorer = Scorer(tables, target, known, schema, seed, names)
@@ -117,22 +128,67 @@ def compare(
     predicted = {key for of in tables.values() for key in of.keys if key[1] or schema.control is None}
     table.attrs[UNSCORED] = {"predicted": len(predicted - set(target.keys)), "true": len(asked) - len(scored)}
     table.attrs[GENES] = {"scored": len(genes), "true": true.n_vars}
+    table.attrs[ADVICE] = list(_advice(tables, files, true, known, schema, scored))
     table.attrs[LEAKS] = [leak.sentence for leak in leaks]
     table.attrs[MODELS] = list(tables)
     return table
 
 
+def _schema(given: Schema | None, files: Sequence[ad.AnnData]) -> Schema:
+    """The one that is given, else the first that a file remembers."""
+    if given is not None:
+        return given
+    return next((schema_of(file, None) for file in files if SCHEMA in file.uns), Schema())
+
+
 def _require_one_unit(tables: Mapping[str, CellTable], target: CellTable, train: CellTable | None) -> None:
-    name, first = next(iter(tables.items()))
-    others = {**tables, "the truth": target} | ({} if train is None else {"the training data": train})
-    for other, table in others.items():
+    """Raises InputError where files hold counts, logarithms, other large values or centred ones, and not all alike."""
+    files = {"the truth": target, **tables} | ({} if train is None else {"the training data": train})
+    for name, table in files.items():
         largest = max(float(table.survey.highest.max()), -float(table.survey.lowest.min()))
         if largest > LARGEST_VALUE:
-            raise InputError(
-                f"{other} holds values up to {largest:.3g}: no counts or logarithms of counts are as large"
-            )
-        if table.survey.looks_like_counts != first.survey.looks_like_counts:
-            raise InputError(f"of {name} and {other}, one holds raw counts and one does not: give one unit")
+            raise InputError(f"{name} holds values up to {largest:.3g}: no counts or logarithms of counts are as large")
+    units = {name: _unit(table) for name, table in files.items()}
+    # a prediction may be negative where the data are not: not every method knows of zeros
+    first = next((name for name in ("the training data", "the truth") if name in units), "the truth")
+    for name, unit in units.items():
+        may_differ = name in tables and {unit, units[first]} == {LOGARITHMS, CENTRED}
+        if unit != units[first] and not may_differ:
+            raise InputError(f"{name} holds {unit}, but {first} {units[first]}: give both in one unit")
+
+
+def _unit(table: CellTable) -> str:
+    if table.survey.looks_like_counts:
+        return "raw counts"
+    if table.survey.n_large > FEW_LARGE * table.survey.n_nonzero:
+        return f"values above {LARGEST_LOG_VALUE:g}, no logarithms of counts"
+    return LOGARITHMS if table.survey.non_negative.all() else CENTRED
+
+
+def _advice(
+    tables: Mapping[str, CellTable],
+    files: Mapping[str, ad.AnnData],
+    true: ad.AnnData,
+    known: CellTable | None,
+    schema: Schema,
+    scored: Sequence[Population],
+) -> Iterator[str]:
+    """What whoever reads the table should know, in sentences."""
+    if "squidiff" in true.uns and not any("squidiff" in file.uns for file in files.values()):
+        yield "the truth is a file of predicted cells and the prediction is none: are the two swapped?"
+    if not schema.columns:
+        yield "no column is named, so all cells are one population: pass schema options, as --condition-key"
+    if known is None:
+        return
+    if schema.control is not None and not any(not key[1] for key in known.keys):
+        there = ", ".join(repr(key[1]) for key in known.keys[:4])
+        yield f"the training data hold no control {schema.control!r}, so there are no baselines: they hold {there}"
+    contexts = {key[0] for key in known.keys}
+    missing = sorted({key.context for key in scored} - contexts)
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        have = ", ".join(map(repr, sorted(contexts)[:4]))
+        yield f"the training data have no cells of context {missing[0]!r}{more}, so no baselines: they have {have}"
 
 
 def _common(
@@ -142,10 +198,13 @@ def _common(
     common = [key for key in first.keys if all(key in table.keys for table in (*tables.values(), target))]
     if control is not None:  # control cells that stand beside are no prediction, but those at an unseen time may be
         known = () if train is None else train.keys
-        common = [key for key in common if key[1] or (key[2] is not None and key not in known)] or common
+        is_new = lambda key: train is not None and key[2] is not None and key not in known  # noqa: E731
+        treated = any(key[1] for table in tables.values() for key in table.keys)
+        common = [key for key in common if key[1] or is_new(key) or not treated]
     if not common:
         both = "both" if len(tables) == 1 else "all"
-        raise InputError(f"no population is in {both} files: predicted are {_names(first)}, true are {_names(target)}")
+        said = "; ".join(f"{name if len(tables) > 1 else 'predicted'}: {_names(t)}" for name, t in tables.items())
+        raise InputError(f"no population is in {both} files: {said}; true: {_names(target)}")
     return [Population(*key) for key in common]
 
 
@@ -164,14 +223,18 @@ class _Rivals:
 
 
 def _of_population(scored: Scored, models: Sequence[str]) -> Iterator[dict[str, object]]:
-    why = "" if scored.n_cells >= MIN_CELLS else f"no verdict: fewer than {MIN_CELLS} true or predicted cells"
+    few = f"no verdict: fewer than {MIN_CELLS} true or predicted cells"
+    notes = {m: few for m in models if scored.n_cells[m] < MIN_CELLS}
     for name, ceiling in scored.ceiling.items():
         metric = METRICS[name]
         estimates = {method: of[name] for method, of in scored.estimates.items()}
         capped = {m: e.at_most(metric.best, metric.higher_is_better) for m, e in estimates.items()}
         baselines = {m: e for m, e in capped.items() if m not in models}
-        verdicts = {m: "" if why else judge(capped[m], baselines, metric.higher_is_better) for m in models}
-        yield from _rows(str(scored.key), name, estimates, verdicts, ceiling, 1, why)
+        verdicts = {m: "" if m in notes else judge(capped[m], baselines, metric.higher_is_better) for m in models}
+        floor = _floor(metric, [estimates[m].value for m in baselines])
+        yield from _rows(
+            str(scored.key), name, estimates, verdicts, (floor, ceiling), dict.fromkeys(estimates, 1), notes
+        )
 
 
 def _overall(found: Sequence[Scored], models: Sequence[str], seed: int) -> Iterator[dict[str, object]]:
@@ -186,35 +249,50 @@ def _overall(found: Sequence[Scored], models: Sequence[str], seed: int) -> Itera
         having = [i for i, scored in enumerate(found) if name in scored.ceiling]
         if not having:
             continue
-        sign, clip = (1, np.minimum) if metric.higher_is_better else (-1, np.maximum)
         values = {
             method: np.array([_value(found[i], method, name) for i in having])
             for method in dict.fromkeys(m for i in having for m in found[i].estimates)
         }
-        capped = {m: clip(v, metric.best) for m, v in values.items()}
-        verdicts, few = {}, set()
+        is_known = {m: np.isfinite(v) for m, v in values.items()}
+        verdicts, notes = {}, {}
         for model in models:
-            advantages = {m: sign * (capped[model] - v) for m, v in capped.items() if m not in models}
-            enough = {m: a for m, a in advantages.items() if np.isfinite(a).sum() >= MIN_POPULATIONS}
-            few |= {m for m, a in advantages.items() if 0 < np.isfinite(a).sum() < MIN_POPULATIONS}
-            spread = {m: Estimate.over_populations(a, drawn[:, having]) for m, a in enough.items()}
-            # a prediction that has no value where others have one has not been tried there
-            is_whole = np.isfinite(values[model]).all() or not np.isfinite([*values.values()]).any(axis=0).all()
-            verdicts[model] = judge_advantages(spread) if is_whole else ""
-        complete = [m for m in values if all(m in found[i].estimates for i in having)]
-        n = int(np.isfinite([values[m] for m in models]).all(axis=0).sum())
-        why, aside = "", ""
-        if n < MIN_POPULATIONS:
-            why = f"no interval: fewer than {MIN_POPULATIONS} populations have a value"
-        elif n < len(having):
-            aside = f"{len(having) - n} of {len(having)} populations have no value: {metric.undefined}"
-        elif few:
-            aside = f"not judged, as they predict fewer than {MIN_POPULATIONS} populations: {', '.join(sorted(few))}"
-        estimates = {m: Estimate.over_populations(values[m], drawn[:, having]) for m in complete}
-        if why:
-            estimates = {m: Estimate(e.value, np.full(1, np.nan)) for m, e in estimates.items()}
+            verdicts[model], notes[model] = _verdict_of_mean(model, values, models, metric, drawn[:, having])
+        estimates = {}
+        for method in (m for m in values if all(m in found[i].estimates for i in having)):
+            of_method = Estimate.over_populations(values[method], drawn[:, having])
+            n = is_known[method].sum()
+            if n < MIN_POPULATIONS:
+                of_method = Estimate(of_method.value, np.full(1, np.nan))
+                notes[method] = f"no interval: fewer than {MIN_POPULATIONS} populations have a value"
+            elif n < len(having):
+                notes[method] = f"{len(having) - n} of {len(having)} populations have no value: {metric.undefined}"
+            estimates[method] = of_method
+        # the mean of a baseline over other populations than the models' says nothing beside theirs
+        asked = np.any([is_known[m] for m in models], axis=0)
+        comparable = [m for m in estimates if m not in models and not (asked & ~is_known[m]).any()]
+        floor = _floor(metric, [estimates[m].value for m in comparable])
         ceilings = Estimate.over_populations(np.array([found[i].ceiling[name] for i in having]), drawn[:, having])
-        yield from _rows(OVERALL, name, estimates, verdicts, ceilings.value, n, why, aside)
+        numbers = {m: int(known.sum()) for m, known in is_known.items()}
+        yield from _rows(OVERALL, name, estimates, verdicts, (floor, ceilings.value), numbers, notes)
+
+
+def _verdict_of_mean(
+    model: str, values: Mapping[str, np.ndarray], models: Sequence[str], metric: Metric, drawn: np.ndarray
+) -> tuple[str, str]:
+    """The verdict over populations of values (P,) by method, and a note on who was not judged."""
+    clip = np.minimum if metric.higher_is_better else np.maximum
+    sign = 1 if metric.higher_is_better else -1
+    capped = {m: clip(v, metric.best) for m, v in values.items()}
+    advantages = {m: sign * difference(capped[model], v) for m, v in capped.items() if m not in models}
+    n_common = {m: int(np.isfinite(a).sum()) for m, a in advantages.items()}
+    spread = {m: Estimate.over_populations(a, drawn) for m, a in advantages.items() if n_common[m] >= MIN_POPULATIONS}
+    few = sorted(m for m, n in n_common.items() if 0 < n < MIN_POPULATIONS)
+    note = f"not judged, as they predict fewer than {MIN_POPULATIONS} populations: {', '.join(few)}" if few else ""
+    # a prediction that has no value where another method has one has not been tried there
+    others_know = np.isfinite([*values.values()]).any(axis=0)
+    if (others_know & ~np.isfinite(values[model])).any():
+        return "", note
+    return judge_advantages(spread), note
 
 
 def _value(scored: Scored, method: str, metric: str) -> float:
@@ -222,27 +300,31 @@ def _value(scored: Scored, method: str, metric: str) -> float:
     return float("nan") if of_method is None else of_method[metric].value
 
 
+def _floor(metric: Metric, values: Sequence[float]) -> float:
+    """The best of the baselines' values; NaN where none has one."""
+    known = [value for value in values if not np.isnan(value)]
+    return (max if metric.higher_is_better else min)(known, default=float("nan"))
+
+
 def _rows(
     condition: str,
     name: str,
     estimates: Mapping[str, Estimate],
     verdicts: Mapping[str, str],
-    ceiling: float,
-    n_populations: int,
-    why_not_judged: str,
-    aside: str = "",
+    bounds: tuple[float, float],
+    n_populations: Mapping[str, int],
+    notes: Mapping[str, str],
 ) -> Iterator[dict[str, object]]:
+    """One a method; bounds are floor and ceiling."""
     metric = METRICS[name]
-    others = [e.value for m, e in estimates.items() if m not in verdicts and not np.isnan(e.value)]
-    floor = (max if metric.higher_is_better else min)(others, default=float("nan"))
+    has_baseline = any(m not in verdicts and not np.isnan(e.value) for m, e in estimates.items())
     for method, estimate in estimates.items():
-        note = metric.undefined if np.isnan(estimate.value) else why_not_judged
-        if not note and method in verdicts:
-            note = aside
-            if not note and not verdicts[method]:
-                note = _unjudged(metric, bool(others))
-        numbers = (estimate.value, *estimate.interval(), floor, ceiling)
-        row = (condition, name, method, *numbers, verdicts.get(method, ""), n_populations, note)
+        note = metric.undefined if np.isnan(estimate.value) else notes.get(method, "")
+        if not note and method in verdicts and not verdicts[method]:
+            note = _unjudged(metric, has_baseline)
+        interval = metric.within(*estimate.interval())
+        numbers = (estimate.value, *interval, *bounds)
+        row = (condition, name, method, *numbers, verdicts.get(method, ""), n_populations[method], note)
         yield dict(zip(COLUMNS, row, strict=False))
 
 
@@ -251,7 +333,7 @@ def _unjudged(metric: Metric, has_floor: bool) -> str:
         return "no verdict: no baseline has a value"
     if not metric.is_resampled:
         return "no verdict: it takes no resamples of cells"
-    return "no verdict: some resamples of cells have no value"
+    return "no verdict: most resamples of cells have no value, of this or of a baseline"
 
 
 def _names(table: CellTable) -> str:

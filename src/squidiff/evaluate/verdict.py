@@ -9,6 +9,9 @@ import numpy as np
 import scipy.stats
 
 COVERAGE = 0.95
+MOST = 0.5
+RELATIVE, ABSOLUTE = 1e-6, 1e-7
+"""Differences below are those of rounding: cells are stored as float32."""
 BEATS, TIES = "beats every baseline", "ties"
 
 
@@ -40,27 +43,35 @@ class Estimate:
 
     @property
     def is_known(self) -> bool:
-        """Whether neither the value nor a resample is NaN."""
-        return bool(np.isfinite(self.value) and np.isfinite(self.resampled).all())
+        """Whether the value and most of the resamples are: the rest have none, as of few cells that do not vary."""
+        return bool(np.isfinite(self.value) and np.isfinite(self.resampled).mean() > MOST)
 
     def at_most(self, best: float, higher_is_better: bool) -> Estimate:
         """With what is better than the best taken for the best, as the distance of a lucky draw that is below 0."""
         clip = np.minimum if higher_is_better else np.maximum
-        around = self.value + self.resampled - self.resampled.mean()
+        around = self.value + self.resampled - (np.nanmean(self.resampled) if self.is_known else np.nan)
         return Estimate(float(clip(self.value, best)), clip(around, best))
 
     def minus(self, other: Estimate) -> Estimate:
         """The paired difference: resample by resample."""
-        return Estimate(self.value - other.value, self.resampled - other.resampled)
+        return Estimate(float(difference(self.value, other.value)), difference(self.resampled, other.resampled))
 
     def interval(self) -> tuple[float, float]:
         """The spread of the resamples around the value, (low, high).
 
-        Centred on the value: resampling with replacement repeats cells, which shifts variances and distances.
+        Around the value, which it holds: resampling repeats cells, which shifts variances and distances.
         """
+        if not self.is_known:
+            return float("nan"), float("nan")
         tail = 100 * (1 - COVERAGE) / 2
-        low, high = np.percentile(self.resampled - self.resampled.mean(), [tail, 100 - tail])
-        return self.value + float(low), self.value + float(high)
+        low, high = np.nanpercentile(self.resampled - np.nanmean(self.resampled), [tail, 100 - tail])
+        return self.value + min(float(low), 0.0), self.value + max(float(high), 0.0)
+
+
+def difference(one: float | np.ndarray, other: float | np.ndarray) -> np.ndarray:
+    """one - other, and 0 where they differ by rounding alone."""
+    gap = np.asarray(one - other)
+    return np.where(np.abs(gap) <= ABSOLUTE + RELATIVE * np.abs(other), 0.0, gap)
 
 
 def judge(model: Estimate, baselines: Mapping[str, Estimate], higher_is_better: bool) -> str:
@@ -73,7 +84,8 @@ def judge_advantages(advantages: Mapping[str, Estimate]) -> str:
     """The verdict on how much better a model is than each baseline.
 
     `loses to NAME` when the interval of its advantage lies below 0 (the worst is named); `beats every baseline` when
-    it lies above 0 for all; else `ties`. '' when no advantage is known.
+    it lies above 0 for all; else `ties`. '' when no advantage is known, or when all that are lie above 0 and
+    another has a value but no interval: then nobody can say that every baseline is beaten.
     """
     intervals = {name: advantage.interval() for name, advantage in advantages.items() if advantage.is_known}
     if not intervals:
@@ -81,7 +93,9 @@ def judge_advantages(advantages: Mapping[str, Estimate]) -> str:
     worst = min(intervals, key=lambda name: intervals[name][1])
     if intervals[worst][1] < 0:
         return f"loses to {worst}"
-    return BEATS if all(low > 0 for low, _ in intervals.values()) else TIES
+    if not all(low > 0 for low, _ in intervals.values()):
+        return TIES
+    return "" if any(np.isfinite(a.value) and not a.is_known for a in advantages.values()) else BEATS
 
 
 def severity(verdict: str) -> int:

@@ -196,5 +196,11 @@ class Populations:
         return dict(groups)
 
 
+def draw_rows(rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """n of the rows in random order; each as often as any other, give or take one."""
+    whole, rest = divmod(n, len(rows))
+    return np.concatenate([*(rng.permutation(rows) for _ in range(whole)), rng.permutation(rows)[:rest]])
+
+
 def _dense(matrix: Any) -> np.ndarray:
     return np.asarray(matrix.toarray() if sp.issparse(matrix) else matrix, dtype=np.float64)

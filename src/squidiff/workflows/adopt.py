@@ -14,7 +14,7 @@ import pandas as pd
 from squidiff.config import InputError, Schema
 from squidiff.data.readers import with_values_of
 from squidiff.data.splits import parse_rule
-from squidiff.data.table import CellTable, read_cells, remember_schema, write_cells
+from squidiff.data.table import CellTable, read_cells, remember_schema, schema_of, write_cells
 
 Tool = Literal["scgen", "cellflow", "gears", "state"]
 GENES = "genes"
@@ -43,28 +43,43 @@ assert set(FORMS) == set(get_args(Tool))
 
 
 def adopt(
-    file: Path, tool: Tool, schema: Schema, out: Path, *, columns: Sequence[str] = (), layer: str | None = None
+    file: Path, tool: Tool, schema: Schema | None, out: Path, *, columns: Sequence[str] = (), layer: str | None = None
 ) -> ad.AnnData:
     """Writes the prediction of another tool to `out`, with the schema in it; returns it.
 
     `columns` (COLUMN=VALUE) are set for all cells, as scGen leaves the control's label on cells it predicted; `layer`
     names where the values are. A `.npz` file holds mean profiles: an array of gene names and one a condition, as
     `numpy.savez(file, genes=..., **prediction)` of GEARS' predictions; each is written as CELLS_OF_A_MEAN equal cells.
-    Raises InputError when the file cannot be read or a column of the schema is missing.
+    Without a schema it is the one that the file remembers. Raises InputError when the file cannot be read, a column of
+    the schema is missing, one that is set is none of it, or there are only control cells.
     """
     form = FORMS[tool]
     if file.suffix == ".npz":
+        if layer is not None:
+            raise InputError(f"--layer has no use with {file}, which has no layers: leave it out")
+        schema = schema or Schema()
         adata = _of_means(file, schema, form)
     else:
         adata = read_cells(file)
+        schema = schema_of(adata, schema)
         where = layer or form.layer
         if where is not None:
             adata = with_values_of(adata, where, False)
         adata = ad.AnnData(X=adata.X, obs=adata.obs.copy(), var=adata.var[[]])
     for rule in columns:
         for column, value in parse_rule(rule).items():
+            if column not in schema.columns:
+                there = ", ".join(schema.columns) or "none"
+                raise InputError(f"--set names column {column!r}, none of the schema's, which are: {there}")
             adata.obs[column] = value
-    CellTable.from_anndata(adata, schema, where=str(file))  # that it can be evaluated
+    if not adata.var_names.is_unique:
+        raise InputError(f"gene names of {file} are not unique: rename or merge them first")
+    table = CellTable.from_anndata(adata, schema, where=str(file))  # that it can be evaluated
+    if schema.control is not None and schema.time_key is None and not any(key[1] for key in table.keys):
+        raise InputError(
+            f"all cells of {file} are labelled {schema.control!r}, the control: name what was predicted, as with "
+            f"--set {schema.condition_key}=LABEL"
+        )
     kept = [column for column in schema.columns if column in adata.obs]
     adata.obs = adata.obs[kept]
     remember_schema(adata, schema)
@@ -82,7 +97,10 @@ def _of_means(file: Path, schema: Schema, form: _Form) -> ad.AnnData:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             profiles = {name: np.asarray(arrays[name]) for name in arrays.files}
     except Exception as error:  # numpy and zipfile raise many kinds, all of which mean this
-        raise InputError(f"{file} cannot be read: it is damaged, or holds objects and not plain arrays") from error
+        raise InputError(
+            f"{file} cannot be read: it is damaged, or holds objects and not plain arrays: "
+            f"write genes=numpy.array(gene_names, dtype=str)"
+        ) from error
     genes = profiles.pop(GENES, None)
     if genes is None or genes.ndim != 1 or genes.dtype.kind not in "US" or not profiles:
         raise InputError(f"{file} must hold the array {GENES!r} of gene names, and one array a condition")

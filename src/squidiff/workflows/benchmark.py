@@ -20,7 +20,7 @@ from squidiff.data.table import write_all_cells, write_cells
 from squidiff.estimator import Squidiff
 from squidiff.estimator.model import WEIGHTS
 from squidiff.evaluate.baselines import NAMES
-from squidiff.evaluate.scoring import GENES, LEAKS, MODELS, RESERVED, UNSCORED
+from squidiff.evaluate.scoring import ADVICE, GENES, LEAKS, MODELS, RESERVED, UNSCORED
 from squidiff.files import json_writer, read_json, write_atomically, write_json, write_together
 from squidiff.workflows.baseline import predict_baseline
 from squidiff.workflows.scores import METRICS_JSON, as_json, write_scores
@@ -113,7 +113,7 @@ def run_benchmark(
             scores.insert(1, "seed", seed)
             tables.append(scores)
     table = pd.concat(tables, ignore_index=True)
-    table.attrs = {LEAKS: leaks, MODELS: [m.name for m in benchmark.methods], UNSCORED: {}, GENES: {}}
+    table.attrs = {LEAKS: leaks, MODELS: [m.name for m in benchmark.methods], UNSCORED: {}, GENES: {}, ADVICE: []}
     said = as_json(table, seeds=list(benchmark.seeds))
     write_together({out / TABLE_CSV: lambda path: table.to_csv(path, index=False), out / TABLE_JSON: json_writer(said)})
     return table
@@ -130,7 +130,7 @@ def _prepare(task: Task, seed: int, data: Path, folder: Path, say: Say) -> None:
         "schema": settings_to_json(task.schema),
         "preparation": settings_to_json(settings),
     }
-    if _is_made(folder / ASKED, asked, f"task {task.name!r}"):
+    if _is_made(folder / ASKED, asked, f"task {task.name!r}", folder / TRAIN, folder / TRUTH, folder / QUERIES):
         return
     say(f"{task.name}, seed {seed}: preparing {task.file}")
     prepared = prepare(read_file(path), task.schema, settings)
@@ -158,7 +158,7 @@ def _predict(method: Method, task: Task, seed: int, folder: Path, out: Path, dev
         "config": settings_to_json(config),
         "sampling": settings_to_json(sampling),
     }
-    if _is_made(note, asked, f"method {method.name!r}"):
+    if _is_made(note, asked, f"method {method.name!r}", out):
         return
     say(f"{task.name}, seed {seed}: {method.name}")
     if method.baseline is not None:
@@ -180,12 +180,16 @@ def _scores(predictions: Mapping[str, Path], folder: Path, seed: int, say: Say) 
     """Of all predictions of a task and seed: read back where they are of these files, or made."""
     asked = {name: _hash(path) for name, path in predictions.items()} | {"truth": _hash(folder / TRUTH)}
     note, written = folder / "scored.json", folder / METRICS_JSON
-    if note.exists() and read_json(note) == asked and written.exists():
-        said = read_json(written)
-        scores = pd.DataFrame(said["scores"])
-        numbers = ["value", "low", "high", "floor", "ceiling"]
-        scores[numbers] = scores[numbers].astype(float)  # null is NaN
-        scores.attrs = {LEAKS: said["leaks"], MODELS: list(predictions), UNSCORED: said[UNSCORED], GENES: said[GENES]}
+    if note.exists() and _noted(note) == asked and written.exists():
+        said = _noted(written)
+        try:
+            scores = pd.DataFrame(said["scores"])
+            numbers = ["value", "low", "high", "floor", "ceiling"]
+            scores[numbers] = scores[numbers].astype(float)  # null is NaN
+            scores.attrs = {name: said[name] for name in (LEAKS, UNSCORED, GENES, ADVICE)}
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{written} is not what scoring wrote: delete it, and it is made again") from error
+        scores.attrs[MODELS] = list(predictions)
         return scores
     say(f"{folder.parent.name}, seed {seed}: scoring")
     scores = write_scores(predictions, folder / TRUTH, folder / TRAIN, None, folder, seed=seed)
@@ -193,16 +197,24 @@ def _scores(predictions: Mapping[str, Path], folder: Path, seed: int, say: Say) 
     return scores
 
 
-def _is_made(note: Path, asked: Mapping[str, Any], what: str) -> bool:
-    """Whether a step is done. Raises InputError when it was done otherwise."""
-    if not note.exists():
+def _is_made(note: Path, asked: Mapping[str, Any], what: str, *files: Path) -> bool:
+    """Whether a step is done, and what it made is there. Raises InputError when it was done otherwise."""
+    if not note.exists() or not all(path.exists() for path in files):
         return False
-    if read_json(note) != asked:
+    if _noted(note) != asked:
         raise InputError(
             f"{note.parent} holds {what} as made otherwise, from other data or settings: choose another --out, or "
             "delete that folder"
         )
     return True
+
+
+def _noted(path: Path) -> Any:
+    """What a step wrote of itself. Raises InputError when it cannot be read."""
+    try:
+        return read_json(path)
+    except InputError as error:
+        raise InputError(f"{error}; delete it, and it is made again") from error
 
 
 def _hash(path: Path) -> str:
@@ -245,7 +257,10 @@ def _part(kind: type[Part], entry: Mapping[str, Any], name: str, where: str) -> 
     if not isinstance(values, dict):
         raise InputError(f"{name} of {where} is {values!r}: write it as a table")
     _refuse_others(values, {field.name for field in dataclasses.fields(kind)} - {"seed"}, f"{name} of {where}")
-    return settings_from_json(kind, values)
+    try:
+        return settings_from_json(kind, values)
+    except InputError as error:
+        raise InputError(f"{name} of {where}: {error}") from error
 
 
 def _refuse_others(entry: Mapping[str, Any], known: set[str], where: str) -> None:

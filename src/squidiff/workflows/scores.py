@@ -11,7 +11,7 @@ import pandas as pd
 
 from squidiff.config import Schema
 from squidiff.data.table import read_cells, schema_of
-from squidiff.evaluate.scoring import GENES, LEAKS, UNSCORED, compare
+from squidiff.evaluate.scoring import ADVICE, GENES, LEAKS, UNSCORED, compare
 from squidiff.files import json_writer, write_together
 from squidiff.report.plots import save
 from squidiff.report.tables import METRICS_CSV
@@ -55,6 +55,6 @@ def write_scores(
 
 def as_json(scores: pd.DataFrame, **more: Any) -> dict[str, Any]:
     """The table as JSON-able values, what leaked first; what is not known is null."""
-    said = {name: scores.attrs[name] for name in (LEAKS, UNSCORED, GENES)}
+    said = {name: scores.attrs[name] for name in (LEAKS, UNSCORED, GENES, ADVICE)}
     rows = scores.astype(object).where(scores.notna(), None).to_dict("records")
     return {"format": 1, **said, "version": version("squidiff-ng"), **more, "scores": rows}
