@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from cyclopts import App, CycloptsError, Parameter
 
-from squidiff.cli import benchmark, convert, data, datasets, demo, evaluate, options, plot, predict, train
+from squidiff.cli import benchmark, convert, data, datasets, demo, evaluate, options, plot, predict, report, train
 from squidiff.cli.show import heard_or_not, say_error
 from squidiff.config import InputError, flag
 
@@ -34,7 +34,7 @@ app = App(
 for command in (
     *(demo.demo, data.check, data.prepare, train.train, predict.predict),
     *(evaluate.evaluate, evaluate.compare, evaluate.adopt, benchmark.benchmark),
-    plot.plot,
+    *(plot.plot, report.report),
     *(convert.convert, convert.export),
 ):
     app.command(command)

@@ -140,6 +140,7 @@ class Squidiff:
         self.history = self._train(fitted, pairs, recipe, folder, resume, on_record)
         self._fitted = fitted
         self.provenance = provenance(
+            data="" if isinstance(data, ad.AnnData) else Path(data).name,
             device=str(self.device),
             seed=self.config.seed,
             seconds=round(time.perf_counter() - started, 1),

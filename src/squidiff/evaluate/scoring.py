@@ -11,8 +11,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from squidiff.config import InputError, Schema, check_seed
-from squidiff.data.survey import LARGEST_LOG_VALUE
+from squidiff.config import InputError, Schema, check_seed, settings_to_json
 from squidiff.data.table import SCHEMA, CellTable, read_cells, schema_of
 from squidiff.evaluate.baselines import NAMES
 from squidiff.evaluate.leakage import find_leaks, find_leaks_of_files
@@ -26,14 +25,16 @@ OVERALL = "all populations"
 """In the column `condition`: the mean over the populations."""
 LARGEST_VALUE = 1e9
 FEW_LARGE = 0.001
-"""Share of values above LARGEST_LOG_VALUE in data that are no logarithms; a bad prediction may have fewer."""
+"""Share of values that are too large for logarithms, in data that are none; a bad prediction may have fewer."""
 MAX_THREADS = 4
 """Populations that are scored at once: each takes some 100 MB."""
 MIN_POPULATIONS = 5
 """Below which there is no interval over populations: resamples of few know nothing of their own noise."""
-UNSCORED, LEAKS, MODELS, GENES, ADVICE = "unscored_populations", "leaks", "models", "genes", "advice"
+UNSCORED, LEAKS, MODELS, GENES = "unscored_populations", "leaks", "models", "genes"
+ADVICE, COLUMNS_OF = "advice", "schema"
 """Keys of the table's attrs: how many predicted populations have no truth, and true ones no prediction; what leaked;
-the names of the predictions; how many genes the truth has, and how many of them are scored; what else to know."""
+the names of the predictions; how many genes the truth has, and how many of them are scored; what else to know; and
+what the obs columns were taken for."""
 LOGARITHMS, CENTRED = "values from 0 on such as logarithms of counts", "values below 0"
 RESERVED = ("truth", "train")
 """What no prediction may be called."""
@@ -128,6 +129,7 @@ def compare(
     predicted = {key for of in tables.values() for key in of.keys if key[1] or schema.control is None}
     table.attrs[UNSCORED] = {"predicted": len(predicted - set(target.keys)), "true": len(asked) - len(scored)}
     table.attrs[GENES] = {"scored": len(genes), "true": true.n_vars}
+    table.attrs[COLUMNS_OF] = settings_to_json(schema)
     table.attrs[ADVICE] = list(_advice(tables, files, true, known, schema, scored))
     table.attrs[LEAKS] = [leak.sentence for leak in leaks]
     table.attrs[MODELS] = list(tables)
@@ -161,7 +163,7 @@ def _unit(table: CellTable) -> str:
     if table.survey.looks_like_counts:
         return "raw counts"
     if table.survey.n_large > FEW_LARGE * table.survey.n_nonzero:
-        return f"values above {LARGEST_LOG_VALUE:g}, no logarithms of counts"
+        return "values too large for logarithms of counts"
     return LOGARITHMS if table.survey.non_negative.all() else CENTRED
 
 

@@ -1,59 +1,115 @@
-"""One page that a biologist can read: verdict, numbers, pictures and how to repeat them, in a single file.
+"""One page that a biologist can read, in a single file: text, tables that sort and filter, pictures that enlarge.
 
-Owns: the page and how numbers are written on it. Must not know: how the numbers came about. The page needs no network
-and no other file; every text that comes from data is escaped by the template.
+Owns: how a page looks and behaves. Must not know: what the page is about. The page needs no network and no other file;
+every text that comes from data is escaped by the template, and a policy in the page lets no script run but its own.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import hashlib
+import importlib.resources
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
+import markupsafe
+import numpy as np
 import pandas as pd
 
 from squidiff.files import write_atomically
 from squidiff.report.numbers import shown
 
-COLUMNS = ("condition", "metric", "method", "value", "low", "high", "floor", "ceiling", "verdict")
-NUMBERS = ("value", "low", "high", "floor", "ceiling")
+MANY_ROWS = 12
+"""From which on a table has a field to filter it."""
 
 
-def write_page(
-    folder: Path,
-    *,
-    title: str,
-    summary: Sequence[tuple[str, str]],
-    metrics: pd.DataFrame,
-    figures: Sequence[tuple[Path, str]],
-    commands: Sequence[str],
-    verdict: str,
-    files: Sequence[str],
-) -> Path:
-    """Writes `folder/index.html`, whole or not at all, and returns its path.
+@dataclass(frozen=True)
+class Picture:
+    """A PNG file's bytes, what it shows in one sentence, and what to say of it where it cannot be seen."""
 
-    summary: (name, value) facts. metrics: a row for each condition, metric and method, with the columns of COLUMNS
-    (numbers, or texts that are shown as they are; NaN as an en dash); rows whose method is "model" stand out.
-    figures: (PNG file, caption), embedded. commands: shell lines that repeat the run. files: names of what else lies in
-    the folder. Raises KeyError for a missing column, OSError for a picture that cannot be read.
-    """
+    png: bytes
+    caption: str
+
+    @property
+    def source(self) -> str:
+        """What an img element takes."""
+        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: its text, and the number to sort by where it is one."""
+
+    text: str
+    number: float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose rows can be sorted and filtered; some stand out, and a long one may be folded."""
+
+    caption: str
+    columns: tuple[tuple[str, bool], ...]
+    """Name, and whether it holds numbers."""
+    rows: tuple[tuple[bool, tuple[Cell, ...]], ...]
+    """Whether it stands out, and its cells."""
+    folded: bool = False
+
+    @classmethod
+    def of(
+        cls, frame: pd.DataFrame, caption: str, *, marked: Iterable[bool] | None = None, folded: bool = False
+    ) -> Table:
+        """Numbers to three digits, what is missing as a dash."""
+        numeric = [pd.api.types.is_numeric_dtype(frame[name]) for name in frame]
+        stands_out = [False] * len(frame) if marked is None else list(marked)
+        rows = tuple(
+            (bool(mark), tuple(_cell(value) for value in row))
+            for mark, row in zip(stands_out, frame.itertuples(index=False, name=None), strict=True)
+        )
+        return cls(caption, tuple(zip(map(str, frame.columns), numeric, strict=True)), rows, folded)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page under its own heading; what is empty is left out."""
+
+    title: str
+    text: tuple[str, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+    """Name and value."""
+    items: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    commands: tuple[str, ...] = ()
+
+
+def write_page(path: Path, *, title: str, lead: Sequence[str], sections: Sequence[Section]) -> Path:
+    """Writes the page, whole or not at all, and returns its path. `lead` is what to know first, a sentence a line."""
+    script = _resource("page.js")
+    policy = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     page = _template().render(
         title=title,
-        verdict=verdict,
-        summary=summary,
-        columns=[(name, name in NUMBERS) for name in COLUMNS],
-        rows=[
-            {"model": row["method"] == "model", "cells": [(shown(row[name]), name in NUMBERS) for name in COLUMNS]}
-            for row in metrics[list(COLUMNS)].to_dict("records")
-        ],
-        figures=[(base64.b64encode(path.read_bytes()).decode("ascii"), caption) for path, caption in figures],
-        commands=commands,
-        files=files,
+        lead=lead,
+        sections=sections,
+        many=MANY_ROWS,
+        style=markupsafe.Markup(_resource("page.css")),  # ours, not data
+        script=markupsafe.Markup(script),
+        policy=policy,
     )
-    path = folder / "index.html"
     write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
     return path
+
+
+def _cell(value: Any) -> Cell:
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and not pd.isna(value)
+    return Cell(shown(value), float(value) if is_number else None)
+
+
+def _resource(name: str) -> str:
+    return (importlib.resources.files("squidiff") / "report" / name).read_text(encoding="utf-8")
 
 
 def _template() -> jinja2.Template:

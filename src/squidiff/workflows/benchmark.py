@@ -20,7 +20,7 @@ from squidiff.data.table import write_all_cells, write_cells
 from squidiff.estimator import Squidiff
 from squidiff.estimator.model import WEIGHTS
 from squidiff.evaluate.baselines import NAMES
-from squidiff.evaluate.scoring import ADVICE, GENES, LEAKS, MODELS, RESERVED, UNSCORED
+from squidiff.evaluate.scoring import ADVICE, COLUMNS_OF, GENES, LEAKS, MODELS, RESERVED, UNSCORED
 from squidiff.files import json_writer, read_json, write_atomically, write_json, write_together
 from squidiff.workflows.baseline import predict_baseline
 from squidiff.workflows.scores import METRICS_JSON, as_json, write_scores
@@ -113,7 +113,14 @@ def run_benchmark(
             scores.insert(1, "seed", seed)
             tables.append(scores)
     table = pd.concat(tables, ignore_index=True)
-    table.attrs = {LEAKS: leaks, MODELS: [m.name for m in benchmark.methods], UNSCORED: {}, GENES: {}, ADVICE: []}
+    table.attrs = {
+        LEAKS: leaks,
+        MODELS: [m.name for m in benchmark.methods],
+        UNSCORED: {},
+        GENES: {},
+        ADVICE: [],
+        COLUMNS_OF: {},
+    }
     said = as_json(table, seeds=list(benchmark.seeds))
     write_together({out / TABLE_CSV: lambda path: table.to_csv(path, index=False), out / TABLE_JSON: json_writer(said)})
     return table
@@ -186,7 +193,7 @@ def _scores(predictions: Mapping[str, Path], folder: Path, seed: int, say: Say) 
             scores = pd.DataFrame(said["scores"])
             numbers = ["value", "low", "high", "floor", "ceiling"]
             scores[numbers] = scores[numbers].astype(float)  # null is NaN
-            scores.attrs = {name: said[name] for name in (LEAKS, UNSCORED, GENES, ADVICE)}
+            scores.attrs = {name: said[name] for name in (LEAKS, UNSCORED, GENES, ADVICE, COLUMNS_OF)}
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{written} is not what scoring wrote: delete it, and it is made again") from error
         scores.attrs[MODELS] = list(predictions)

@@ -18,20 +18,18 @@ from squidiff.data.preprocess import prepare
 from squidiff.data.simulate import simulate_perturbation
 from squidiff.data.table import write_cells
 from squidiff.estimator import RUN_FILES, Squidiff
-from squidiff.evaluate.metrics import HEADLINE
-from squidiff.evaluate.scoring import LEAKS, MODEL, OVERALL
-from squidiff.evaluate.verdict import severity
+from squidiff.evaluate.scoring import MODEL
 from squidiff.files import write_atomically
-from squidiff.report.html import write_page
 from squidiff.report.plots import save, training_loss
 from squidiff.report.tables import training_metrics
+from squidiff.workflows.report import PAGE, write_report
 from squidiff.workflows.scores import METRICS_CSV, METRICS_JSON, SAMPLE_QUALITY, write_scores
 
 N_TRAIN_STEPS = 800
 MARK = ".squidiff-demo"
 """A folder that holds this file is an earlier demo, and may be replaced."""
 DATA, TRAIN, TRUTH, QUERIES = "data.h5ad", "train.h5ad", "held_out.h5ad", "queries.csv"
-RUN, PREDICTED, LOSS, PAGE = "run", "predicted.h5ad", "training_loss.png", "index.html"
+RUN, PREDICTED, LOSS = "run", "predicted.h5ad", "training_loss.png"
 OUTPUTS = {MARK, DATA, TRAIN, TRUTH, QUERIES, PREDICTED, LOSS, PAGE, METRICS_CSV, METRICS_JSON, SAMPLE_QUALITY} | {
     f"{RUN}/{name}" for name in RUN_FILES
 }
@@ -127,7 +125,7 @@ def run_demo(
         scores = write_scores(
             {MODEL: out / PREDICTED}, truth, train, task.schema, out, seed=seed, on_population=lambda i, n: advance(i)
         )
-    page = _write_page(out, task, model, scores, seed)
+    page = _write_page(out, task, real, seed)
     names = (RUN, PREDICTED, METRICS_CSV, LOSS, SAMPLE_QUALITY)
     return DemoResult(scores, (*(out / name for name in names), page))
 
@@ -154,23 +152,7 @@ def _findings(n: int) -> str:
     return "nothing to complain of" if n == 0 else f"{n} warning{'s' if n > 1 else ''}"
 
 
-def _write_page(out: Path, task: DemoTask, model: Squidiff, scores: pd.DataFrame, seed: int) -> Path:
-    shown = scores[scores["metric"].isin(HEADLINE)]
-    mine = shown[(shown["method"] == MODEL) & (shown["condition"] != OVERALL)]
-    counts = mine["verdict"].value_counts()
-    order = sorted(counts.index, key=severity)
-    said = "; ".join(f"{counts[v]} {v or 'without a baseline'}" for v in order)
-    leaks = "".join(f"Leak: {sentence}. " for sentence in scores.attrs[LEAKS])
-    verdict = f"{leaks}Against the simple baselines, of {len(mine)} scores: {said}"
-    populations = model.manifest["populations"]
-    summary = [
-        ("Question", task.question),
-        ("Training cells", f"{model.manifest['n_cells']:,} in {len(populations)} populations"),
-        ("Genes", f"{model.manifest['n_genes']:,}"),
-        ("Training", f"{model.config.n_train_steps:,} steps, {model.provenance['seconds']:g} s on {model.device}"),
-        ("Seed", str(seed)),
-        ("Version", f"squidiff {model.provenance['packages']['squidiff-ng']}"),
-    ]
+def _write_page(out: Path, task: DemoTask, real: bool, seed: int) -> Path:
     names = as_flags(task.schema)
     prepare_flags = " ".join(
         [f"--hold-out {shlex.quote(rule)}" for rule in task.preparation.hold_out]
@@ -178,24 +160,13 @@ def _write_page(out: Path, task: DemoTask, model: Squidiff, scores: pd.DataFrame
         + (["--normalize"] if task.preparation.normalize else [])
     )
     commands = [
+        f"squidiff demo{' --real' if real else ''} --seed {seed}",
+        "# or, step by step, beside what is here:",
         f"squidiff prepare {DATA} {names} {prepare_flags} --seed {seed} --out again_train.h5ad "
         "--held-out again_truth.h5ad",
         f"squidiff train again_train.h5ad {names} --n-train-steps {N_TRAIN_STEPS} --seed {seed} --out again_run",
         f"squidiff predict again_run --queries {QUERIES} --source again_train.h5ad --seed {seed} --out again.h5ad",
         f"squidiff evaluate again.h5ad again_truth.h5ad --train again_train.h5ad {names} --seed {seed} --out again",
     ]
-    figures = [
-        (out / SAMPLE_QUALITY, "Predicted beside true cells: the mean of each gene, and six genes in full"),
-        (out / LOSS, "Loss during training, by noise level, and the learning rate"),
-    ]
-    files = (DATA, TRAIN, TRUTH, QUERIES, PREDICTED, METRICS_CSV, METRICS_JSON, f"{RUN}/")
-    return write_page(
-        out,
-        title="Squidiff demo: real cells" if task.schema.control is None else "Squidiff demo: simulated perturbation",
-        summary=summary,
-        metrics=shown,
-        figures=figures,
-        commands=commands,
-        verdict=verdict,
-        files=files,
-    )
+    title = f"Squidiff demo: {'real cells' if real else 'simulated perturbation'}"
+    return write_report(out, title=title, question=task.question, commands=commands)

@@ -110,14 +110,22 @@ class Beside:
         return Series(np.array([at[key] for key in keys]), mean, error)
 
 
+Given = Cells | Beside
+"""Predicted cells, or what was read of all files already; the others are then None."""
+
+
+def _beside(predicted: Given, truth: Cells | None, train: Cells | None, schema: Schema | None) -> Beside:
+    return predicted if isinstance(predicted, Beside) else Beside.read(predicted, truth, train, schema)
+
+
 def loss(run: str | Path, *, figure: Figure | None = None) -> Figure:
     """Training loss of a run: raw and smoothed, validation, by quartile of the noise level, and the learning rate."""
     return plots.training_loss(training_metrics(Path(run)), figure=figure)
 
 
 def quality(
-    predicted: Cells,
-    truth: Cells,
+    predicted: Given,
+    truth: Cells | None,
     *,
     train: Cells | None = None,
     schema: Schema | None = None,
@@ -126,13 +134,7 @@ def quality(
     figure: Figure | None = None,
 ) -> Figure:
     """Generated over real cells of one population: means against each other, and distributions of some genes."""
-    return quality_of(Beside.read(predicted, truth, train, schema), population, genes, figure=figure)
-
-
-def quality_of(
-    beside: Beside, population: str | None = None, genes: Sequence[str] = (), *, figure: Figure | None = None
-) -> Figure:
-    """As `quality`, of what is read already."""
+    beside = _beside(predicted, truth, train, schema)
     assert beside.truth is not None
     key = beside.choose(population)
     generated, real = beside.cells(beside.predicted, key), beside.cells(beside.truth, key)
@@ -150,17 +152,17 @@ def quality_of(
 
 
 def violins(
-    predicted: Cells,
-    truth: Cells,
+    predicted: Given,
+    truth: Cells | None,
     *,
-    train: Cells,
+    train: Cells | None,
     schema: Schema | None = None,
     population: str | None = None,
     genes: Sequence[str] = (),
     figure: Figure | None = None,
 ) -> Figure:
     """Real and generated cells of the genes that differ most from control, as paired violins."""
-    beside = Beside.read(predicted, truth, train, schema)
+    beside = _beside(predicted, truth, train, schema)
     assert beside.truth is not None
     key = beside.choose(population)
     cells = beside.cells(beside.predicted, key), beside.cells(beside.truth, key), beside.require_control(key)
@@ -169,8 +171,8 @@ def violins(
 
 
 def embedding(
-    predicted: Cells,
-    truth: Cells,
+    predicted: Given,
+    truth: Cells | None,
     *,
     train: Cells | None = None,
     schema: Schema | None = None,
@@ -179,7 +181,7 @@ def embedding(
     figure: Figure | None = None,
 ) -> Figure:
     """Real, generated and control cells of all populations in one plane, by PCA or UMAP ('pca', 'umap')."""
-    beside = Beside.read(predicted, truth, train, schema)
+    beside = _beside(predicted, truth, train, schema)
     assert beside.truth is not None
     groups: dict[str, list[np.ndarray]] = {"control cells": [], "real cells": [], "generated cells": []}
     seen = set()
@@ -201,17 +203,17 @@ def embedding(
 
 
 def response(
-    predicted: Cells,
+    predicted: Given,
     truth: Cells | None = None,
     *,
-    train: Cells,
+    train: Cells | None,
     schema: Schema | None = None,
     populations: Sequence[str] = (),
     genes: Sequence[str] = (),
     figure: Figure | None = None,
 ) -> Figure:
     """Heat map of the change from control by population, predicted and, with a truth, true."""
-    beside = Beside.read(predicted, truth, train, schema)
+    beside = _beside(predicted, truth, train, schema)
     keys = [beside.choose(name) for name in populations] or beside.keys
     control = np.stack([beside.require_control(key).mean(axis=0) for key in keys])
     changes = [
@@ -259,7 +261,7 @@ def compared(
 
 
 def dose(
-    predicted: Cells,
+    predicted: Given,
     truth: Cells | None = None,
     *,
     train: Cells | None = None,
@@ -269,7 +271,7 @@ def dose(
     figure: Figure | None = None,
 ) -> Figure:
     """Mean of some genes over the dose of one drug in one context; `population` is any one of its doses."""
-    beside = Beside.read(predicted, truth, train, schema)
+    beside = _beside(predicted, truth, train, schema)
     if beside.schema.dose_key is None:
         raise InputError("the prediction has no doses: name their obs column with --dose-key")
     tables = [table for table in (beside.predicted, beside.truth, beside.train) if table is not None]
@@ -286,17 +288,17 @@ def dose(
 
 
 def trajectory(
-    predicted: Cells,
+    predicted: Given,
     truth: Cells | None = None,
     *,
-    train: Cells,
+    train: Cells | None,
     schema: Schema | None = None,
     population: str | None = None,
     genes: Sequence[str] = (),
     figure: Figure | None = None,
 ) -> Figure:
     """Cells over time with the path of their means, and where the predicted populations lie on it."""
-    beside = Beside.read(predicted, truth, train, schema)
+    beside = _beside(predicted, truth, train, schema)
     assert beside.train is not None
     if beside.schema.time_key is None:
         raise InputError("the prediction has no times: name their obs column with --time-key")

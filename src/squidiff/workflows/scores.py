@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from squidiff.config import Schema
-from squidiff.data.table import read_cells, schema_of
-from squidiff.evaluate.scoring import ADVICE, GENES, LEAKS, UNSCORED, compare
+from squidiff.config import Schema, settings_from_json
+from squidiff.data.table import read_cells
+from squidiff.evaluate.scoring import ADVICE, COLUMNS_OF, GENES, LEAKS, UNSCORED, compare
 from squidiff.files import json_writer, write_together
 from squidiff.report.plots import save
 from squidiff.report.tables import METRICS_CSV
-from squidiff.workflows.pictures import Beside, quality_of
+from squidiff.workflows import pictures
 
 METRICS_JSON, SAMPLE_QUALITY = "metrics.json", "sample_quality.png"
 
@@ -37,7 +37,6 @@ def write_scores(
     files = {name: read_cells(path) for name, path in predictions.items()}
     target = read_cells(truth)
     first = next(iter(files.values()))
-    schema = schema_of(first, schema)
     training = None if train is None else read_cells(train)
     scores = compare(files, target, schema, train=training, seed=seed, on_population=on_population)
     of_files = {name: str(path) for name, path in predictions.items()} | {"truth": str(truth)}
@@ -49,12 +48,13 @@ def write_scores(
         }
     )
 
-    save(quality_of(Beside.read(first, target, training, schema)), out / SAMPLE_QUALITY)
+    used = settings_from_json(Schema, scores.attrs[COLUMNS_OF])
+    save(pictures.quality(first, target, train=training, schema=used), out / SAMPLE_QUALITY)
     return scores
 
 
 def as_json(scores: pd.DataFrame, **more: Any) -> dict[str, Any]:
     """The table as JSON-able values, what leaked first; what is not known is null."""
-    said = {name: scores.attrs[name] for name in (LEAKS, UNSCORED, GENES, ADVICE)}
+    said = {name: scores.attrs[name] for name in (LEAKS, UNSCORED, GENES, ADVICE, COLUMNS_OF)}
     rows = scores.astype(object).where(scores.notna(), None).to_dict("records")
     return {"format": 1, **said, "version": version("squidiff-ng"), **more, "scores": rows}

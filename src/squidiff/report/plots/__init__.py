@@ -8,7 +8,7 @@ from squidiff.report.plots.cells import joint_embedding, latent, violins
 from squidiff.report.plots.changes import Series, curves, response_map, trajectory
 from squidiff.report.plots.quality import sample_quality
 from squidiff.report.plots.scores import floor_to_ceiling, side_by_side
-from squidiff.report.plots.style import save
+from squidiff.report.plots.style import save, to_png
 from squidiff.report.plots.training import smoothed, training_loss
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "save",
     "side_by_side",
     "smoothed",
+    "to_png",
     "training_loss",
     "trajectory",
     "violins",

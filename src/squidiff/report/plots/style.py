@@ -5,8 +5,11 @@ Object-oriented matplotlib only, so that nothing global changes; text from data 
 
 from __future__ import annotations
 
+import io
 import textwrap
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -70,6 +73,17 @@ def short(value: float) -> str:
     return f"{value:.3g}" if value >= 10 else f"{value:.2f}"
 
 
+def to_png(figure: Figure, max_bytes: int | None = None) -> bytes:
+    """A PNG of 150 dots an inch, or of fewer where it would take more than `max_bytes`."""
+    for dpi in (DPI, 110, 80, 60):
+        buffer = io.BytesIO()
+        with _without_words_on_glyphs():
+            figure.savefig(buffer, format="png", dpi=dpi)
+        if max_bytes is None or buffer.tell() <= max_bytes:
+            break
+    return buffer.getvalue()
+
+
 def save(figure: Figure, *paths: Path) -> None:
     """Writes a PNG of 150 dots an inch, or a PDF or SVG where the name ends so; of several, all or none.
 
@@ -78,9 +92,7 @@ def save(figure: Figure, *paths: Path) -> None:
     for path in paths:
         if path.suffix not in SUFFIXES:
             raise InputError(f"{path} ends in {path.suffix!r}: a picture's name ends in {', '.join(SUFFIXES)}")
-    with warnings.catch_warnings():
-        # a label in a script that the font lacks is drawn as boxes, which needs no word on the terminal
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+    with _without_words_on_glyphs():
         # without a date the same numbers give the same file
         dated = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
         write_together(
@@ -91,3 +103,11 @@ def save(figure: Figure, *paths: Path) -> None:
                 for path in paths
             }
         )
+
+
+@contextmanager
+def _without_words_on_glyphs() -> Iterator[None]:
+    """A label in a script that the font lacks is drawn as boxes, which needs no word on the terminal."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
