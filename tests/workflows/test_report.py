@@ -77,8 +77,10 @@ def test_the_page_tells_the_run_the_scores_and_the_pictures(copied: Path) -> Non
     assert str(copied) not in page  # nobody's folders
 
 
-def test_each_missing_part_is_named(copied: Path) -> None:
+def test_each_missing_part_is_named(copied: Path, folder: Path) -> None:
     (copied / "truth.h5ad").unlink()
+    said = (copied / "scores" / "metrics.json").read_text()
+    (copied / "scores" / "metrics.json").write_text(said.replace(str(folder), "/elsewhere"))
     (copied / "run" / "model.safetensors").unlink()
     (copied / "run" / "metrics.jsonl").unlink()
     page = text_of(write_report(copied))

@@ -113,14 +113,8 @@ def run_benchmark(
             scores.insert(1, "seed", seed)
             tables.append(scores)
     table = pd.concat(tables, ignore_index=True)
-    table.attrs = {
-        LEAKS: leaks,
-        MODELS: [m.name for m in benchmark.methods],
-        UNSCORED: {},
-        GENES: {},
-        ADVICE: [],
-        COLUMNS_OF: {},
-    }
+    table.attrs = {LEAKS: leaks, MODELS: [m.name for m in benchmark.methods], ADVICE: []}
+    table.attrs |= {UNSCORED: {}, GENES: {}, COLUMNS_OF: {}}  # each task has its own
     said = as_json(table, seeds=list(benchmark.seeds))
     write_together({out / TABLE_CSV: lambda path: table.to_csv(path, index=False), out / TABLE_JSON: json_writer(said)})
     return table
