@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from squidiff.config import Config, InputError, Preparation, Sampling, Schema, settings_from_json, settings_to_json
+from squidiff.config import Config, InputError, Preparation, Sampling, Schema, settings_to_json
 from squidiff.data.preprocess import prepare
 from squidiff.data.readers import read_file
 from squidiff.data.table import write_all_cells, write_cells
@@ -24,13 +22,11 @@ from squidiff.evaluate.scoring import ADVICE, COLUMNS_OF, GENES, LEAKS, MODELS, 
 from squidiff.files import json_writer, read_json, write_atomically, write_json, write_together
 from squidiff.workflows.baseline import predict_baseline
 from squidiff.workflows.scores import METRICS_JSON, as_json, write_scores
+from squidiff.workflows.settings_file import part, read_toml, refuse_others, text
 
 TABLE_CSV, TABLE_JSON = "benchmark.csv", "benchmark.json"
 TRAIN, TRUTH, QUERIES, ASKED = "train.h5ad", "truth.h5ad", "queries.csv", "asked.json"
 PREDICTIONS, RUNS = "predictions", "runs"
-NAME = re.compile(r"\w[\w .+@-]{0,79}")
-"""Of a task or a method, which names files."""
-Part = TypeVar("Part", Schema, Preparation, Config, Sampling)
 Say = Callable[[str], None]
 
 
@@ -68,13 +64,8 @@ def read_benchmark(file: Path) -> Benchmark:
     A task has name, file, schema and prepare; a method has name and either baseline, or config and sampling: tables of
     the fields of Schema, Preparation, Config and Sampling but for the seed. Raises InputError for anything else.
     """
-    try:
-        said = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{file} does not exist") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{file} cannot be read as TOML: {error}") from error
-    _refuse_others(said, {"seeds", "task", "method"}, str(file))
+    said = read_toml(file)
+    refuse_others(said, {"seeds", "task", "method"}, str(file))
     tasks = tuple(_task(entry, f"task {i + 1} of {file}") for i, entry in enumerate(_entries(said, "task", file)))
     methods = tuple(
         _method(entry, f"method {i + 1} of {file}") for i, entry in enumerate(_entries(said, "method", file))
@@ -127,7 +118,7 @@ def _prepare(task: Task, seed: int, data: Path, folder: Path, say: Say) -> None:
         raise InputError(f"{path} does not exist: name the folder of the data with --data")
     settings = dataclasses.replace(task.preparation, seed=seed)
     asked = {
-        "data_sha256": _hash(path),
+        "data_sha256": hash_file(path),
         "schema": settings_to_json(task.schema),
         "preparation": settings_to_json(settings),
     }
@@ -153,8 +144,8 @@ def _predict(method: Method, task: Task, seed: int, folder: Path, out: Path, dev
     config = dataclasses.replace(method.config, seed=seed)
     sampling = dataclasses.replace(method.sampling, seed=seed)
     asked = {
-        "cells": _hash(folder / TRAIN),
-        "queries": _hash(folder / QUERIES),
+        "cells": hash_file(folder / TRAIN),
+        "queries": hash_file(folder / QUERIES),
         "baseline": method.baseline,
         "config": settings_to_json(config),
         "sampling": settings_to_json(sampling),
@@ -179,7 +170,7 @@ def _predict(method: Method, task: Task, seed: int, folder: Path, out: Path, dev
 
 def _scores(predictions: Mapping[str, Path], folder: Path, seed: int, say: Say) -> pd.DataFrame:
     """Of all predictions of a task and seed: read back where they are of these files, or made."""
-    asked = {name: _hash(path) for name, path in predictions.items()} | {"truth": _hash(folder / TRUTH)}
+    asked = {name: hash_file(path) for name, path in predictions.items()} | {"truth": hash_file(folder / TRUTH)}
     note, written = folder / "scored.json", folder / METRICS_JSON
     if note.exists() and _noted(note) == asked and written.exists():
         said = _noted(written)
@@ -218,12 +209,12 @@ def _noted(path: Path) -> Any:
         raise InputError(f"{error}; delete it, and it is made again") from error
 
 
-def _hash(path: Path) -> str:
-    """Of a file, or of all files of a store."""
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, or of all files of a store."""
     whole = hashlib.sha256()
-    for part in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if part.is_file():
-            with part.open("rb") as file:
+    for inner in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if inner.is_file():
+            with inner.open("rb") as file:
                 whole.update(hashlib.file_digest(file, "sha256").digest())
     return whole.hexdigest()
 
@@ -236,43 +227,18 @@ def _entries(said: Mapping[str, Any], kind: str, file: Path) -> Iterator[Mapping
 
 
 def _task(entry: Mapping[str, Any], where: str) -> Task:
-    _refuse_others(entry, {"name", "file", "schema", "prepare"}, where)
-    schema, preparation = _part(Schema, entry, "schema", where), _part(Preparation, entry, "prepare", where)
-    return Task(_text(entry, "name", where), _text(entry, "file", where, is_path=True), schema, preparation)
+    refuse_others(entry, {"name", "file", "schema", "prepare"}, where)
+    schema, preparation = part(Schema, entry, "schema", where), part(Preparation, entry, "prepare", where)
+    return Task(text(entry, "name", where), text(entry, "file", where, is_path=True), schema, preparation)
 
 
 def _method(entry: Mapping[str, Any], where: str) -> Method:
-    _refuse_others(entry, {"name", "baseline", "config", "sampling"}, where)
-    name, baseline = _text(entry, "name", where), entry.get("baseline")
+    refuse_others(entry, {"name", "baseline", "config", "sampling"}, where)
+    name, baseline = text(entry, "name", where), entry.get("baseline")
     if name in NAMES or name in RESERVED:
         raise InputError(f"{where} is named {name!r}, as a baseline or a file that every table has: name it otherwise")
     if baseline is not None and baseline not in NAMES:
         raise InputError(f"{where}: there is no baseline {baseline!r}: choose one of {', '.join(NAMES)}")
     if baseline is not None and {"config", "sampling"} & set(entry):
         raise InputError(f"{where} has a baseline and settings of a model: give one of the two")
-    return Method(name, baseline, _part(Config, entry, "config", where), _part(Sampling, entry, "sampling", where))
-
-
-def _part(kind: type[Part], entry: Mapping[str, Any], name: str, where: str) -> Part:
-    values = entry.get(name, {})
-    if not isinstance(values, dict):
-        raise InputError(f"{name} of {where} is {values!r}: write it as a table")
-    _refuse_others(values, {field.name for field in dataclasses.fields(kind)} - {"seed"}, f"{name} of {where}")
-    try:
-        return settings_from_json(kind, values)
-    except InputError as error:
-        raise InputError(f"{name} of {where}: {error}") from error
-
-
-def _refuse_others(entry: Mapping[str, Any], known: set[str], where: str) -> None:
-    unknown = sorted(set(entry) - known)
-    if unknown:
-        raise InputError(f"{where} has {unknown[0]!r}, which means nothing there: known are {', '.join(sorted(known))}")
-
-
-def _text(entry: Mapping[str, Any], name: str, where: str, is_path: bool = False) -> str:
-    value = entry.get(name)
-    if not isinstance(value, str) or not value or not (is_path or NAME.fullmatch(value)):
-        what = "a text" if is_path else "a text that can name a folder: letters, digits, spaces and any of .+@-_"
-        raise InputError(f"{name} of {where} is {value!r}: give {what}")
-    return value
+    return Method(name, baseline, part(Config, entry, "config", where), part(Sampling, entry, "sampling", where))

@@ -1,0 +1,162 @@
+"""A note that belongs to its author: the program replaces what it wrote itself, and nothing else.
+
+Owns: blocks of Markdown between comments that Obsidian and GitHub hide, and how new ones come into an old note. Must
+not know: what the blocks say. Every character outside of an untouched block stays, in its order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from squidiff.config import InputError
+from squidiff.files import write_together
+
+_BLOCK = re.compile(
+    r"^<!-- squidiff:begin (?P<name>[\w/.-]+) (?P<digest>[0-9a-f]{12}) -->\n(?P<body>.*?)"
+    r"^<!-- squidiff:end (?P=name) -->$",
+    re.MULTILINE | re.DOTALL,
+)
+_SECTION = re.compile(r"^<!-- squidiff:section (?P<name>[\w.-]+) -->$", re.MULTILINE)
+BACKUP = ".bak"
+"""Ending of the copy of the note as it was before."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """What the program writes, whole lines of Markdown; it is found again by its name, `SECTION/NAME`."""
+
+    name: str
+    body: str
+
+    @property
+    def section(self) -> str:
+        return self.name.partition("/")[0]
+
+    def written(self, beside: str = "") -> str:
+        """With its comments around it; `beside` is a line before it, for one beside a block that its author edited."""
+        body = f"{beside}\n\n{self.body}" if beside else self.body
+        return f"<!-- squidiff:begin {self.name} {_digest(body)} -->\n{body}<!-- squidiff:end {self.name} -->"
+
+
+@dataclass(frozen=True)
+class NewSection:
+    """A section as it is first written: text that is its author's from then on, with blocks in it."""
+
+    name: str
+    text: str
+    """Whole lines, a heading first; `{NAME}` stands where the block of that name goes."""
+    blocks: tuple[Block, ...]
+
+    def written(self) -> str:
+        """With a comment under its heading, by which it is found again."""
+        heading, _, text = self.text.partition("\n")
+        for block in self.blocks:
+            text = text.replace("{" + block.name + "}", block.written())
+        return f"{heading}\n<!-- squidiff:section {self.name} -->\n{text}"
+
+
+def update(note: str, sections: Sequence[NewSection], beside: str) -> str:
+    """The note with the blocks of the sections as they are now.
+
+    sections: in the order in which a note has them; one that is not there is put before the first that follows it, or
+    at the end. A block that its author has not edited is replaced; one that was edited stays, and the new one is put
+    after it, under the line `beside`, unless it says what the edited one said before. A block that is gone comes back
+    at the end of its section. Line ends stay those of the note.
+    """
+    ends = "\r\n" if "\r\n" in note else "\n"
+    text = note.replace("\r\n", "\n") if ends == "\r\n" else note
+    order = [section.name for section in sections]
+    for section in sections:
+        if _starts(text, section.name) is None:
+            text = _insert_section(text, section, order[order.index(section.name) + 1 :])
+            continue
+        for block in section.blocks:
+            text = _put(text, block, beside, order)
+    return text.replace("\n", ends) if ends == "\r\n" else text
+
+
+def write_note(path: Path, sections: Sequence[NewSection], *, head: str, beside: str) -> None:
+    """Writes a new note, `head` and the sections, or updates the one that is there, whose old state is kept beside it.
+
+    Raises InputError when the note cannot be read as UTF-8, or written; it is then as it was.
+    """
+    if not path.exists():
+        text = head + "\n" + "\n".join(section.written() for section in sections)
+        write_together({path: lambda temporary: temporary.write_bytes(text.encode("utf-8"))})
+        return
+    try:
+        before = path.read_bytes()
+        note = before.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as UTF-8 text, and so not be added to: {error}") from error
+    after = update(note, sections, beside).encode("utf-8")
+    if after == before:
+        return
+    backup = path.with_name(path.name + BACKUP)
+    write_together(
+        {backup: lambda temporary: temporary.write_bytes(before), path: lambda temporary: temporary.write_bytes(after)}
+    )
+
+
+def untouched(text: str) -> Iterator[re.Match[str]]:
+    """The blocks that are as the program wrote them."""
+    return (found for found in _BLOCK.finditer(text) if _is_untouched(found))
+
+
+def _is_untouched(found: re.Match[str]) -> bool:
+    return _digest(found["body"]) == found["digest"]
+
+
+def _put(text: str, block: Block, beside: str, order: Sequence[str]) -> str:
+    there = [found for found in _BLOCK.finditer(text) if found["name"] == block.name]
+    own = [found for found in there if _is_untouched(found)]
+    edited = [found for found in there if not _is_untouched(found)]
+    new = block.written(beside if edited else "")
+    if own:
+        return text[: own[0].start()] + new + text[own[0].end() :]
+    if any(found["digest"] in (_digest(block.body), _digest(f"{beside}\n\n{block.body}")) for found in edited):
+        return text  # it says what the author has edited already
+    if edited:
+        return text[: edited[-1].end()] + "\n\n" + new + text[edited[-1].end() :]
+    at = _section_end(text, block.section, order[order.index(block.section) + 1 :])
+    return _between(text, at, new)
+
+
+def _starts(text: str, section: str) -> int | None:
+    """Where a section begins: at the heading over its comment or, where that is gone, at its first block; or None."""
+    found = [_heading(text, m.start()) for m in _SECTION.finditer(text) if m["name"] == section]
+    found += [m.start() for m in _BLOCK.finditer(text) if m["name"].partition("/")[0] == section]
+    return min(found, default=None)
+
+
+def _heading(text: str, at: int) -> int:
+    """The start of the line before, if that is a heading."""
+    start = text.rfind("\n", 0, max(at - 1, 0)) + 1
+    return start if text.startswith("#", start) and start < at else at
+
+
+def _section_end(text: str, section: str, later: Sequence[str]) -> int:
+    """Where the next section that is there begins; the end of the note where there is none."""
+    start = _starts(text, section) or 0
+    others = [at for name in later if (at := _starts(text, name)) is not None and at > start]
+    return min(others, default=len(text))
+
+
+def _insert_section(text: str, section: NewSection, later: Sequence[str]) -> str:
+    at = next((at for name in later if (at := _starts(text, name)) is not None), len(text))
+    return _between(text, at, section.written().rstrip("\n"))
+
+
+def _between(text: str, at: int, new: str) -> str:
+    """The new lines at a place that begins a line or ends the text, with an empty line on either side."""
+    before, after = text[:at], text[at:]
+    gap = "" if not before or before.endswith("\n\n") else "\n" if before.endswith("\n") else "\n\n"
+    return f"{before}{gap}{new}\n" + ("\n" + after if after else "")
+
+
+def _digest(body: str) -> str:
+    return hashlib.sha256(body.encode("utf-8", "surrogatepass")).hexdigest()[:12]
