@@ -80,7 +80,9 @@ def test_an_edited_block_whose_numbers_are_the_same_gets_nothing_beside_it() -> 
 
 def test_a_new_experiment_comes_in_order_whatever_was_written_around() -> None:
     note = new_note("0.8", (1, 3)).replace("## Summary", "my words\n\n## Summary")
+    note = note.replace("- [ ] next\n", "- [ ] next\n\nof the third\n").replace("of the third", "of the first", 1)
     again = update(note, sections("0.8", (1, 2, 3)), BESIDE)
+    assert again.index("of the first") < again.index("## Experiment 2") < again.index("of the third")
     places = [again.index(f"## Experiment {n}") for n in (1, 2, 3)]
     assert places == sorted(places)
     assert again.index("## Experiment 3") < again.index("my words") < again.index("## Summary")

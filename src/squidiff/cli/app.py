@@ -9,7 +9,20 @@ from contextlib import contextmanager
 
 from cyclopts import App, CycloptsError, Parameter
 
-from squidiff.cli import benchmark, convert, data, datasets, demo, evaluate, options, plot, predict, report, train
+from squidiff.cli import (
+    benchmark,
+    convert,
+    data,
+    datasets,
+    demo,
+    evaluate,
+    experiment,
+    options,
+    plot,
+    predict,
+    report,
+    train,
+)
 from squidiff.cli.show import heard_or_not, say_error
 from squidiff.config import InputError, flag
 
@@ -34,7 +47,7 @@ app = App(
 for command in (
     *(demo.demo, data.check, data.prepare, train.train, predict.predict),
     *(evaluate.evaluate, evaluate.compare, evaluate.adopt, benchmark.benchmark),
-    *(plot.plot, report.report),
+    *(plot.plot, report.report, experiment.experiment),
     *(convert.convert, convert.export),
 ):
     app.command(command)

@@ -34,7 +34,7 @@ from squidiff.estimator.upstream import LatentGenerator, UpstreamFitted, begin_u
 from squidiff.files import read_json, require_empty, sweep, write_json
 from squidiff.model.upstream import UpstreamNetwork
 from squidiff.train.checkpoint import read_tensors, write_tensors
-from squidiff.train.loop import Recipe, TrainState, find_device
+from squidiff.train.loop import Recipe, TrainState, find_device, noise_error
 from squidiff.train.run import METRICS, STATE, Record, read_records, train, write_records
 from squidiff.train.upstream_checkpoint import write_upstream
 
@@ -137,13 +137,14 @@ class Squidiff:
             self._claim(folder, resume, beside_others)
             if resume and (folder / STATE).exists() and isinstance(fitted, Fitted):
                 fitted, pairs = begin_again(fitted, pairs, self.config, folder / STATE)
-        self.history = self._train(fitted, pairs, recipe, folder, resume, on_record)
+        self.history, error = self._train(fitted, pairs, recipe, folder, resume, on_record)
         self._fitted = fitted
         self.provenance = provenance(
             data="" if isinstance(data, ad.AnnData) else Path(data).name,
             device=str(self.device),
             seed=self.config.seed,
             seconds=round(time.perf_counter() - started, 1),
+            noise_error=error,
             cells="on disk" if isinstance(table.cells, CellsOnDisk) else "in memory",
         )
         if folder is not None:
@@ -316,14 +317,15 @@ class Squidiff:
         folder: Path | None,
         resume: bool,
         on_record: Callable[[Record], None] | None,
-    ) -> list[Record]:
+    ) -> tuple[list[Record], float]:
+        """The records, and the error of the predicted noise on training cells."""
         config = self.config
         rows = np.random.default_rng((config.seed, 2)).permutation(pairs.target_rows())
         n_validation = min(round(config.validation_fraction * len(rows)), MAX_VALIDATION_CELLS)
         held, trained = rows[:n_validation], np.sort(rows[n_validation:])
         chunks = np.array_split(held, -(-len(held) // config.batch_size)) if len(held) else []
         rng = np.random.default_rng((config.seed, 3))
-        return train(
+        history = train(
             fitted.network,
             lambda n: BatchStream(pairs, trained, config.batch_size, config.seed, n).draw,
             [pairs.batch(chunk, rng) for chunk in chunks],
@@ -334,6 +336,11 @@ class Squidiff:
             on_record=on_record,
             on_save=None if folder is None else functools.partial(self._save_as_upstream, folder),
         )
+        some = trained[np.linspace(0, len(trained) - 1, min(len(trained), MAX_VALIDATION_CELLS)).astype(int)]
+        error = noise_error(
+            fitted.network, pairs.batch(some, np.random.default_rng((config.seed, 4))), config.seed, recipe
+        )
+        return history, error
 
     def _as_sources(self, adata: ad.AnnData) -> ad.AnnData:
         """With upstream's drugs, cells that have no SMILES column are control cells all, as in its control files."""

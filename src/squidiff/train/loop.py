@@ -11,10 +11,12 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import nn
 
-from squidiff.config import Batch, Config, InputError
-from squidiff.diffusion.loss import Losses, denoising_loss
+from squidiff.config import Batch, Config, InputError, NoiseLevel
+from squidiff.diffusion.loss import Losses, denoising_loss, upstream_loss
+from squidiff.diffusion.schedule import StepSchedule
 from squidiff.model.network import Network
 
+N_UPSTREAM_STEPS = 1000
 AnyBatch = TypeVar("AnyBatch", bound=tuple[Any, ...])
 """A named tuple of tensors."""
 
@@ -81,6 +83,8 @@ class Recipe(Generic[AnyBatch]):
 
     losses: Callable[[nn.Module, AnyBatch, torch.Generator], Losses]
     """Of a batch."""
+    noise_losses: Callable[[nn.Module, AnyBatch, torch.Generator], Losses]
+    """The squared error of eps at steps of upstream's schedule, which all architectures can be compared by."""
     learning_rate: Callable[[int, Config], float]
     """Of step number n, from 0."""
     decay: Callable[[int, Config], float]
@@ -111,7 +115,20 @@ def _network_losses(network: nn.Module, batch: Batch, generator: torch.Generator
     return denoising_loss(network.denoise(z_sem), x0, generator)
 
 
-RECIPE: Recipe[Batch] = Recipe(_network_losses, learning_rate, _young_decay, keeps_average=True)
+def _noise_losses(network: nn.Module, batch: Batch, generator: torch.Generator) -> Losses:
+    """In the unit of the diffusion, at the steps of Squidiff 1.0.8."""
+    assert isinstance(network, Network)
+    z_sem = network.encode(batch.source, batch.condition)
+    denoise, schedule = network.denoise(z_sem), StepSchedule.named("linear", N_UPSTREAM_STEPS)
+
+    def predict_eps(x_t: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+        level = NoiseLevel(*(part.to(x_t).unsqueeze(1) for part in schedule.level(step.cpu())))
+        return denoise(x_t, level).eps
+
+    return upstream_loss(predict_eps, network.standardise(batch.target, batch.anchor), schedule, generator)
+
+
+RECIPE: Recipe[Batch] = Recipe(_network_losses, _noise_losses, learning_rate, _young_decay, keeps_average=True)
 """Of this project's own architecture."""
 
 
@@ -162,6 +179,14 @@ def validation_loss(
     with averaged_weights(state):
         losses = [recipe.losses(state.network, on_device(batch, state.device), generator).loss for batch in batches]
     return torch.cat(losses).mean().item()
+
+
+@torch.no_grad()
+def noise_error(network: nn.Module, batch: AnyBatch, seed: int, recipe: Recipe[AnyBatch]) -> float:
+    """Mean squared error of the predicted noise of a batch, on the network's device: the loss of Squidiff 1.0.8."""
+    device = next(network.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    return recipe.noise_losses(network, on_device(batch, device), generator).loss.mean().item()
 
 
 @contextmanager

@@ -29,4 +29,4 @@ def upstream_recipe(schedule: StepSchedule) -> Recipe[ShownBatch]:
         z_sem = network.encoder(batch.shown)
         return upstream_loss(lambda x_t, step: network(x_t, step, z_sem), batch.target, schedule, generator)
 
-    return Recipe(losses, upstream_learning_rate, lambda n_steps, config: config.ema_decay, keeps_average=False)
+    return Recipe(losses, losses, upstream_learning_rate, lambda n_steps, config: config.ema_decay, keeps_average=False)

@@ -72,19 +72,20 @@ def write_report(
     title: str | None = None,
     question: str | None = None,
     commands: Sequence[str] = (),
+    missing: Sequence[str] | None = None,
 ) -> Path:
     """Writes the page about `folder`, `index.html` in it or `out`; returns its path.
 
     Runs, tables of scores and of a benchmark are looked for in the folder and in those below it. `question` is what
-    was asked, `commands` what makes all of it again; without them they are told from the files. Raises InputError when
-    the folder holds none of these.
+    was asked, `commands` what makes all of it again; without them they are told from the files. `missing` is what its
+    caller knows not to be there, and why. Raises InputError when the folder holds none of these, unless that is given.
     """
     runs = sorted({path.parent for path in _below(folder, "config.json") if (path.parent / "manifest.json").is_file()})
     tables = sorted(path.parent for path in _below(folder, METRICS_CSV))
     benchmark = folder / BENCHMARK_CSV
-    if not runs and not tables and not benchmark.is_file():
+    if missing is None and not runs and not tables and not benchmark.is_file():
         raise InputError(f"{folder} holds no run, no {METRICS_CSV} and no {BENCHMARK_CSV}: name a folder that does")
-    account = Account()
+    account = Account(not_shown=list(missing or ()))
     scored = [_Scores.read(path, folder, account) for path in tables]
     for scores in scored:
         scores.draw(account)

@@ -1,0 +1,415 @@
+"""One experiment of a lab note: prepares, trains, predicts, scores, measures, and writes figures, page and note."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import itertools
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from squidiff.config import Config, InputError, as_flags, settings_to_json
+from squidiff.data.check import check
+from squidiff.data.preprocess import prepare
+from squidiff.data.simulate import simulate_perturbation
+from squidiff.data.table import read_cells, write_all_cells, write_cells
+from squidiff.estimator import Squidiff
+from squidiff.estimator.model import WEIGHTS
+from squidiff.evaluate.scoring import LEAKS, MODEL, OVERALL
+from squidiff.evaluate.verdict import severity
+from squidiff.files import read_json, write_atomically, write_json
+from squidiff.report.plots import save
+from squidiff.report.tables import METRICS_CSV, read_scores
+from squidiff.train.run import read_records
+from squidiff.workflows import pictures
+from squidiff.workflows.benchmark import hash_file
+from squidiff.workflows.experiment_file import MEASURED, Experiment
+from squidiff.workflows.measure import Watch, early_oscillation, memory_growth
+from squidiff.workflows.report import write_report
+from squidiff.workflows.scores import write_scores
+
+DATA, TRAIN, TRUTH, QUERIES, PREDICTED = "data.h5ad", "train.h5ad", "truth.h5ad", "queries.csv", "predicted.h5ad"
+RUN, TRIALS, SCORES = "run", "trials", "scores"
+LOSS, QUALITY, RECORD, ASKED = "training_loss.png", "sample_quality.png", "metrics.json", "asked.json"
+DONE, FAILED = "done", "failed"
+N_STEPS_OF_A_TRIAL_BATCH = 12
+"""Of a batch size whose speed is measured: the first is not counted."""
+Say = Callable[[str], None]
+
+
+@dataclass
+class Record:
+    """What is known of an experiment; metrics.json holds it, and the note is made of it alone."""
+
+    number: int
+    said: dict[str, Any]
+    """What its author wrote in the file."""
+    status: str = DONE
+    failure: str = ""
+    date: str = ""
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[dict[str, str]] = field(default_factory=list)
+    """kind, command and parameters of each step of the methods."""
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    """name, value, target and whether it is met: true, false, or null where it was not measured."""
+    verdicts: dict[str, int] = field(default_factory=dict)
+    leaks: list[str] = field(default_factory=list)
+    observations: dict[str, Any] = field(default_factory=dict)
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    figures: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    """What could not be shown or measured, and why."""
+    files: dict[str, str] = field(default_factory=dict)
+    tools: dict[str, str] = field(default_factory=dict)
+
+
+def folder_of(experiment: Experiment, out: Path) -> Path:
+    """Of the note: `DATE_NAME`. Without a date in the file, that of the newest note of this name, else today's."""
+    if experiment.date is None:
+        earlier = sorted(p for p in out.glob(f"{'[0-9]' * 8}_{experiment.name}") if p.is_dir())
+        if earlier:
+            return earlier[-1]
+    return out / f"{experiment.date or datetime.date.today():%Y%m%d}_{experiment.name}"
+
+
+def run_experiment(
+    experiment: Experiment, file: Path, folder: Path, *, device: str = "auto", say: Say = lambda text: None
+) -> Record:
+    """Runs what `folder/expNN` does not hold yet, and returns the record; figures, page and note are the caller's.
+
+    What was measured once is not measured again. A failure after the data were prepared is in the record too. Raises
+    InputError when the folder holds the experiment as run with other settings, or the data cannot be used.
+    """
+    here = folder / experiment.folder
+    asked = _asked(experiment, file)
+    if (here / ASKED).exists() and read_json(here / ASKED) != asked:
+        raise InputError(
+            f"{here} holds this experiment as run with other settings or data: give it another number, or delete that "
+            "folder"
+        )
+    if (here / RECORD).exists():
+        record = Record(**read_json(here / RECORD))
+        if record.status == DONE:
+            say(f"{experiment.folder} was run on {record.date}; nothing is measured again")
+            return _said_again(record, experiment, here)
+    record = Record(experiment.number, _said(experiment), date=datetime.date.today().isoformat())
+    write_json(here / ASKED, asked)
+    try:
+        _run(experiment, file, here, record, device, say)
+    except InputError as error:
+        record.status, record.failure = FAILED, str(error)
+        record.metrics = _judged(experiment, {})
+    write_json(here / RECORD, dataclasses.asdict(record))
+    return record
+
+
+def _said_again(record: Record, experiment: Experiment, here: Path) -> Record:
+    """With the texts, the targets and the choice of metrics of today."""
+    record.said = _said(experiment)
+    measured = {row["name"]: row["value"] for row in record.metrics if row["name"] in MEASURED}
+    if (here / SCORES / METRICS_CSV).exists():
+        measured |= _of_scores(read_scores(here / SCORES), experiment, record)
+    record.metrics = _judged(experiment, measured)
+    write_json(here / RECORD, dataclasses.asdict(record))
+    return record
+
+
+def write_figures(here: Path, experiment: Experiment, file: Path, record: Record) -> Path:
+    """The two figures, where their files are there, and the page; both are noted in the record. Returns the page."""
+    draws: dict[str, Callable[[], Any]] = {LOSS: lambda: pictures.loss(here / RUN)}
+    if (here / PREDICTED).exists() and (here / TRUTH).exists():
+        draws[QUALITY] = lambda: pictures.quality(
+            here / PREDICTED, here / TRUTH, train=here / TRAIN, schema=experiment.schema
+        )
+    record.figures = []
+    for name, draw in draws.items():
+        try:
+            save(draw(), here / name)
+            record.figures.append(name)
+        except InputError as error:
+            record.missing.append(f"{name}: {error}")
+    record.missing = list(dict.fromkeys(record.missing))
+    title = f"{experiment.folder}: {experiment.texts['title'] or experiment.name}"
+    return write_report(
+        here,
+        title=title,
+        question=experiment.texts["purpose"] or None,
+        commands=[f"squidiff experiment {shlex.quote(file.name)}"],
+        missing=[*([f"The experiment failed: {record.failure}"] if record.failure else []), *record.missing],
+    )
+
+
+def _run(experiment: Experiment, file: Path, here: Path, record: Record, device: str, say: Say) -> None:
+    flags = as_flags(experiment.schema)
+    data = _data(experiment, file, here)
+    record.files["data"] = data.name
+    report = check(data, experiment.schema, normalize=experiment.preparation.normalize)
+    record.observations["findings"] = [str(finding) for finding in report.findings]
+    _note(record, "check", f"squidiff check {data.name} {flags}", "")
+    report.raise_errors()
+    prepared = prepare(data, experiment.schema, experiment.preparation)
+    say("; ".join(prepared.report[1:]) or "all cells are for training")
+    files = {here / TRAIN: prepared.train}
+    if prepared.test is not None:
+        files[here / TRUTH] = prepared.test
+    write_all_cells(files)
+    options = as_flags(experiment.preparation)
+    command = f"squidiff prepare {data.name} {flags} {options} --out {TRAIN} --held-out {TRUTH}"
+    _note(record, "prepare", command, options)
+
+    config = _tuned(experiment, here, record, device, say) if experiment.grid else experiment.config
+    model = _trained(experiment, config, here, record, device, say)
+    options = as_flags(config)
+    _note(record, "train", f"squidiff train {TRAIN} {flags} {options} --out {RUN}", _parameters(config))
+    record.samples = _samples(model, prepared.test, experiment)
+    measured = _measured_of_training(model, record, here)
+    if experiment.batch_sizes:
+        record.observations["batch_sizes"] = list(_speeds(experiment, config, here, device, say))
+
+    if prepared.test is None:
+        record.missing.append("scores: no cells were held out, so nothing can be compared with the truth")
+        record.metrics = _judged(experiment, measured)
+        return
+    queries = _queries(prepared.test, experiment)
+    write_atomically(here / QUERIES, lambda temporary: queries.to_csv(temporary, index=False))
+    measured |= _predicted(experiment, model, queries, here, say)
+    options = as_flags(experiment.sampling)
+    command = f"squidiff predict {RUN} --queries {QUERIES} --source {TRAIN} {options} --out {PREDICTED}"
+    _note(record, "predict", command, options)
+    say("scoring")
+    seed = experiment.config.seed
+    scores = write_scores(
+        {MODEL: here / PREDICTED}, here / TRUTH, here / TRAIN, experiment.schema, here / SCORES, seed=seed
+    )
+    _note(record, "evaluate", f"squidiff evaluate {PREDICTED} {TRUTH} --train {TRAIN} {flags} --out {SCORES}", "")
+    measured |= _of_scores(scores, experiment, record)
+    record.metrics = _judged(experiment, measured)
+
+
+def _data(experiment: Experiment, file: Path, here: Path) -> Path:
+    """The cells as a file; a simulated set is written. Paths in the file are from its own folder."""
+    wanted = experiment.data
+    if wanted.file is not None:
+        path = file.parent / wanted.file
+        if not wanted.columns:
+            return path
+        cells = read_cells(path)
+    else:
+        cells = simulate_perturbation(**{"seed": experiment.config.seed, **wanted.simulate})
+    for column, values in wanted.columns.items():
+        labels = cells.obs[experiment.schema.condition_key].astype(str)
+        unknown = sorted(set(labels) - set(values) - {str(experiment.schema.control)})
+        if unknown:
+            raise InputError(f"columns.{column} gives no value for condition {unknown[0]!r}")
+        cells.obs[column] = [values.get(label, "") for label in labels]
+    write_cells(here / DATA, cells)
+    return here / DATA
+
+
+def _tuned(experiment: Experiment, here: Path, record: Record, device: str, say: Say) -> Config:
+    """The settings of the grid with the lowest validation loss, each trained on as many cells as the others."""
+    base = experiment.config
+    if base.validation_fraction == 0:
+        raise InputError("a grid needs validation cells: leave validation_fraction above 0")
+    for values in itertools.product(*experiment.grid.values()):
+        chosen = dict(zip(experiment.grid, values, strict=True))
+        if "batch_size" in chosen and "n_train_steps" not in chosen:
+            chosen["n_train_steps"] = max(1, round(base.n_train_steps * base.batch_size / chosen["batch_size"]))
+        config = dataclasses.replace(base, **chosen)
+        name = ", ".join(f"{n} {v:g}" for n, v in chosen.items())
+        say(f"trial: {name}")
+        run = here / TRIALS / name.replace(", ", "_").replace(" ", "-")
+        try:
+            model = _fit(experiment, config, here, run, device)
+            losses = [r.validation_loss for r in model.history if r.validation_loss is not None]
+            trial = {"validation_loss": min(losses), "seconds": model.provenance["seconds"], "failure": ""}
+        except InputError as error:
+            trial = {"validation_loss": None, "seconds": None, "failure": str(error)}
+        record.trials.append({**chosen, **trial})
+    known = [t for t in record.trials if t["validation_loss"] is not None]
+    if not known:
+        raise InputError(f"every trial of the grid failed; the first: {record.trials[0]['failure']}")
+    best = min(known, key=lambda trial: trial["validation_loss"])
+    return dataclasses.replace(base, **{n: best[n] for n in (*experiment.grid, "n_train_steps") if n in best})
+
+
+def _trained(experiment: Experiment, config: Config, here: Path, record: Record, device: str, say: Say) -> Squidiff:
+    say(f"training {config.n_train_steps:,} steps")
+    with Watch() as watch:
+        model = _fit(experiment, config, here, here / RUN, device, watch)
+    if watch.steps:  # else the run was there already
+        growth, grew = memory_growth(watch.resident_mb)
+        record.observations |= {
+            "utilisation": watch.utilisation,
+            "memory_steps": watch.steps,
+            "memory_mb": watch.resident_mb,
+            "memory_growth_mb": None if np.isnan(growth) else growth,
+            "memory_grew": grew,
+        }
+    return model
+
+
+def _fit(
+    experiment: Experiment, config: Config, here: Path, run: Path, device: str, watch: Watch | None = None
+) -> Squidiff:
+    """The run that is there, whole, or one that is begun or goes on."""
+    if (run / WEIGHTS).exists():
+        return Squidiff.load(run, device)
+    on_record = None if watch is None else watch.note
+    model = Squidiff(experiment.schema, config, device)
+    return model.fit(here / TRAIN, out=run, resume=True, on_record=on_record)
+
+
+def _measured_of_training(model: Squidiff, record: Record, here: Path) -> dict[str, float]:
+    history = read_records(here / RUN / "metrics.jsonl")
+    last, config = history[-1], model.config
+    n_trained = model.manifest["n_cells"] * (1 - config.validation_fraction)
+    oscillation = early_oscillation(history)
+    validated = [record.validation_loss for record in history if record.validation_loss is not None]
+    record.observations |= {
+        "device": str(model.device),
+        "n_steps": config.n_train_steps,
+        "epochs": config.n_train_steps * config.batch_size / n_trained,
+        "cells_per_s": float(np.median([r.cells_per_s for r in history])),
+        "early_oscillation": None if np.isnan(oscillation) else oscillation,
+        "n_warmup_steps": config.n_warmup_steps,
+        "lowest_validation_loss": min(validated, default=None),
+    }
+    record.tools = {"Python": model.provenance["python"], **model.provenance["packages"]}
+    began = time.perf_counter()
+    Squidiff.load(here / RUN, str(model.device))
+    measured = {
+        "training_loss": last.loss,
+        "noise_error": model.provenance.get("noise_error", float("nan")),
+        "training_minutes": model.provenance["seconds"] / 60,
+        "load_seconds": time.perf_counter() - began,
+    }
+    if last.memory_mb is not None:
+        measured["memory_gb"] = last.memory_mb / 1e3
+    if last.device_memory_mb is not None:
+        measured["gpu_memory_gb"] = last.device_memory_mb / 1e3
+    return measured
+
+
+def _speeds(experiment: Experiment, config: Config, here: Path, device: str, say: Say) -> Iterator[dict[str, Any]]:
+    """Cells a second at each batch size, by the median of a few steps after the first."""
+    for batch_size in experiment.batch_sizes:
+        say(f"speed at batch size {batch_size}")
+        steps = N_STEPS_OF_A_TRIAL_BATCH
+        few = dataclasses.replace(
+            config, batch_size=batch_size, n_train_steps=steps, log_every_steps=1, validation_fraction=0.0
+        )
+        try:
+            history = Squidiff(experiment.schema, few, device).fit(here / TRAIN).history
+            yield {"batch_size": batch_size, "cells_per_s": float(np.median([r.cells_per_s for r in history[1:]]))}
+        except (InputError, RuntimeError) as error:  # torch's OutOfMemoryError is one
+            yield {"batch_size": batch_size, "cells_per_s": None, "failure": str(error).splitlines()[0]}
+
+
+def _queries(truth: ad.AnnData, experiment: Experiment) -> pd.DataFrame:
+    columns = list(experiment.schema.columns)
+    if not columns:
+        return pd.DataFrame({"n_cells": [experiment.n_samples or truth.n_obs]})
+    counts = truth.obs[columns].value_counts(dropna=False).reset_index(name="n_cells")
+    key, control = experiment.schema.condition_key, experiment.schema.control
+    if key is not None and experiment.schema.time_key is None:
+        counts = counts[counts[key].astype(str) != control]
+    if counts.empty:
+        raise InputError("only control cells are held out: there is nothing to predict")
+    if experiment.n_samples is not None:
+        counts["n_cells"] = experiment.n_samples
+    return counts
+
+
+def _predicted(
+    experiment: Experiment, model: Squidiff, queries: pd.DataFrame, here: Path, say: Say
+) -> dict[str, float]:
+    say(f"sampling {len(queries)} population{'s' if len(queries) > 1 else ''}")
+    began = time.perf_counter()
+    predicted = model.predict(here / QUERIES, here / TRAIN, experiment.sampling)
+    seconds = time.perf_counter() - began
+    write_cells(here / PREDICTED, predicted)
+    return {"seconds_per_sample": seconds / predicted.n_obs}
+
+
+def _of_scores(scores: pd.DataFrame, experiment: Experiment, record: Record) -> dict[str, float]:
+    """The metrics of all populations together, or of the only one."""
+    mine = scores[scores["method"] == MODEL]
+    whole = OVERALL if (mine["condition"] == OVERALL).any() else mine["condition"].iloc[0]
+    rows = mine[mine["condition"] == whole].set_index("metric")
+    shown = rows.loc[[name for name in experiment.metrics if name in rows.index]]
+    counts = shown["verdict"].value_counts()
+    record.verdicts = {v or "no verdict": int(counts[v]) for v in sorted(counts.index, key=severity)}
+    record.leaks = list(scores.attrs.get(LEAKS, record.leaks))
+    record.observations["floors"] = {n: _number(rows["floor"][n]) for n in shown.index}
+    record.observations["ceilings"] = {n: _number(rows["ceiling"][n]) for n in shown.index}
+    wanted = dict.fromkeys((*experiment.metrics, *experiment.targets))
+    return {name: float(rows["value"][name]) for name in wanted if name in rows.index}
+
+
+def _judged(experiment: Experiment, measured: dict[str, float]) -> list[dict[str, Any]]:
+    """A row for each value and each target; a target without a value is not met and not missed."""
+    rows = []
+    for name in dict.fromkeys((*experiment.targets, *measured)):
+        value, target = _number(measured.get(name)), experiment.targets.get(name)
+        met = None if value is None or target is None else target.is_met(value)
+        rows.append({"name": name, "value": value, "target": str(target) if target else None, "met": met})
+    return rows
+
+
+def _samples(model: Squidiff, truth: ad.AnnData | None, experiment: Experiment) -> list[dict[str, Any]]:
+    """A row a population: trained on, and held out."""
+    rows = [{"kind": "training", **population} for population in model.manifest["populations"]]
+    columns = list(experiment.schema.columns)
+    if truth is not None and columns:
+        for values, n in truth.obs[columns].value_counts(dropna=False).items():
+            name = ", ".join(map(str, values))
+            rows.append({"kind": "held out", "context": name, "condition": "", "n_cells": int(n)})
+    elif truth is not None:
+        rows.append({"kind": "held out", "context": "", "condition": "", "n_cells": truth.n_obs})
+    return rows
+
+
+def _note(record: Record, kind: str, command: str, parameters: str) -> None:
+    record.steps = [step for step in record.steps if step["kind"] != kind]
+    record.steps.append({"kind": kind, "command": " ".join(command.split()), "parameters": parameters})
+
+
+def _parameters(config: Config) -> str:
+    names = ("n_train_steps", "batch_size", "learning_rate", "n_warmup_steps", "width", "n_latent", "seed")
+    return ", ".join(f"{name} {getattr(config, name):g}" for name in names)
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or not np.isfinite(value) else float(value)
+
+
+def _said(experiment: Experiment) -> dict[str, Any]:
+    return {"name": experiment.name, "language": experiment.language, **experiment.texts} | {
+        name: list(values) for name, values in experiment.lists.items()
+    }
+
+
+def _asked(experiment: Experiment, file: Path) -> dict[str, Any]:
+    """All that the numbers depend on; texts may change."""
+    data = dataclasses.asdict(experiment.data)
+    if experiment.data.file is not None:
+        path = file.parent / experiment.data.file
+        if not path.exists():
+            raise InputError(f"{path} does not exist: file of data is looked for from the folder of {file.name}")
+        data["sha256"] = hash_file(path)
+    parts = (experiment.schema, experiment.preparation, experiment.config, experiment.sampling)
+    return {
+        "data": data,
+        **{type(settings).__name__.lower(): settings_to_json(settings) for settings in parts},
+        "grid": {name: list(values) for name, values in experiment.grid.items()},
+        "n_samples": experiment.n_samples,
+    }

@@ -1,0 +1,39 @@
+"""An experiment and the note that it belongs to."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from squidiff.files import read_json, require_writable, write_json
+from squidiff.report.note import write_note
+from squidiff.report.note_text import beside, head, sections
+from squidiff.workflows.experiment import RECORD, Record, Say, folder_of, run_experiment, write_figures
+from squidiff.workflows.experiment_file import Experiment
+
+
+def run_into_note(
+    experiment: Experiment, file: Path, out: Path, *, device: str = "auto", say: Say = lambda text: None
+) -> tuple[Record, Path]:
+    """Runs the experiment, draws its figures and its page, and writes it into its note; returns record and note.
+
+    An experiment that failed gets a page and a section too, which say so. Raises InputError as `run_experiment`, and
+    when the note cannot be written.
+    """
+    folder = folder_of(experiment, out)
+    note = folder / f"{folder.name}.md"
+    require_writable(note)
+    record = run_experiment(experiment, file, folder, device=device, say=say)
+    here = folder / experiment.folder
+    write_figures(here, experiment, file, record)
+    write_json(here / RECORD, dataclasses.asdict(record))
+    records = _records(folder)
+    last = [record for record in records if record["number"] != experiment.number] + [dataclasses.asdict(record)]
+    write_note(note, sections(last), head=head(records, folder.name), beside=beside(last))
+    return record, note
+
+
+def _records(folder: Path) -> list[dict[str, Any]]:
+    """Of every experiment of the note that has one."""
+    return [read_json(path) for path in sorted(folder.glob(f"exp[0-9][0-9]/{RECORD}"))]
