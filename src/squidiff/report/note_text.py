@@ -115,7 +115,7 @@ def _results(record: Mapping[str, Any], name: str, words: Mapping[str, str]) -> 
     if missed:
         findings += [words["worst"].format(names=", ".join(missed))]
     if record["verdicts"]:
-        said = "; ".join(f"{n} {verdict}" for verdict, n in record["verdicts"].items())
+        said = _verdicts(record["verdicts"], words)
         findings += [words["against"].format(verdicts=said)]
     lines += [f"- {_inline(text)}" for text in findings]
     if record["metrics"]:
@@ -202,7 +202,7 @@ def _summary(records: Sequence[Mapping[str, Any]], words: Mapping[str, str]) -> 
     rows = []
     for record in records:
         judged = [row["met"] for row in record["metrics"] if row["met"] is not None]
-        verdicts = "; ".join(f"{n} {verdict}" for verdict, n in record["verdicts"].items()) or MISSING
+        verdicts = _verdicts(record["verdicts"], words) or MISSING
         met = f"{sum(judged)} / {len(judged)}" if judged else MISSING
         number = f"Exp{record['number']:02}"
         rows.append((number, record["said"]["title"], record["date"], words[record["status"]], met, verdicts))
@@ -226,6 +226,15 @@ def _summary(records: Sequence[Mapping[str, Any]], words: Mapping[str, str]) -> 
     lines += [f"### {words['references']}", "", f"{{{blocks[1].name}}}", ""]
     lines += [f"### {words['my_notes']}", "", words["write_here"], ""]
     return NewSection(SUMMARY, "\n".join(lines), blocks)
+
+
+def _verdicts(counts: Mapping[str, int], words: Mapping[str, str]) -> str:
+    """How often each was said, the worst first."""
+    said = []
+    for verdict, n in counts.items():
+        kind, _, rest = verdict.partition(" ")
+        said.append(words.get(f"verdict_{kind}", verdict).format(n=n, name=rest.removeprefix("to ")))
+    return "; ".join(said)
 
 
 def _metric(name: str, words: Mapping[str, str]) -> str:

@@ -16,11 +16,12 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from squidiff.config import Config, InputError, as_flags, settings_to_json
+from squidiff.config import Config, InputError, Schema, as_flags, settings_to_json
 from squidiff.data.check import check
+from squidiff.data.manifest import describe_table
 from squidiff.data.preprocess import prepare
 from squidiff.data.simulate import simulate_perturbation
-from squidiff.data.table import read_cells, write_all_cells, write_cells
+from squidiff.data.table import CellTable, read_cells, write_all_cells, write_cells
 from squidiff.estimator import Squidiff
 from squidiff.estimator.model import WEIGHTS
 from squidiff.evaluate.scoring import LEAKS, MODEL, OVERALL
@@ -169,7 +170,7 @@ def _run(experiment: Experiment, file: Path, here: Path, record: Record, device:
     model = _trained(experiment, config, here, record, device, say)
     options = as_flags(config)
     _note(record, "train", f"squidiff train {TRAIN} {flags} {options} --out {RUN}", _parameters(config))
-    record.samples = _samples(model, prepared.test, experiment)
+    record.samples = _samples(model, prepared.test, experiment.schema)
     measured = _measured_of_training(model, record, here)
     if experiment.batch_sizes:
         record.observations["batch_sizes"] = list(_speeds(experiment, config, here, device, say))
@@ -365,16 +366,12 @@ def _judged(experiment: Experiment, measured: dict[str, float]) -> list[dict[str
     return rows
 
 
-def _samples(model: Squidiff, truth: ad.AnnData | None, experiment: Experiment) -> list[dict[str, Any]]:
+def _samples(model: Squidiff, truth: ad.AnnData | None, schema: Schema) -> list[dict[str, Any]]:
     """A row a population: trained on, and held out."""
     rows = [{"kind": "training", **population} for population in model.manifest["populations"]]
-    columns = list(experiment.schema.columns)
-    if truth is not None and columns:
-        for values, n in truth.obs[columns].value_counts(dropna=False).items():
-            name = ", ".join(map(str, values))
-            rows.append({"kind": "held out", "context": name, "condition": "", "n_cells": int(n)})
-    elif truth is not None:
-        rows.append({"kind": "held out", "context": "", "condition": "", "n_cells": truth.n_obs})
+    if truth is not None:
+        held = describe_table(CellTable.from_anndata(truth, schema, where="the held-out cells"))
+        rows += [{"kind": "held out", **population} for population in held["populations"]]
     return rows
 
 
