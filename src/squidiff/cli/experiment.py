@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from squidiff.cli.options import Device
-from squidiff.cli.show import say, show_table
+from squidiff.cli.show import progress, say, show_table
 from squidiff.config import InputError
 
 
@@ -28,7 +28,7 @@ def experiment(
     from squidiff.workflows.experiment_file import read_experiment
     from squidiff.workflows.lab_note import run_into_note
 
-    record, note = run_into_note(read_experiment(file), file, out, device=device, say=say)
+    record, note = run_into_note(read_experiment(file), file, out, device=device, say=say, progress=progress)
     status = {True: "pass", False: "FAIL", None: ""}
     names = [row["name"].replace("_", " ") for row in record.metrics]
     values = [(shown(row["value"]), row["target"] or "", status[row["met"]]) for row in record.metrics]

@@ -8,6 +8,7 @@ import itertools
 import shlex
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,11 @@ from squidiff.evaluate.verdict import severity
 from squidiff.files import read_json, write_atomically, write_json
 from squidiff.report.plots import save
 from squidiff.report.tables import METRICS_CSV, read_scores
+from squidiff.train.run import Record as LogLine
 from squidiff.train.run import read_records
 from squidiff.workflows import pictures
 from squidiff.workflows.benchmark import hash_file
+from squidiff.workflows.demo import Progress
 from squidiff.workflows.experiment_file import MEASURED, Experiment
 from squidiff.workflows.measure import Watch, early_oscillation, memory_growth
 from squidiff.workflows.report import write_report
@@ -44,6 +47,12 @@ DONE, FAILED = "done", "failed"
 N_STEPS_OF_A_TRIAL_BATCH = 12
 """Of a batch size whose speed is measured: the first is not counted."""
 Say = Callable[[str], None]
+
+
+@contextmanager
+def silently(label: str, total: int) -> Iterator[Callable[..., None]]:
+    """A progress bar that is not shown."""
+    yield lambda done, note="": None
 
 
 @dataclass
@@ -82,7 +91,13 @@ def folder_of(experiment: Experiment, out: Path) -> Path:
 
 
 def run_experiment(
-    experiment: Experiment, file: Path, folder: Path, *, device: str = "auto", say: Say = lambda text: None
+    experiment: Experiment,
+    file: Path,
+    folder: Path,
+    *,
+    device: str = "auto",
+    say: Say = lambda text: None,
+    progress: Progress = silently,
 ) -> Record:
     """Runs what `folder/expNN` does not hold yet, and returns the record; figures, page and note are the caller's.
 
@@ -104,7 +119,7 @@ def run_experiment(
     record = Record(experiment.number, _said(experiment), date=datetime.date.today().isoformat())
     write_json(here / ASKED, asked)
     try:
-        _run(experiment, file, here, record, device, say)
+        _Runner(experiment, file, here, record, device, say, progress).run()
     except InputError as error:
         record.status, record.failure = FAILED, str(error)
         record.metrics = _judged(experiment, {})
@@ -148,197 +163,210 @@ def write_figures(here: Path, experiment: Experiment, file: Path, record: Record
     )
 
 
-def _run(experiment: Experiment, file: Path, here: Path, record: Record, device: str, say: Say) -> None:
-    flags = as_flags(experiment.schema)
-    data = _data(experiment, file, here)
-    record.files["data"] = data.name
-    report = check(data, experiment.schema, normalize=experiment.preparation.normalize)
-    record.observations["findings"] = [str(finding) for finding in report.findings]
-    _note(record, "check", f"squidiff check {data.name} {flags}", "")
-    report.raise_errors()
-    prepared = prepare(data, experiment.schema, experiment.preparation)
-    say("; ".join(prepared.report[1:]) or "all cells are for training")
-    files = {here / TRAIN: prepared.train}
-    if prepared.test is not None:
-        files[here / TRUTH] = prepared.test
-    write_all_cells(files)
-    options = as_flags(experiment.preparation)
-    command = f"squidiff prepare {data.name} {flags} {options} --out {TRAIN} --held-out {TRUTH}"
-    _note(record, "prepare", command, options)
+@dataclass(frozen=True)
+class _Runner:
+    """Runs what the folder does not hold yet, and notes it in the record."""
 
-    config = _tuned(experiment, here, record, device, say) if experiment.grid else experiment.config
-    model = _trained(experiment, config, here, record, device, say)
-    options = as_flags(config)
-    _note(record, "train", f"squidiff train {TRAIN} {flags} {options} --out {RUN}", _parameters(config))
-    record.samples = _samples(model, prepared.test, experiment.schema)
-    measured = _measured_of_training(model, record, here)
-    if experiment.batch_sizes:
-        record.observations["batch_sizes"] = list(_speeds(experiment, config, here, device, say))
+    experiment: Experiment
+    file: Path
+    here: Path
+    record: Record
+    device: str
+    say: Say
+    progress: Progress
 
-    if prepared.test is None:
-        record.missing.append("scores: no cells were held out, so nothing can be compared with the truth")
-        record.metrics = _judged(experiment, measured)
-        return
-    queries = _queries(prepared.test, experiment)
-    write_atomically(here / QUERIES, lambda temporary: queries.to_csv(temporary, index=False))
-    measured |= _predicted(experiment, model, queries, here, say)
-    options = as_flags(experiment.sampling)
-    command = f"squidiff predict {RUN} --queries {QUERIES} --source {TRAIN} {options} --out {PREDICTED}"
-    _note(record, "predict", command, options)
-    say("scoring")
-    seed = experiment.config.seed
-    scores = write_scores(
-        {MODEL: here / PREDICTED}, here / TRUTH, here / TRAIN, experiment.schema, here / SCORES, seed=seed
-    )
-    _note(record, "evaluate", f"squidiff evaluate {PREDICTED} {TRUTH} --train {TRAIN} {flags} --out {SCORES}", "")
-    measured |= _of_scores(scores, experiment, record)
-    record.metrics = _judged(experiment, measured)
+    def run(self) -> None:
+        flags = as_flags(self.experiment.schema)
+        data = self._data()
+        self.record.files["data"] = data.name
+        report = check(data, self.experiment.schema, normalize=self.experiment.preparation.normalize)
+        self.record.observations["findings"] = [str(finding) for finding in report.findings]
+        _note(self.record, "check", f"squidiff check {data.name} {flags}", "")
+        report.raise_errors()
+        prepared = prepare(data, self.experiment.schema, self.experiment.preparation)
+        self.say("; ".join(prepared.report[1:]) or "all cells are for training")
+        files = {self.here / TRAIN: prepared.train}
+        if prepared.test is not None:
+            files[self.here / TRUTH] = prepared.test
+        write_all_cells(files)
+        options = as_flags(self.experiment.preparation)
+        command = f"squidiff prepare {data.name} {flags} {options} --out {TRAIN} --held-out {TRUTH}"
+        _note(self.record, "prepare", command, options)
 
+        config = self._tuned() if self.experiment.grid else self.experiment.config
+        model = self._trained(config)
+        options = as_flags(config)
+        _note(self.record, "train", f"squidiff train {TRAIN} {flags} {options} --out {RUN}", _parameters(config))
+        self.record.samples = _samples(model, prepared.test, self.experiment.schema)
+        measured = self._measured_of_training(model)
+        if self.experiment.batch_sizes:
+            self.record.observations["batch_sizes"] = list(self._speeds(config))
 
-def _data(experiment: Experiment, file: Path, here: Path) -> Path:
-    """The cells as a file; a simulated set is written. Paths in the file are from its own folder."""
-    wanted = experiment.data
-    if wanted.file is not None:
-        path = file.parent / wanted.file
-        if not wanted.columns:
-            return path
-        cells = read_cells(path)
-    else:
-        cells = simulate_perturbation(**{"seed": experiment.config.seed, **wanted.simulate})
-    for column, values in wanted.columns.items():
-        labels = cells.obs[experiment.schema.condition_key].astype(str)
-        unknown = sorted(set(labels) - set(values) - {str(experiment.schema.control)})
-        if unknown:
-            raise InputError(f"columns.{column} gives no value for condition {unknown[0]!r}")
-        cells.obs[column] = [values.get(label, "") for label in labels]
-    write_cells(here / DATA, cells)
-    return here / DATA
-
-
-def _tuned(experiment: Experiment, here: Path, record: Record, device: str, say: Say) -> Config:
-    """The settings of the grid with the lowest validation loss, each trained on as many cells as the others."""
-    base = experiment.config
-    if base.validation_fraction == 0:
-        raise InputError("a grid needs validation cells: leave validation_fraction above 0")
-    for values in itertools.product(*experiment.grid.values()):
-        chosen = dict(zip(experiment.grid, values, strict=True))
-        if "batch_size" in chosen and "n_train_steps" not in chosen:
-            chosen["n_train_steps"] = max(1, round(base.n_train_steps * base.batch_size / chosen["batch_size"]))
-        config = dataclasses.replace(base, **chosen)
-        name = ", ".join(f"{n} {v:g}" for n, v in chosen.items())
-        say(f"trial: {name}")
-        run = here / TRIALS / name.replace(", ", "_").replace(" ", "-")
-        try:
-            model = _fit(experiment, config, here, run, device)
-            losses = [r.validation_loss for r in model.history if r.validation_loss is not None]
-            trial = {"validation_loss": min(losses), "seconds": model.provenance["seconds"], "failure": ""}
-        except InputError as error:
-            trial = {"validation_loss": None, "seconds": None, "failure": str(error)}
-        record.trials.append({**chosen, **trial})
-    known = [t for t in record.trials if t["validation_loss"] is not None]
-    if not known:
-        raise InputError(f"every trial of the grid failed; the first: {record.trials[0]['failure']}")
-    best = min(known, key=lambda trial: trial["validation_loss"])
-    return dataclasses.replace(base, **{n: best[n] for n in (*experiment.grid, "n_train_steps") if n in best})
-
-
-def _trained(experiment: Experiment, config: Config, here: Path, record: Record, device: str, say: Say) -> Squidiff:
-    say(f"training {config.n_train_steps:,} steps")
-    with Watch() as watch:
-        model = _fit(experiment, config, here, here / RUN, device, watch)
-    if watch.steps:  # else the run was there already
-        growth, grew = memory_growth(watch.resident_mb)
-        record.observations |= {
-            "utilisation": watch.utilisation,
-            "memory_steps": watch.steps,
-            "memory_mb": watch.resident_mb,
-            "memory_growth_mb": None if np.isnan(growth) else growth,
-            "memory_grew": grew,
-        }
-    return model
-
-
-def _fit(
-    experiment: Experiment, config: Config, here: Path, run: Path, device: str, watch: Watch | None = None
-) -> Squidiff:
-    """The run that is there, whole, or one that is begun or goes on."""
-    if (run / WEIGHTS).exists():
-        return Squidiff.load(run, device)
-    on_record = None if watch is None else watch.note
-    model = Squidiff(experiment.schema, config, device)
-    return model.fit(here / TRAIN, out=run, resume=True, on_record=on_record)
-
-
-def _measured_of_training(model: Squidiff, record: Record, here: Path) -> dict[str, float]:
-    history = read_records(here / RUN / "metrics.jsonl")
-    last, config = history[-1], model.config
-    n_trained = model.manifest["n_cells"] * (1 - config.validation_fraction)
-    oscillation = early_oscillation(history)
-    validated = [record.validation_loss for record in history if record.validation_loss is not None]
-    record.observations |= {
-        "device": str(model.device),
-        "n_steps": config.n_train_steps,
-        "epochs": config.n_train_steps * config.batch_size / n_trained,
-        "cells_per_s": float(np.median([r.cells_per_s for r in history])),
-        "early_oscillation": None if np.isnan(oscillation) else oscillation,
-        "n_warmup_steps": config.n_warmup_steps,
-        "lowest_validation_loss": min(validated, default=None),
-    }
-    record.tools = {"Python": model.provenance["python"], **model.provenance["packages"]}
-    began = time.perf_counter()
-    Squidiff.load(here / RUN, str(model.device))
-    measured = {
-        "training_loss": last.loss,
-        "noise_error": model.provenance.get("noise_error", float("nan")),
-        "training_minutes": model.provenance["seconds"] / 60,
-        "load_seconds": time.perf_counter() - began,
-    }
-    if last.memory_mb is not None:
-        measured["memory_gb"] = last.memory_mb / 1e3
-    if last.device_memory_mb is not None:
-        measured["gpu_memory_gb"] = last.device_memory_mb / 1e3
-    return measured
-
-
-def _speeds(experiment: Experiment, config: Config, here: Path, device: str, say: Say) -> Iterator[dict[str, Any]]:
-    """Cells a second at each batch size, by the median of a few steps after the first."""
-    for batch_size in experiment.batch_sizes:
-        say(f"speed at batch size {batch_size}")
-        steps = N_STEPS_OF_A_TRIAL_BATCH
-        few = dataclasses.replace(
-            config, batch_size=batch_size, n_train_steps=steps, log_every_steps=1, validation_fraction=0.0
+        if prepared.test is None:
+            self.record.missing.append("scores: no cells were held out, so nothing can be compared with the truth")
+            self.record.metrics = _judged(self.experiment, measured)
+            return
+        queries = self._queries(prepared.test)
+        write_atomically(self.here / QUERIES, lambda temporary: queries.to_csv(temporary, index=False))
+        measured |= self._predicted(model, queries)
+        options = as_flags(self.experiment.sampling)
+        command = f"squidiff predict {RUN} --queries {QUERIES} --source {TRAIN} {options} --out {PREDICTED}"
+        _note(self.record, "predict", command, options)
+        self.say("scoring")
+        seed = self.experiment.config.seed
+        scores = write_scores(
+            {MODEL: self.here / PREDICTED},
+            self.here / TRUTH,
+            self.here / TRAIN,
+            self.experiment.schema,
+            self.here / SCORES,
+            seed=seed,
         )
-        try:
-            history = Squidiff(experiment.schema, few, device).fit(here / TRAIN).history
-            yield {"batch_size": batch_size, "cells_per_s": float(np.median([r.cells_per_s for r in history[1:]]))}
-        except (InputError, RuntimeError) as error:  # torch's OutOfMemoryError is one
-            yield {"batch_size": batch_size, "cells_per_s": None, "failure": str(error).splitlines()[0]}
+        _note(
+            self.record, "evaluate", f"squidiff evaluate {PREDICTED} {TRUTH} --train {TRAIN} {flags} --out {SCORES}", ""
+        )
+        measured |= _of_scores(scores, self.experiment, self.record)
+        self.record.metrics = _judged(self.experiment, measured)
 
+    def _data(self) -> Path:
+        """The cells as a file; a simulated set is written. Paths in the file are from its own folder."""
+        wanted = self.experiment.data
+        if wanted.file is not None:
+            path = self.file.parent / wanted.file
+            if not wanted.columns:
+                return path
+            cells = read_cells(path)
+        else:
+            cells = simulate_perturbation(**{"seed": self.experiment.config.seed, **wanted.simulate})
+        for column, values in wanted.columns.items():
+            labels = cells.obs[self.experiment.schema.condition_key].astype(str)
+            unknown = sorted(set(labels) - set(values) - {str(self.experiment.schema.control)})
+            if unknown:
+                raise InputError(f"columns.{column} gives no value for condition {unknown[0]!r}")
+            cells.obs[column] = [values.get(label, "") for label in labels]
+        write_cells(self.here / DATA, cells)
+        return self.here / DATA
 
-def _queries(truth: ad.AnnData, experiment: Experiment) -> pd.DataFrame:
-    columns = list(experiment.schema.columns)
-    if not columns:
-        return pd.DataFrame({"n_cells": [experiment.n_samples or truth.n_obs]})
-    counts = truth.obs[columns].value_counts(dropna=False).reset_index(name="n_cells")
-    key, control = experiment.schema.condition_key, experiment.schema.control
-    if key is not None and experiment.schema.time_key is None:
-        counts = counts[counts[key].astype(str) != control]
-    if counts.empty:
-        raise InputError("only control cells are held out: there is nothing to predict")
-    if experiment.n_samples is not None:
-        counts["n_cells"] = experiment.n_samples
-    return counts
+    def _tuned(self) -> Config:
+        """The settings of the grid with the lowest validation loss, each trained on as many cells as the others."""
+        base = self.experiment.config
+        if base.validation_fraction == 0:
+            raise InputError("a grid needs validation cells: leave validation_fraction above 0")
+        for values in itertools.product(*self.experiment.grid.values()):
+            chosen = dict(zip(self.experiment.grid, values, strict=True))
+            if "batch_size" in chosen and "n_train_steps" not in chosen:
+                chosen["n_train_steps"] = max(1, round(base.n_train_steps * base.batch_size / chosen["batch_size"]))
+            config = dataclasses.replace(base, **chosen)
+            name = ", ".join(f"{n} {v:g}" for n, v in chosen.items())
+            self.say(f"trial: {name}")
+            run = self.here / TRIALS / name.replace(", ", "_").replace(" ", "-")
+            try:
+                model = self._fit(config, run)
+                losses = [r.validation_loss for r in model.history if r.validation_loss is not None]
+                trial = {"validation_loss": min(losses), "seconds": model.provenance["seconds"], "failure": ""}
+            except InputError as error:
+                trial = {"validation_loss": None, "seconds": None, "failure": str(error)}
+            self.record.trials.append({**chosen, **trial})
+        known = [t for t in self.record.trials if t["validation_loss"] is not None]
+        if not known:
+            raise InputError(f"every trial of the grid failed; the first: {self.record.trials[0]['failure']}")
+        best = min(known, key=lambda trial: trial["validation_loss"])
+        return dataclasses.replace(base, **{n: best[n] for n in (*self.experiment.grid, "n_train_steps") if n in best})
 
+    def _trained(self, config: Config) -> Squidiff:
+        self.say(f"training {config.n_train_steps:,} steps")
+        with Watch() as watch:
+            model = self._fit(config, self.here / RUN, watch)
+        if watch.steps:  # else the run was there already
+            growth, grew = memory_growth(watch.resident_mb)
+            self.record.observations |= {
+                "utilisation": watch.utilisation,
+                "memory_steps": watch.steps,
+                "memory_mb": watch.resident_mb,
+                "memory_growth_mb": None if np.isnan(growth) else growth,
+                "memory_grew": grew,
+            }
+        return model
 
-def _predicted(
-    experiment: Experiment, model: Squidiff, queries: pd.DataFrame, here: Path, say: Say
-) -> dict[str, float]:
-    say(f"sampling {len(queries)} population{'s' if len(queries) > 1 else ''}")
-    began = time.perf_counter()
-    predicted = model.predict(here / QUERIES, here / TRAIN, experiment.sampling)
-    seconds = time.perf_counter() - began
-    write_cells(here / PREDICTED, predicted)
-    return {"seconds_per_sample": seconds / predicted.n_obs}
+    def _fit(self, config: Config, run: Path, watch: Watch | None = None) -> Squidiff:
+        """The run that is there, whole, or one that is begun or goes on."""
+        if (run / WEIGHTS).exists():
+            return Squidiff.load(run, self.device)
+        model = Squidiff(self.experiment.schema, config, self.device)
+        with self.progress("training", config.n_train_steps) as advance:
+
+            def on_record(line: LogLine) -> None:
+                advance(line.step, line)
+                if watch is not None:
+                    watch.note(line)
+
+            return model.fit(self.here / TRAIN, out=run, resume=True, on_record=on_record)
+
+    def _measured_of_training(self, model: Squidiff) -> dict[str, float]:
+        history = read_records(self.here / RUN / "metrics.jsonl")
+        last, config = history[-1], model.config
+        n_trained = model.manifest["n_cells"] * (1 - config.validation_fraction)
+        oscillation = early_oscillation(history)
+        validated = [line.validation_loss for line in history if line.validation_loss is not None]
+        self.record.observations |= {
+            "device": str(model.device),
+            "n_steps": config.n_train_steps,
+            "epochs": config.n_train_steps * config.batch_size / n_trained,
+            "cells_per_s": float(np.median([r.cells_per_s for r in history])),
+            "early_oscillation": None if np.isnan(oscillation) else oscillation,
+            "n_warmup_steps": config.n_warmup_steps,
+            "lowest_validation_loss": min(validated, default=None),
+        }
+        self.record.tools = {"Python": model.provenance["python"], **model.provenance["packages"]}
+        began = time.perf_counter()
+        Squidiff.load(self.here / RUN, str(model.device))
+        measured = {
+            "training_loss": last.loss,
+            "noise_error": model.provenance.get("noise_error", float("nan")),
+            "training_minutes": model.provenance["seconds"] / 60,
+            "load_seconds": time.perf_counter() - began,
+        }
+        if last.memory_mb is not None:
+            measured["memory_gb"] = last.memory_mb / 1e3
+        if last.device_memory_mb is not None:
+            measured["gpu_memory_gb"] = last.device_memory_mb / 1e3
+        return measured
+
+    def _speeds(self, config: Config) -> Iterator[dict[str, Any]]:
+        """Cells a second at each batch size, by the median of a few steps after the first."""
+        for batch_size in self.experiment.batch_sizes:
+            self.say(f"speed at batch size {batch_size}")
+            steps = N_STEPS_OF_A_TRIAL_BATCH
+            few = dataclasses.replace(
+                config, batch_size=batch_size, n_train_steps=steps, log_every_steps=1, validation_fraction=0.0
+            )
+            try:
+                history = Squidiff(self.experiment.schema, few, self.device).fit(self.here / TRAIN).history
+                yield {"batch_size": batch_size, "cells_per_s": float(np.median([r.cells_per_s for r in history[1:]]))}
+            except (InputError, RuntimeError) as error:  # torch's OutOfMemoryError is one
+                yield {"batch_size": batch_size, "cells_per_s": None, "failure": str(error).splitlines()[0]}
+
+    def _queries(self, truth: ad.AnnData) -> pd.DataFrame:
+        columns = list(self.experiment.schema.columns)
+        if not columns:
+            return pd.DataFrame({"n_cells": [self.experiment.n_samples or truth.n_obs]})
+        counts = truth.obs[columns].value_counts(dropna=False).reset_index(name="n_cells")
+        key, control = self.experiment.schema.condition_key, self.experiment.schema.control
+        if key is not None and self.experiment.schema.time_key is None:
+            counts = counts[counts[key].astype(str) != control]
+        if counts.empty:
+            raise InputError("only control cells are held out: there is nothing to predict")
+        if self.experiment.n_samples is not None:
+            counts["n_cells"] = self.experiment.n_samples
+        return counts
+
+    def _predicted(self, model: Squidiff, queries: pd.DataFrame) -> dict[str, float]:
+        self.say(f"sampling {len(queries)} population{'s' if len(queries) > 1 else ''}")
+        began = time.perf_counter()
+        predicted = model.predict(self.here / QUERIES, self.here / TRAIN, self.experiment.sampling)
+        seconds = time.perf_counter() - began
+        write_cells(self.here / PREDICTED, predicted)
+        return {"seconds_per_sample": seconds / predicted.n_obs}
 
 
 def _of_scores(scores: pd.DataFrame, experiment: Experiment, record: Record) -> dict[str, float]:

@@ -9,12 +9,19 @@ from typing import Any
 from squidiff.files import read_json, require_writable, write_json
 from squidiff.report.note import write_note
 from squidiff.report.note_text import beside, head, sections
-from squidiff.workflows.experiment import RECORD, Record, Say, folder_of, run_experiment, write_figures
+from squidiff.workflows.demo import Progress
+from squidiff.workflows.experiment import RECORD, Record, Say, folder_of, run_experiment, silently, write_figures
 from squidiff.workflows.experiment_file import Experiment
 
 
 def run_into_note(
-    experiment: Experiment, file: Path, out: Path, *, device: str = "auto", say: Say = lambda text: None
+    experiment: Experiment,
+    file: Path,
+    out: Path,
+    *,
+    device: str = "auto",
+    say: Say = lambda text: None,
+    progress: Progress = silently,
 ) -> tuple[Record, Path]:
     """Runs the experiment, draws its figures and its page, and writes it into its note; returns record and note.
 
@@ -24,7 +31,7 @@ def run_into_note(
     folder = folder_of(experiment, out)
     note = folder / f"{folder.name}.md"
     require_writable(note)
-    record = run_experiment(experiment, file, folder, device=device, say=say)
+    record = run_experiment(experiment, file, folder, device=device, say=say, progress=progress)
     here = folder / experiment.folder
     write_figures(here, experiment, file, record)
     write_json(here / RECORD, dataclasses.asdict(record))

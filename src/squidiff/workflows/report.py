@@ -26,8 +26,6 @@ from squidiff.workflows import pictures
 PAGE = "index.html"
 METRICS_JSON, BENCHMARK_CSV = "metrics.json", "benchmark.csv"
 MAX_RUNS, MAX_ROWS = 6, 1500
-MAX_PICTURE_BYTES = 400_000
-"""Of one picture in the page, which is to stay below 5 MB."""
 SCORE_COLUMNS = ["condition", "metric", "method", "value", "low", "high", "floor", "ceiling", "verdict"]
 METHOD = (
     "The mean response of each population is predicted first, by simple predictors that are weighed by leaving training"
@@ -54,7 +52,7 @@ class Account:
     def draw(self, where: str, caption: str, draw: Callable[[], Figure]) -> None:
         """Adds a picture, or why there is none."""
         try:
-            png = to_png(draw(), MAX_PICTURE_BYTES)
+            png = to_png(draw())
         except InputError as error:
             self.not_shown.append(f"{caption}: {error}")
         else:
@@ -329,8 +327,13 @@ class _Scores:
 
     def section(self, account: Account) -> Section:
         mine, everything = self.of_models, self.table[self.table["metric"].isin(HEADLINE)]
-        order = sorted(range(len(mine)), key=lambda i: severity(mine["verdict"].iloc[i]))
-        tables = [Table.of(_for_people(mine.iloc[order]), "Scores of the prediction, the worst verdict first")]
+        mine = mine.iloc[sorted(range(len(mine)), key=lambda i: severity(mine["verdict"].iloc[i]))]
+        is_whole = mine["condition"] == OVERALL
+        if not is_whole.any():
+            is_whole[:] = True
+        tables = [Table.of(_for_people(mine[is_whole]), "Scores of the prediction, the worst verdict first")]
+        if not is_whole.all():
+            tables.append(Table.of(_for_people(mine[~is_whole]), "The same of each population", folded=True))
         if len(everything) > MAX_ROWS:
             account.not_shown.append(f"{len(everything):,} rows of all methods: see {METRICS_CSV}")
         else:
