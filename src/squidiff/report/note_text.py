@@ -249,8 +249,8 @@ def _population(sample: Mapping[str, Any]) -> str:
 
 
 def _callout(kind: str, title: str, lines: Sequence[str]) -> str:
-    """As Obsidian has them: a quotation whose first line names the kind."""
-    return "".join(f"{line}\n" for line in [f">[!{kind}] {title}", *(f"> {text}".rstrip() for text in lines)])
+    """As Obsidian has them: a quotation whose first line names the kind, and is a paragraph of its own elsewhere."""
+    return "".join(f"{line}\n" for line in [f">[!{kind}] {title}", ">", *(f"> {text}".rstrip() for text in lines)])
 
 
 def _table(columns: str, rows: Iterable[Sequence[str]]) -> list[str]:
