@@ -91,7 +91,7 @@ def write_report(
     if len(runs) > MAX_RUNS:
         account.not_shown.append(f"{len(runs) - MAX_RUNS} of {len(runs)} runs: the first {MAX_RUNS} are shown")
     for run in told:
-        run.draw(account, scored)
+        run.draw(account, scored, is_alone=len(runs) == 1)
     if not tables:
         account.not_shown.append("How good the predictions are: no evaluation is there; run `squidiff evaluate`")
     whole = [f"squidiff benchmark FILE.toml --data DATA --out {folder.name}"] if benchmark.is_file() else []
@@ -163,11 +163,13 @@ class _Run:
             )
         )
 
-    def draw(self, account: Account, scored: Sequence[_Scores]) -> None:
+    def draw(self, account: Account, scored: Sequence[_Scores], is_alone: bool) -> None:
         account.draw(self.name, f"Loss of {self.name} during training", lambda: pictures.loss(self.folder))
         train = next((scores.files["train"] for scores in scored if "train" in scores.files), None)
         if not self.is_whole:
             account.not_shown.append(f"The latent of {self.name}: its training did not finish")
+        elif not is_alone:
+            account.not_shown.append(f"The latent of {self.name}: there are several runs; see `squidiff plot latent`")
         elif train is None:
             account.not_shown.append(f"The latent of {self.name}: no evaluation names the training cells")
         elif self.schema.columns:
