@@ -27,8 +27,9 @@ lint: $(INSTALLED) ## ruff and mypy
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 
-docs: $(DOCS_INSTALLED) ## the documentation site, into build/docs
-	.venv/bin/python -m sphinx --fail-on-warning --keep-going --fresh-env -b html -d build/doctrees docs build/docs
+docs: $(DOCS_INSTALLED) ## the documentation site, its tutorials run, into build/docs, and its tests
+	.venv/bin/python -m sphinx --fail-on-warning --keep-going --show-traceback --fresh-env -d build/doctrees docs build/docs
+	.venv/bin/python -m pytest tests/test_docs.py
 
 bench: $(INSTALLED) ## the project's benchmark, into results/bench: make bench DATA=FOLDER
 	@test -n "$(DATA)" || { echo "name the folder of the data: make bench DATA=FOLDER" >&2; exit 2; }
