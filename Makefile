@@ -5,9 +5,10 @@ TORCH := torch==2.13.0
 PYTHONS = $(PYTHON) $(if $(filter file,$(origin PYTHON)),python3.13 python3.12 python3.11)
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 INSTALLED := .venv/.installed
+DOCS_INSTALLED := .venv/.docs-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint bench clean
+.PHONY: help demo test test-fast lint docs bench clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +26,10 @@ lint: $(INSTALLED) ## ruff and mypy
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+
+docs: $(DOCS_INSTALLED) ## the documentation site, its tutorials run, into build/docs, and its tests
+	.venv/bin/python -m sphinx --fail-on-warning --keep-going --show-traceback --fresh-env -d build/doctrees docs build/docs
+	.venv/bin/python -m pytest tests/test_docs.py
 
 bench: $(INSTALLED) ## the project's benchmark, into results/bench: make bench DATA=FOLDER
 	@test -n "$(DATA)" || { echo "name the folder of the data: make bench DATA=FOLDER" >&2; exit 2; }
@@ -49,4 +54,8 @@ $(INSTALLED): pyproject.toml Makefile
 	exit 1
 	.venv/bin/python -m pip install --disable-pip-version-check $(TORCH)
 	.venv/bin/python -m pip install --disable-pip-version-check --editable ".[dev]"
+	@touch $@
+
+$(DOCS_INSTALLED): $(INSTALLED)
+	.venv/bin/python -m pip install --disable-pip-version-check --editable ".[docs]"
 	@touch $@

@@ -6,6 +6,7 @@ Each takes what the function of `workflows.pictures` of that name takes, and an 
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,8 @@ def _on_screen(picture: Callable[..., Figure]) -> Callable[..., Any]:
             raise
         return axes[0] if len(axes) == 1 else axes
 
+    said = inspect.signature(picture).replace(return_annotation="Axes | list[Axes]")
+    shown.__signature__ = said  # type: ignore[attr-defined]  # what `help` shows, or it would say Figure
     return shown
 
 
