@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,51 @@ def test_a_note_in_another_encoding_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read as UTF-8"):
         write_note(path, sections("0.9"), head=HEAD, beside=BESIDE)
     assert path.read_bytes() == before
+
+
+def test_a_blank_line_or_a_remark_under_a_heading_keeps_it_with_its_section() -> None:
+    note = new_note().replace("## Summary\n", "## Summary\n\nwhat I think\n\n")
+    again = update(note, sections("0.8", (1, 2, 3)), BESIDE)
+    assert again.index("## Experiment 3") < again.index("## Summary") < again.index("what I think")
+
+
+def test_a_line_of_another_editor_changes_no_other_line() -> None:
+    note = new_note().replace("- [ ] next\n", "- [ ] next\r\n", 1)
+    again = update(note, sections("0.9"), BESIDE)
+    assert again == new_note("0.9").replace("- [ ] next\n", "- [ ] next\r\n", 1)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda text: text.replace(" -->\n", " --> \n"), lambda text: text.replace("\n", "\r")]
+)
+def test_blanks_after_the_comments_and_old_line_ends_hide_nothing(change: Callable[[str], str]) -> None:
+    again = update(change(new_note()), sections("0.9"), BESIDE)
+    assert again.count("## Summary") == 1
+    assert "0.8" not in again
+
+
+def test_a_note_that_lies_elsewhere_is_written_there_with_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "vault").mkdir()
+    there, link = tmp_path / "vault" / "n.md", tmp_path / "note.md"
+    there.write_text(new_note(), encoding="utf-8")
+    there.chmod(0o600)
+    link.symlink_to(there)
+    write_note(link, sections("0.9"), head=HEAD, beside=BESIDE)
+    assert link.is_symlink()
+    assert there.read_text(encoding="utf-8") == new_note("0.9")
+    assert there.stat().st_mode & 0o777 == 0o600
+    there.chmod(0o400)
+    with pytest.raises(InputError, match="is read-only"):
+        write_note(link, sections("0.7"), head=HEAD, beside=BESIDE)
+    assert there.read_text(encoding="utf-8") == new_note("0.9")
+
+
+def test_a_text_that_looks_like_the_place_of_a_block_stays_a_text() -> None:
+    works = Block("exp01/works", "> | {exp01/results} |\n{exp01/results}\n")
+    results = Block("exp01/results", "> 0.8\n")
+    section = NewSection("exp01", "## E\n\n{exp01/works}\n\n{exp01/results}\n", (works, results))
+    assert section.written().count("> 0.8") == 1
+    assert update(section.written(), [section], BESIDE) == section.written()
 
 
 LINES = st.sampled_from(

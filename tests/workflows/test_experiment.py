@@ -203,7 +203,8 @@ def test_a_training_that_fails_still_has_a_page_and_a_section(tmp_path: Path) ->
     text = note.read_text(encoding="utf-8")
     assert "The experiment did not finish: training diverged" in text
     page = (note.parent / "exp01" / "index.html").read_text(encoding="utf-8")
-    assert "The experiment failed: training diverged" in page
+    assert "<p>This did not end: training diverged" in page
+    assert '"noise_error"' in (note.parent / "exp01" / "metrics.json").read_text()
 
 
 def test_a_grid_takes_the_lowest_validation_loss_and_shows_as_many_cells_to_each(tmp_path: Path) -> None:
@@ -215,6 +216,82 @@ def test_a_grid_takes_the_lowest_validation_loss_and_shows_as_many_cells_to_each
     assert (model.config.learning_rate, model.config.batch_size) == (best["learning_rate"], best["batch_size"])
     validated = [line.validation_loss for line in model.history if line.validation_loss is not None]
     assert min(validated) == pytest.approx(best["validation_loss"])
+
+
+def test_a_trial_that_fails_takes_no_other_with_it_even_before_its_first_line(tmp_path: Path) -> None:
+    more = "log_every_steps = 20\n[grid]\nlearning_rate = [1e12, 0.001]".replace("log_every_steps = 20\n", "")
+    file = write(tmp_path, steps=24, more=more)
+    file.write_text(file.read_text().replace("log_every_steps = 1\n", "log_every_steps = 20\n"), encoding="utf-8")
+    record, note = run(file)
+    assert record.status == "done"
+    assert ["diverged" in trial["failure"] for trial in record.trials] == [True, False]
+    assert "diverged" in note.read_text(encoding="utf-8")
+    alone = write(tmp_path, 2, steps=24, more="learning_rate = 1e12\nmax_grad_norm = 1e30")
+    alone.write_text(alone.read_text().replace("log_every_steps = 1\n", "log_every_steps = 20\n"), encoding="utf-8")
+    record, note = run(alone)
+    assert record.status == FAILED
+    assert (note.parent / "exp02" / "index.html").is_file()
+
+
+def test_a_failed_experiment_can_be_corrected_and_keeps_what_was_measured(tmp_path: Path) -> None:
+    file = write(tmp_path, more="learning_rate = 1e30\nmax_grad_norm = 1e30\nn_warmup_steps = 0")
+    assert run(file)[0].status == FAILED
+    record, note = run(write(tmp_path, steps=6))
+    assert record.status == "done"
+    assert "did not finish" not in note.read_text(encoding="utf-8")
+
+
+def test_what_cannot_be_asked_is_said_before_training(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    text = file.read_text().replace('context_keys = ["cell_type", "condition"]', CONTROLLED)
+    file.write_text(text.replace("test_fraction = 0.3333", 'hold_out = ["condition=control,cell_type=type A"]'))
+    record, note = run(file)
+    assert "only control cells are held out" in record.failure
+    assert not (note.parent / "exp01" / "run").exists()
+
+
+CONTROLLED = 'condition_key = "condition"\ncontrol = "control"\ncontext_keys = ["cell_type"]'
+
+
+def test_only_what_was_predicted_is_called_so(tmp_path: Path) -> None:
+    file = write(tmp_path, steps=6)
+    file.write_text(file.read_text().replace('context_keys = ["cell_type", "condition"]', CONTROLLED))
+    record, _ = run(file)
+    kinds = {(sample["condition"], sample["kind"]) for sample in record.samples}
+    assert kinds == {("", "training"), ("drug", "training"), ("", "held out"), ("drug", "predicted")}
+
+
+def test_memory_that_is_not_enough_is_a_failure_with_a_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory\nat frame 0")
+
+    monkeypatch.setattr(Squidiff, "fit", fit)
+    record, note = run(write(tmp_path))
+    assert record.failure == "DefaultCPUAllocator: can't allocate memory"
+    assert "allocate memory" in note.read_text(encoding="utf-8")
+
+
+def test_a_picture_that_could_not_be_drawn_is_forgotten_once_it_can(tmp_path: Path) -> None:
+    file = write(tmp_path, steps=6)
+    _, note = run(file)
+    predicted = note.parent / "exp01" / "predicted.h5ad"
+    cells = predicted.read_bytes()
+    predicted.write_bytes(b"no cells")
+    assert "Not shown: sample_quality.png" in run(file)[1].read_text(encoding="utf-8")
+    predicted.write_bytes(cells)
+    assert "Not shown" not in run(file)[1].read_text(encoding="utf-8")
+
+
+def test_another_experiments_damaged_record_is_left_out_and_said(tmp_path: Path) -> None:
+    run(write(tmp_path, 2, steps=6))
+    record = tmp_path / "results" / "20251101_testing" / "exp02" / "metrics.json"
+    record.write_text('{"number": 1}')
+    said: list[str] = []
+    file = write(tmp_path, steps=6)
+    run_into_note(read_experiment(file), file, tmp_path / "results", device="cpu", say=said.append)
+    assert any("is no record of an experiment" in text for text in said)
+    with pytest.raises(InputError, match="is no record of an experiment"):
+        run(write(tmp_path, 2, steps=6))
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,36 @@ def test_a_folder_without_anything_of_ours_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("scores/metrics.json", "[1, 2]"),
+        ("scores/metrics.json", '{"files": {"model": 3}}'),
+        ("scores/metrics.csv", ""),
+        ("scores/metrics.csv", "condition,metric\n"),
+        ("run/manifest.json", '{"populations": [1, 2], "n_cells": "x"}'),
+        ("run/config.json", "{bad"),
+        ("run/check.json", "[]"),
+        ("run/metrics.jsonl", ""),
+        ("run/metrics.jsonl", "{}\n"),
+    ],
+)
+def test_a_damaged_part_is_named_and_the_rest_is_shown(copied: Path, name: str, text: str) -> None:
+    (copied / name).write_text(text)
+    page = text_of(write_report(copied))
+    assert "Not shown, and why" in page
+    assert "Nothing was left out." not in page or name == "run/check.json"
+    assert "Make it again" in page
+    shown = "How good are the predictions" if name.startswith("run") else "Training of run"
+    assert shown in page
+
+
+def test_a_last_line_that_was_cut_is_left_out(copied: Path) -> None:
+    log = copied / "run" / "metrics.jsonl"
+    log.write_text(log.read_text() + '{"step": 5, "lo')
+    assert "Loss of run during training" in text_of(write_report(copied))
+
+
 # --- in a browser
 
 playwright = pytest.importorskip("playwright.sync_api")

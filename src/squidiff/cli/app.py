@@ -62,7 +62,8 @@ def main(tokens: Sequence[str] | None = None) -> None:
 
 @contextmanager
 def ending_with_a_sentence(
-    interrupted: str = "interrupted; a run that was training goes on with --resume",
+    interrupted: str = "interrupted; training goes on with `train --resume`, an experiment or a benchmark with the "
+    "same command",
 ) -> Iterator[None]:
     """Inside, input that cannot be used ends the process with one sentence and code 2, an interruption with 130."""
     # OpenMP's threads spin while they wait for each other; where another process holds one of the cores, a training

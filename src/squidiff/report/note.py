@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from squidiff.config import InputError
-from squidiff.files import write_together
+from squidiff.files import Write, write_together
 
+_END = r"[ \t]*(?=\r?$)"
 _BLOCK = re.compile(
-    r"^<!-- squidiff:begin (?P<name>[\w/.-]+) (?P<digest>[0-9a-f]{12}) -->\n(?P<body>.*?)"
-    r"^<!-- squidiff:end (?P=name) -->$",
+    r"^<!-- squidiff:begin (?P<name>[\w/.-]+) (?P<digest>[0-9a-f]{12}) -->[ \t]*\r?\n(?P<body>.*?)"
+    rf"^<!-- squidiff:end (?P=name) -->{_END}",
     re.MULTILINE | re.DOTALL,
 )
-_SECTION = re.compile(r"^<!-- squidiff:section (?P<name>[\w.-]+) -->$", re.MULTILINE)
+_SECTION = re.compile(rf"^<!-- squidiff:section (?P<name>[\w.-]+) -->{_END}", re.MULTILINE)
+_HEADING = re.compile(r"^#+ ", re.MULTILINE)
 BACKUP = ".bak"
 """Ending of the copy of the note as it was before."""
 
@@ -54,8 +57,9 @@ class NewSection:
     def written(self) -> str:
         """With a comment under its heading, by which it is found again."""
         heading, _, text = self.text.partition("\n")
-        for block in self.blocks:
-            text = text.replace("{" + block.name + "}", block.written())
+        written = {block.name: block.written() for block in self.blocks}
+        # whole lines alone, and each once: what comes from data may look like a place, too
+        text = re.sub(r"^\{([\w/.-]+)\}$", lambda found: written.get(found[1], found[0]), text, flags=re.MULTILINE)
         return f"{heading}\n<!-- squidiff:section {self.name} -->\n{text}"
 
 
@@ -65,18 +69,20 @@ def update(note: str, sections: Sequence[NewSection], beside: str) -> str:
     sections: in the order in which a note has them; one that is not there is put before the first that follows it, or
     at the end. A block that its author has not edited is replaced; one that was edited stays, and the new one is put
     after it, under the line `beside`, unless it says what the edited one said before. A block that is gone comes back
-    at the end of its section. Line ends stay those of the note.
+    at the end of its section. What is new has the line ends of most of the note.
     """
-    ends = "\r\n" if "\r\n" in note else "\n"
-    text = note.replace("\r\n", "\n") if ends == "\r\n" else note
+    if "\n" not in note and "\r" in note:  # of an old editor
+        return update(note.replace("\r", "\n"), sections, beside).replace("\n", "\r")
+    n_windows = note.count("\r\n")
+    ends = "\r\n" if n_windows > note.count("\n") - n_windows else "\n"
     order = [section.name for section in sections]
     for section in sections:
-        if _starts(text, section.name) is None:
-            text = _insert_section(text, section, order[order.index(section.name) + 1 :])
+        if _starts(note, section.name) is None:
+            note = _insert_section(note, section, order[order.index(section.name) + 1 :], ends)
             continue
         for block in section.blocks:
-            text = _put(text, block, beside, order)
-    return text.replace("\n", ends) if ends == "\r\n" else text
+            note = _put(note, block, beside, order, ends)
+    return note
 
 
 def write_note(path: Path, sections: Sequence[NewSection], *, head: str, beside: str) -> None:
@@ -84,11 +90,13 @@ def write_note(path: Path, sections: Sequence[NewSection], *, head: str, beside:
 
     Raises InputError when the note cannot be read as UTF-8, or written; it is then as it was.
     """
+    path = path.resolve()  # a note that lies elsewhere is written there
     if not path.exists():
         text = head + "\n" + "\n".join(section.written() for section in sections)
         write_together({path: lambda temporary: temporary.write_bytes(text.encode("utf-8"))})
         return
     try:
+        mode = path.stat().st_mode
         before = path.read_bytes()
         note = before.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -96,10 +104,13 @@ def write_note(path: Path, sections: Sequence[NewSection], *, head: str, beside:
     after = update(note, sections, beside).encode("utf-8")
     if after == before:
         return
-    backup = path.with_name(path.name + BACKUP)
-    write_together(
-        {backup: lambda temporary: temporary.write_bytes(before), path: lambda temporary: temporary.write_bytes(after)}
-    )
+    if not mode & stat.S_IWUSR:
+        raise InputError(f"{path} is read-only: make it writable, or move it away")
+
+    def write(text: bytes) -> Write:
+        return lambda temporary: (temporary.write_bytes(text), temporary.chmod(stat.S_IMODE(mode)))
+
+    write_together({path.with_name(path.name + BACKUP): write(before), path: write(after)})
 
 
 def untouched(text: str) -> Iterator[re.Match[str]]:
@@ -111,19 +122,20 @@ def _is_untouched(found: re.Match[str]) -> bool:
     return _digest(found["body"]) == found["digest"]
 
 
-def _put(text: str, block: Block, beside: str, order: Sequence[str]) -> str:
+def _put(text: str, block: Block, beside: str, order: Sequence[str], ends: str) -> str:
     there = [found for found in _BLOCK.finditer(text) if found["name"] == block.name]
     own = [found for found in there if _is_untouched(found)]
     edited = [found for found in there if not _is_untouched(found)]
-    new = block.written(beside if edited else "")
+    new = block.written(beside if edited else "").replace("\n", ends)
     if own:
-        return text[: own[0].start()] + new + text[own[0].end() :]
+        same = own[0][0].replace("\r\n", "\n") == new.replace("\r\n", "\n")
+        return text if same else text[: own[0].start()] + new + text[own[0].end() :]
     if any(found["digest"] in (_digest(block.body), _digest(f"{beside}\n\n{block.body}")) for found in edited):
         return text  # it says what the author has edited already
     if edited:
-        return text[: edited[-1].end()] + "\n\n" + new + text[edited[-1].end() :]
+        return text[: edited[-1].end()] + 2 * ends + new + text[edited[-1].end() :]
     at = _section_end(text, block.section, order[order.index(block.section) + 1 :])
-    return _between(text, at, new)
+    return _between(text, at, new, ends)
 
 
 def _starts(text: str, section: str) -> int | None:
@@ -134,9 +146,10 @@ def _starts(text: str, section: str) -> int | None:
 
 
 def _heading(text: str, at: int) -> int:
-    """The start of the line before, if that is a heading."""
-    start = text.rfind("\n", 0, max(at - 1, 0)) + 1
-    return start if text.startswith("#", start) and start < at else at
+    """Where the heading before begins, if no block or section of ours stands between; else the place itself."""
+    headings = [found.start() for found in _HEADING.finditer(text, 0, at)]
+    ours = [found.end() for pattern in (_BLOCK, _SECTION) for found in pattern.finditer(text, 0, at)]
+    return headings[-1] if headings and headings[-1] >= max(ours, default=0) else at
 
 
 def _section_end(text: str, section: str, later: Sequence[str]) -> int:
@@ -146,17 +159,18 @@ def _section_end(text: str, section: str, later: Sequence[str]) -> int:
     return min(others, default=len(text))
 
 
-def _insert_section(text: str, section: NewSection, later: Sequence[str]) -> str:
+def _insert_section(text: str, section: NewSection, later: Sequence[str], ends: str) -> str:
     at = next((at for name in later if (at := _starts(text, name)) is not None), len(text))
-    return _between(text, at, section.written().rstrip("\n"))
+    return _between(text, at, section.written().rstrip("\n").replace("\n", ends), ends)
 
 
-def _between(text: str, at: int, new: str) -> str:
+def _between(text: str, at: int, new: str, ends: str) -> str:
     """The new lines at a place that begins a line or ends the text, with an empty line on either side."""
     before, after = text[:at], text[at:]
-    gap = "" if not before or before.endswith("\n\n") else "\n" if before.endswith("\n") else "\n\n"
-    return f"{before}{gap}{new}\n" + ("\n" + after if after else "")
+    lines = before.replace("\r\n", "\n")
+    gap = "" if not lines or lines.endswith("\n\n") else ends if lines.endswith("\n") else 2 * ends
+    return f"{before}{gap}{new}{ends}" + (ends + after if after else "")
 
 
 def _digest(body: str) -> str:
-    return hashlib.sha256(body.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return hashlib.sha256(body.replace("\r\n", "\n").encode("utf-8", "surrogatepass")).hexdigest()[:12]

@@ -185,7 +185,7 @@ def _observations(record: Mapping[str, Any], words: Mapping[str, str]) -> list[s
 
 
 def _memory(seen: Mapping[str, Any], words: Mapping[str, str]) -> str:
-    grew = MISSING
+    grew = words["growth_unknown"]
     if seen["memory_growth_mb"] is not None:
         grew = words["grew" if seen["memory_grew"] else "steady"].format(mb=f"{seen['memory_growth_mb']:.0f}")
     first, last, peak = (f"{mb:,.0f}" for mb in (seen["memory_mb"][0], seen["memory_mb"][-1], max(seen["memory_mb"])))

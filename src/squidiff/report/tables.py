@@ -11,17 +11,28 @@ from squidiff.config import InputError
 from squidiff.evaluate.scoring import COLUMNS
 
 METRICS_CSV = "metrics.csv"
+LOGGED = "logging interval"
+NUMBERS = ("value", "low", "high", "floor", "ceiling")
 TEXTS = ("condition", "metric", "method", "verdict", "note", "leak")
 
 
 def training_metrics(run: Path) -> pd.DataFrame:
-    """metrics.jsonl of a run folder, a row a line. Raises InputError when there is none or it is damaged."""
+    """metrics.jsonl of a run folder, a row a line; a last line that was cut is left out.
+
+    Raises InputError when there is none, or it is damaged.
+    """
     path = run / "metrics.jsonl"
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    return pd.DataFrame(rows).astype({"validation_loss": float})
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        rows = [json.loads(line) for line in lines if line.endswith("\n")]
+        if not rows:
+            raise InputError(f"{path} holds no line yet: training ended before its first {LOGGED}")
+        table = pd.DataFrame(rows).astype({"validation_loss": float})
+        return table.astype(dict.fromkeys(("step", "loss", "learning_rate"), float)).astype({"step": int})
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} cannot be read: {error}; it was damaged, or changed by hand") from error
 
 
 def read_scores(source: pd.DataFrame | str | Path) -> pd.DataFrame:
@@ -41,4 +52,10 @@ def read_scores(source: pd.DataFrame | str | Path) -> pd.DataFrame:
     missing = [name for name in COLUMNS if name not in table]
     if missing:
         raise InputError(f"{where} has no column {', '.join(missing)}: name what `squidiff evaluate` wrote")
+    if table.empty:
+        raise InputError(f"{where} has no row: nothing was scored")
+    try:
+        table = table.astype(dict.fromkeys(NUMBERS, float))
+    except ValueError as error:
+        raise InputError(f"{where} holds a text where a number belongs: {error}") from error
     return table.assign(**{name: table[name].fillna("") for name in TEXTS})

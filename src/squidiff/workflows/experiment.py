@@ -19,19 +19,19 @@ import pandas as pd
 
 from squidiff.config import Config, InputError, Schema, as_flags, settings_to_json
 from squidiff.data.check import check
-from squidiff.data.manifest import describe_table
-from squidiff.data.preprocess import prepare
+from squidiff.data.preprocess import Prepared, prepare
 from squidiff.data.simulate import simulate_perturbation
-from squidiff.data.table import CellTable, read_cells, write_all_cells, write_cells
+from squidiff.data.table import group_rows, read_cells, write_all_cells, write_cells
 from squidiff.estimator import Squidiff
-from squidiff.estimator.model import WEIGHTS
+from squidiff.estimator.model import RUN_FILES, WEIGHTS
 from squidiff.evaluate.scoring import LEAKS, MODEL, OVERALL
 from squidiff.evaluate.verdict import severity
 from squidiff.files import read_json, write_atomically, write_json
 from squidiff.report.plots import save
 from squidiff.report.tables import METRICS_CSV, read_scores
+from squidiff.response.populations import Population
+from squidiff.train.run import STATE, read_records
 from squidiff.train.run import Record as LogLine
-from squidiff.train.run import read_records
 from squidiff.workflows import pictures
 from squidiff.workflows.benchmark import hash_file
 from squidiff.workflows.demo import Progress
@@ -44,6 +44,8 @@ DATA, TRAIN, TRUTH, QUERIES, PREDICTED = "data.h5ad", "train.h5ad", "truth.h5ad"
 RUN, TRIALS, SCORES = "run", "trials", "scores"
 LOSS, QUALITY, RECORD, ASKED = "training_loss.png", "sample_quality.png", "metrics.json", "asked.json"
 DONE, FAILED = "done", "failed"
+FAILURES = (InputError, MemoryError, RuntimeError)
+"""Of which torch's, when memory is not enough, are some."""
 N_STEPS_OF_A_TRIAL_BATCH = 12
 """Of a batch size whose speed is measured: the first is not counted."""
 Say = Callable[[str], None]
@@ -106,25 +108,48 @@ def run_experiment(
     """
     here = folder / experiment.folder
     asked = _asked(experiment, file)
-    if (here / ASKED).exists() and read_json(here / ASKED) != asked:
+    earlier = read_record(here / RECORD) if (here / RECORD).exists() else None
+    is_other = (here / ASKED).exists() and read_json(here / ASKED) != asked
+    if is_other and (earlier is None or earlier.status == DONE) and (here / RUN).exists():
         raise InputError(
             f"{here} holds this experiment as run with other settings or data: give it another number, or delete that "
             "folder"
         )
-    if (here / RECORD).exists():
-        record = Record(**read_json(here / RECORD))
-        if record.status == DONE:
-            say(f"{experiment.folder} was run on {record.date}; nothing is measured again")
-            return _said_again(record, experiment, here)
+    if earlier is not None and earlier.status == DONE and not is_other:
+        say(f"{experiment.folder} was run on {earlier.date}; nothing is measured again")
+        return _said_again(earlier, experiment, here)
+    if is_other:
+        _clear_failed(here)
     record = Record(experiment.number, _said(experiment), date=datetime.date.today().isoformat())
     write_json(here / ASKED, asked)
+    runner = _Runner(experiment, file, here, record, device, say, progress)
     try:
-        _Runner(experiment, file, here, record, device, say, progress).run()
-    except InputError as error:
-        record.status, record.failure = FAILED, str(error)
-        record.metrics = _judged(experiment, {})
+        runner.run()
+    except FAILURES as error:
+        record.status, record.failure = FAILED, (str(error).strip() or type(error).__name__).splitlines()[0]
+    record.metrics = _judged(experiment, runner.measured)
     write_json(here / RECORD, dataclasses.asdict(record))
     return record
+
+
+def read_record(path: Path) -> Record:
+    """Raises InputError when the file is no record of an experiment."""
+    said = read_json(path)
+    try:
+        return Record(**said)
+    except TypeError as error:
+        raise InputError(f"{path} is no record of an experiment: it was changed by hand; delete its folder") from error
+
+
+def _clear_failed(here: Path) -> None:
+    """Removes what a failed try left of its run: weights that were never whole. Raises InputError for one that is."""
+    if (here / RUN / WEIGHTS).exists():
+        raise InputError(f"{here / RUN} is a run with other settings: give the experiment another number, or delete it")
+    for name in RUN_FILES:
+        (here / RUN / name).unlink(missing_ok=True)
+    for folder in ((here / RUN / STATE).parent, here / RUN):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _said_again(record: Record, experiment: Experiment, here: Path) -> Record:
@@ -146,24 +171,25 @@ def write_figures(here: Path, experiment: Experiment, file: Path, record: Record
             here / PREDICTED, here / TRUTH, train=here / TRAIN, schema=experiment.schema
         )
     record.figures = []
+    record.missing = [said for said in record.missing if not said.startswith((LOSS, QUALITY))]  # of an earlier time
     for name, draw in draws.items():
         try:
             save(draw(), here / name)
             record.figures.append(name)
         except InputError as error:
             record.missing.append(f"{name}: {error}")
-    record.missing = list(dict.fromkeys(record.missing))
     title = f"{experiment.folder}: {experiment.texts['title'] or experiment.name}"
     return write_report(
         here,
         title=title,
         question=experiment.texts["purpose"] or None,
         commands=[f"squidiff experiment {shlex.quote(file.name)}"],
-        missing=[*([f"The experiment failed: {record.failure}"] if record.failure else []), *record.missing],
+        missing=record.missing,
+        failure=record.failure,
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Runner:
     """Runs what the folder does not hold yet, and notes it in the record."""
 
@@ -174,6 +200,7 @@ class _Runner:
     device: str
     say: Say
     progress: Progress
+    measured: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> None:
         flags = as_flags(self.experiment.schema)
@@ -193,22 +220,21 @@ class _Runner:
         command = f"squidiff prepare {data.name} {flags} {options} --out {TRAIN} --held-out {TRUTH}"
         _note(self.record, "prepare", command, options)
 
+        queries = None if prepared.test is None else self._queries(prepared.test)
+        self.record.samples = _samples(prepared, queries, self.experiment.schema)
         config = self._tuned() if self.experiment.grid else self.experiment.config
         model = self._trained(config)
         options = as_flags(config)
         _note(self.record, "train", f"squidiff train {TRAIN} {flags} {options} --out {RUN}", _parameters(config))
-        self.record.samples = _samples(model, prepared.test, self.experiment.schema)
-        measured = self._measured_of_training(model)
+        self.measured |= self._measured_of_training(model)
         if self.experiment.batch_sizes:
             self.record.observations["batch_sizes"] = list(self._speeds(config))
 
-        if prepared.test is None:
+        if queries is None:
             self.record.missing.append("scores: no cells were held out, so nothing can be compared with the truth")
-            self.record.metrics = _judged(self.experiment, measured)
             return
-        queries = self._queries(prepared.test)
         write_atomically(self.here / QUERIES, lambda temporary: queries.to_csv(temporary, index=False))
-        measured |= self._predicted(model, queries)
+        self.measured |= self._predicted(model, queries)
         options = as_flags(self.experiment.sampling)
         command = f"squidiff predict {RUN} --queries {QUERIES} --source {TRAIN} {options} --out {PREDICTED}"
         _note(self.record, "predict", command, options)
@@ -225,8 +251,7 @@ class _Runner:
         _note(
             self.record, "evaluate", f"squidiff evaluate {PREDICTED} {TRUTH} --train {TRAIN} {flags} --out {SCORES}", ""
         )
-        measured |= _of_scores(scores, self.experiment, self.record)
-        self.record.metrics = _judged(self.experiment, measured)
+        self.measured |= _of_scores(scores, self.experiment, self.record)
 
     def _data(self) -> Path:
         """The cells as a file; a simulated set is written. Paths in the file are from its own folder."""
@@ -264,8 +289,8 @@ class _Runner:
                 model = self._fit(config, run)
                 losses = [r.validation_loss for r in model.history if r.validation_loss is not None]
                 trial = {"validation_loss": min(losses), "seconds": model.provenance["seconds"], "failure": ""}
-            except InputError as error:
-                trial = {"validation_loss": None, "seconds": None, "failure": str(error)}
+            except FAILURES as error:
+                trial = {"validation_loss": None, "seconds": None, "failure": str(error).strip().splitlines()[0]}
             self.record.trials.append({**chosen, **trial})
         known = [t for t in self.record.trials if t["validation_loss"] is not None]
         if not known:
@@ -343,7 +368,7 @@ class _Runner:
             try:
                 history = Squidiff(self.experiment.schema, few, self.device).fit(self.here / TRAIN).history
                 yield {"batch_size": batch_size, "cells_per_s": float(np.median([r.cells_per_s for r in history[1:]]))}
-            except (InputError, RuntimeError) as error:  # torch's OutOfMemoryError is one
+            except FAILURES as error:
                 yield {"batch_size": batch_size, "cells_per_s": None, "failure": str(error).splitlines()[0]}
 
     def _queries(self, truth: ad.AnnData) -> pd.DataFrame:
@@ -394,12 +419,15 @@ def _judged(experiment: Experiment, measured: dict[str, float]) -> list[dict[str
     return rows
 
 
-def _samples(model: Squidiff, truth: ad.AnnData | None, schema: Schema) -> list[dict[str, Any]]:
-    """A row a population: trained on, and held out."""
-    rows = [{"kind": "training", **population} for population in model.manifest["populations"]]
-    if truth is not None:
-        held = describe_table(CellTable.from_anndata(truth, schema, where="the held-out cells"))
-        rows += [{"kind": "held out", **population} for population in held["populations"]]
+def _samples(prepared: Prepared, queries: pd.DataFrame | None, schema: Schema) -> list[dict[str, Any]]:
+    """A row a population: trained on, predicted, and held out without being predicted, as control cells are."""
+    rows = [{"kind": "training", **population} for population in prepared.manifest["train"]["populations"]]
+    if prepared.test is None or queries is None:
+        return rows
+    asked = {Population(*key) for key in group_rows(queries, schema, "the queries")[1]}
+    for population in prepared.manifest["test"]["populations"]:
+        key = Population(*(population[name] for name in Population._fields))
+        rows.append({"kind": "predicted" if key in asked else "held out", **population})
     return rows
 
 

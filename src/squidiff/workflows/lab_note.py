@@ -6,11 +6,21 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from squidiff.files import read_json, require_writable, write_json
+from squidiff.config import InputError
+from squidiff.files import require_writable, write_json
 from squidiff.report.note import write_note
 from squidiff.report.note_text import beside, head, sections
 from squidiff.workflows.demo import Progress
-from squidiff.workflows.experiment import RECORD, Record, Say, folder_of, run_experiment, silently, write_figures
+from squidiff.workflows.experiment import (
+    RECORD,
+    Record,
+    Say,
+    folder_of,
+    read_record,
+    run_experiment,
+    silently,
+    write_figures,
+)
 from squidiff.workflows.experiment_file import Experiment
 
 
@@ -35,12 +45,18 @@ def run_into_note(
     here = folder / experiment.folder
     write_figures(here, experiment, file, record)
     write_json(here / RECORD, dataclasses.asdict(record))
-    records = _records(folder)
+    records = _records(folder, say)
     last = [record for record in records if record["number"] != experiment.number] + [dataclasses.asdict(record)]
     write_note(note, sections(last), head=head(records, folder.name), beside=beside(last))
     return record, note
 
 
-def _records(folder: Path) -> list[dict[str, Any]]:
-    """Of every experiment of the note that has one."""
-    return [read_json(path) for path in sorted(folder.glob(f"exp[0-9][0-9]/{RECORD}"))]
+def _records(folder: Path, say: Say) -> list[dict[str, Any]]:
+    """Of every experiment of the note that has one; one that cannot be read is left out, and said."""
+    records = []
+    for path in sorted(folder.glob(f"exp[0-9][0-9]/{RECORD}")):
+        try:
+            records.append(dataclasses.asdict(read_record(path)))
+        except InputError as error:
+            say(f"left out of the summary: {error}")
+    return records

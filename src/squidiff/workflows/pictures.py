@@ -94,6 +94,7 @@ class Beside:
 
     def require_genes(self, genes: Sequence[str]) -> Sequence[str]:
         """Raises InputError for a gene that is not predicted."""
+        genes = [genes] if isinstance(genes, str) else genes
         for gene in genes:
             if gene not in self.predicted.genes:
                 raise InputError(f"--gene is {gene!r}: it is none of the {len(self.predicted.genes):,} predicted genes")
@@ -110,12 +111,20 @@ class Beside:
         return Series(np.array([at[key] for key in keys]), mean, error)
 
 
+NEEDED = {"truth": "the true cells", "train": "the training cells"}
 Given = Cells | Beside
 """Predicted cells, or what was read of all files already; the others are then None."""
 
 
-def _beside(predicted: Given, truth: Cells | None, train: Cells | None, schema: Schema | None) -> Beside:
-    return predicted if isinstance(predicted, Beside) else Beside.read(predicted, truth, train, schema)
+def _beside(
+    predicted: Given, truth: Cells | None, train: Cells | None, schema: Schema | None, needs: Sequence[str] = ()
+) -> Beside:
+    """What was read already, or is read now. Raises InputError where what the picture needs is not given."""
+    beside = predicted if isinstance(predicted, Beside) else Beside.read(predicted, truth, train, schema)
+    for name in needs:
+        if getattr(beside, name) is None:
+            raise InputError(f"this picture needs {NEEDED[name]}: pass {name}")
+    return beside
 
 
 def loss(run: str | Path, *, figure: Figure | None = None) -> Figure:
@@ -134,7 +143,7 @@ def quality(
     figure: Figure | None = None,
 ) -> Figure:
     """Generated over real cells of one population: means against each other, and distributions of some genes."""
-    beside = _beside(predicted, truth, train, schema)
+    beside = _beside(predicted, truth, train, schema, ["truth"])
     assert beside.truth is not None
     key = beside.choose(population)
     generated, real = beside.cells(beside.predicted, key), beside.cells(beside.truth, key)
@@ -162,7 +171,7 @@ def violins(
     figure: Figure | None = None,
 ) -> Figure:
     """Real and generated cells of the genes that differ most from control, as paired violins."""
-    beside = _beside(predicted, truth, train, schema)
+    beside = _beside(predicted, truth, train, schema, ["truth"])
     assert beside.truth is not None
     key = beside.choose(population)
     cells = beside.cells(beside.predicted, key), beside.cells(beside.truth, key), beside.require_control(key)
@@ -181,7 +190,7 @@ def embedding(
     figure: Figure | None = None,
 ) -> Figure:
     """Real, generated and control cells of all populations in one plane, by PCA or UMAP ('pca', 'umap')."""
-    beside = _beside(predicted, truth, train, schema)
+    beside = _beside(predicted, truth, train, schema, ["truth"])
     assert beside.truth is not None
     groups: dict[str, list[np.ndarray]] = {"control cells": [], "real cells": [], "generated cells": []}
     seen = set()
@@ -298,7 +307,7 @@ def trajectory(
     figure: Figure | None = None,
 ) -> Figure:
     """Cells over time with the path of their means, and where the predicted populations lie on it."""
-    beside = _beside(predicted, truth, train, schema)
+    beside = _beside(predicted, truth, train, schema, ["train"])
     assert beside.train is not None
     if beside.schema.time_key is None:
         raise InputError("the prediction has no times: name their obs column with --time-key")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -42,6 +42,11 @@ UPSTREAM_METHOD = (
 )
 
 
+DAMAGED = (InputError, AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What reading a file raises that is not what we wrote."""
+Part, Source = TypeVar("Part"), TypeVar("Source", bound="Path | _Run | _Scores")
+
+
 @dataclass
 class Account:
     """What the page will say; what could not be shown is noted with the reason."""
@@ -53,10 +58,23 @@ class Account:
         """Adds a picture, or why there is none."""
         try:
             png = to_png(draw())
-        except InputError as error:
-            self.not_shown.append(f"{caption}: {error}")
+        except DAMAGED as error:
+            said = str(error) if isinstance(error, InputError) else "a file of it was damaged, or changed by hand"
+            self.not_shown.append(f"{caption}: {said}")
         else:
             self.pictures.setdefault(where, []).append(Picture(png, caption))
+
+    def whole(self, sources: Sequence[Source], root: Path, read: Callable[[Source], Part]) -> list[Part]:
+        """What is made of each path, run or table; one that is damaged is noted instead."""
+        parts = []
+        for source in sources:
+            try:
+                parts.append(read(source))
+            except DAMAGED as error:
+                said = str(error) if isinstance(error, InputError) else "it was damaged, or changed by hand"
+                name = _relative(source, root) if isinstance(source, Path) else source.name
+                self.not_shown.append(f"{name}: {said}")
+        return parts
 
     def of(self, where: str) -> tuple[Picture, ...]:
         """The pictures of a section."""
@@ -71,12 +89,14 @@ def write_report(
     question: str | None = None,
     commands: Sequence[str] = (),
     missing: Sequence[str] | None = None,
+    failure: str = "",
 ) -> Path:
     """Writes the page about `folder`, `index.html` in it or `out`; returns its path.
 
     Runs, tables of scores and of a benchmark are looked for in the folder and in those below it. `question` is what
     was asked, `commands` what makes all of it again; without them they are told from the files. `missing` is what its
     caller knows not to be there, and why. Raises InputError when the folder holds none of these, unless that is given.
+    `failure` is why the work that it is about did not end.
     """
     runs = sorted({path.parent for path in _below(folder, "config.json") if (path.parent / "manifest.json").is_file()})
     tables = sorted(path.parent for path in _below(folder, METRICS_CSV))
@@ -84,10 +104,10 @@ def write_report(
     if missing is None and not runs and not tables and not benchmark.is_file():
         raise InputError(f"{folder} holds no run, no {METRICS_CSV} and no {BENCHMARK_CSV}: name a folder that does")
     account = Account(not_shown=list(missing or ()))
-    scored = [_Scores.read(path, folder, account) for path in tables]
+    scored = account.whole(tables, folder, lambda path: _Scores.read(path, folder, account))
     for scores in scored:
         scores.draw(account)
-    told = [_Run.read(path, folder, account) for path in runs[:MAX_RUNS]]
+    told = account.whole(runs[:MAX_RUNS], folder, lambda path: _Run.read(path, folder))
     if len(runs) > MAX_RUNS:
         account.not_shown.append(f"{len(runs) - MAX_RUNS} of {len(runs)} runs: the first {MAX_RUNS} are shown")
     for run in told:
@@ -96,21 +116,26 @@ def write_report(
         account.not_shown.append("How good the predictions are: no evaluation is there; run `squidiff evaluate`")
     whole = [f"squidiff benchmark FILE.toml --data DATA --out {folder.name}"] if benchmark.is_file() else []
     repeat = [*commands] or whole or [*(run.command for run in told), *(scores.command for scores in scored)]
+    of_run = lambda make: account.whole(told, folder, make)  # noqa: E731
     sections = [
         Section("What was asked", (question or _question(scored, told),)),
-        *(run.data_section() for run in told),
-        *(scores.section(account) for scores in scored),
-        *_benchmark_section(benchmark, account),
-        *(run.training_section(account) for run in told),
-        Section("Method", UPSTREAM_METHOD if any(run.is_upstream for run in told) else METHOD),
-        *(run.settings_section() for run in told),
-        *(run.provenance_section() for run in told),
+        *of_run(_Run.data_section),
+        *account.whole(scored, folder, lambda scores: scores.section(account)),
+        *account.whole([benchmark] if benchmark.is_file() else [], folder, lambda path: _benchmark(path, account)),
+        *of_run(lambda run: run.training_section(account)),
+    ]
+    if told or not failure:
+        sections.append(Section("Method", UPSTREAM_METHOD if any(run.is_upstream for run in told) else METHOD))
+    sections += [
+        *of_run(_Run.settings_section),
+        *of_run(_Run.provenance_section),
         Section(
             "Make it again", ("Inputs that lie elsewhere are named without their folder.",), commands=tuple(repeat)
         ),
         Section("Not shown, and why", items=tuple(account.not_shown) or ("Nothing was left out.",)),
     ]
-    lead = [sentence for scores in scored for sentence in scores.lead()]
+    lead = [f"This did not end: {failure}"] if failure else []
+    lead += [sentence for scores in scored for sentence in scores.lead()]
     lead += [run.state for run in told if not run.is_whole]
     page = out or folder / PAGE
     return write_page(
@@ -129,7 +154,7 @@ class _Run:
     files: dict[str, dict[str, Any]]
 
     @classmethod
-    def read(cls, folder: Path, root: Path, account: Account) -> _Run:
+    def read(cls, folder: Path, root: Path) -> _Run:
         files = {}
         for name in ("config", "manifest", "check", "provenance"):
             path = folder / f"{name}.json"
@@ -359,19 +384,14 @@ class _Scores:
         return Section(title, text, tables=tuple(tables), pictures=account.of(self.folder.as_posix()))
 
 
-def _benchmark_section(path: Path, account: Account) -> Iterable[Section]:
-    if not path.is_file():
-        return
+def _benchmark(path: Path, account: Account) -> Section:
     table = read_scores(path)
     rows = table[table["metric"].isin(HEADLINE) & ~table["method"].isin(NAMES)]
     if len(rows) > MAX_ROWS:
         account.not_shown.append(f"{len(rows) - MAX_ROWS:,} of {len(rows):,} rows of the benchmark: see {path.name}")
-    columns = ["task", "seed", *SCORE_COLUMNS]
-    yield Section(
-        "Benchmark",
-        (f"{rows['task'].nunique()} tasks, {rows['seed'].nunique()} seeds.",) if "task" in rows else (),
-        tables=(Table.of(_for_people(rows[:MAX_ROWS], columns), "Scores by task, seed, population and metric"),),
-    )
+    shown = _for_people(rows[:MAX_ROWS], ["task", "seed", *SCORE_COLUMNS])
+    said = (f"{rows['task'].nunique()} tasks, {rows['seed'].nunique()} seeds.",) if "task" in rows else ()
+    return Section("Benchmark", said, tables=(Table.of(shown, "Scores by task, seed, population and metric"),))
 
 
 def _for_people(rows: pd.DataFrame, columns: Sequence[str] = SCORE_COLUMNS) -> pd.DataFrame:
@@ -386,6 +406,8 @@ def _question(scored: Sequence[_Scores], runs: Sequence[_Run]) -> str:
         names = list(asked)
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         return f"What are the cells of these populations like: {'; '.join(names[:5])}{more}?"
+    if not runs:
+        return "Nothing was trained, predicted or scored here."
     return f"What was learned by {' and '.join(run.name for run in runs)}? Nothing was predicted or scored here yet."
 
 

@@ -76,10 +76,14 @@ def violins(
         axes.tick_params(axis="x", labelrotation=35)
         for label in axes.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
-    same = int((np.sign(predicted.mean(axis=0) - control.mean(axis=0)) == np.sign(found.effect))[shown].sum())
+    truly = np.sign(truth.mean(axis=0) - control.mean(axis=0))[shown]
+    same = int((np.sign(predicted.mean(axis=0) - control.mean(axis=0))[shown] == truly)[truly != 0].sum())
     which = "genes that were asked for" if chosen else "genes that differ most from control"
+    said = f"{same} of {int((truly != 0).sum())} {which} move as they truly do"
+    if not truly.any():
+        said = f"none of {len(shown)} {which} truly moves"
     headline(figure, title)
-    finish(axes, f"{same} of {len(shown)} {which} move as they truly do", y="expression (unit of the data)")
+    finish(axes, said, y="expression (unit of the data)")
     axes.grid(axis="x", visible=False)
     handles = [
         Patch(color=REAL, alpha=0.75, label="real"),
@@ -108,7 +112,7 @@ def joint_embedding(
             some = points[name][:MAX_POINTS]
             axes.scatter(*some.T, s=size, c=colour, marker=marker, alpha=0.6, linewidths=0.8, label=name)
     share = mixing(near["real cells"], near["generated cells"])
-    said = "too few cells to tell how they mix"
+    said = "too few cells, or too alike, to tell how they mix"
     if np.isfinite(share):
         said = f"the nearest neighbour of {share:.0%} of generated cells is real (50% if alike)"
     finish(axes, f"{method}: {said}", x=f"{method} 1", y=f"{method} 2", size=10)
@@ -120,10 +124,10 @@ def joint_embedding(
 def mixing(real: np.ndarray, generated: np.ndarray) -> float:
     """Share of generated cells (S x D) whose nearest other cell is real (N x D): 1/2 if both are drawn alike.
 
-    Of equal numbers of both, the first of each; NaN where one has fewer than two cells.
+    Of equal numbers of both, the first of each; NaN where one has fewer than two cells, or all are alike.
     """
     n = min(len(real), len(generated))
-    if n < 2:
+    if n < 2 or not np.ptp(np.concatenate([real, generated]), axis=0).any():
         return float("nan")
     cells = np.concatenate([real[:n], generated[:n]])
     # two neighbours, as a cell that stands twice may be found before itself

@@ -18,6 +18,8 @@ from squidiff.report.plots.style import BLACK, CONTROL, GENERATED, REAL, canvas,
 N_MAP_GENES = 30
 MAX_CONDITIONS = 40
 N_CURVES = 6
+MAX_TIMES = 10
+"""Predicted times that are named in the plane; of more, some."""
 WIDE = 20.0
 """Doses that differ by more than this factor lie on a logarithmic axis."""
 
@@ -141,8 +143,17 @@ def trajectory(
     axes.scatter(*cells.T, c=time, cmap="viridis", norm=norm, s=9, alpha=0.45, linewidths=0)
     axes.plot(*path.T, color=BLACK, linewidth=1.5, zorder=3, label="mean of known cells")
     axes.scatter(*path.T, c=trained.at, cmap="viridis", norm=norm, s=70, edgecolors=BLACK, zorder=4)
-    axes.scatter(*predicted_path.T, marker="X", s=130, color=GENERATED, edgecolors=BLACK, zorder=5, label="predicted")
-    for point, at in zip(predicted_path, predicted.at, strict=True):
+    axes.scatter(
+        *predicted_path.T,
+        marker="X",
+        s=130 if len(predicted_path) <= MAX_TIMES else 50,
+        color=GENERATED,
+        edgecolors=BLACK,
+        zorder=5,
+        label="predicted",
+    )
+    every = -(-len(predicted.at) // MAX_TIMES)
+    for point, at in zip(predicted_path[::every], predicted.at[::every], strict=True):
         axes.annotate(f"{at:g}", point, xytext=(8, 8), textcoords="offset points", fontsize=9, fontweight="bold")
     finish(axes, "Known cells and predicted means", x="first principal component", y="second principal component")
     axes.legend(frameon=False, fontsize=9, loc="best")

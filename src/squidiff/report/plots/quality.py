@@ -52,7 +52,7 @@ def sample_quality(
             raise InputError(f"the {name} cells are of shape {cells.shape}: they must be cells x {len(genes)} genes")
         if cells is not None and not np.isfinite(cells).all():
             raise InputError(f"the {name} cells hold NaN or infinity: a picture of them would mislead")
-    figure = canvas(13.0, 6.8, figure)
+    figure = canvas(13.0, max(6.8, 1.9 * -(-len(chosen) // 2)), figure)
     headline(figure, title)
     left, right = np.asarray(figure.subfigures(1, 2, width_ratios=[1, 0.95], wspace=0.03), dtype=object)
     _means(left, predicted, truth, genes, control)

@@ -29,7 +29,7 @@ def floor_to_ceiling(rows: pd.DataFrame, title: str, *, figure: Figure | None = 
     rows: one a metric, columns metric, value, low, high, floor, ceiling, verdict (NaN where not measured). Metrics that
     METRICS does not know are taken as better when higher.
     """
-    rows = rows[rows["value"].notna()]
+    rows = rows[np.isfinite(rows["value"])]
     if rows.empty:
         raise InputError("no metric has a value: there is nothing to draw")
     words = rows["verdict"].str.split(" ").str[0].map(SAID).fillna("without a verdict")
@@ -113,11 +113,11 @@ def side_by_side(rows: pd.DataFrame, methods: Sequence[str], title: str, *, figu
         axes.text(j, i, text, ha="center", va="center", fontsize=9, fontweight=weight)
     axes.axvline(len(methods) - 0.5, color="white", linewidth=4)
     axes.set_xticks(range(len(columns)), columns, fontsize=9, parse_math=False)
-    if max(map(len, columns)) > 14 or len(columns) > 6:
-        for label in axes.get_xticklabels():
-            label.set(rotation=25, ha="left", rotation_mode="anchor")
     axes.set_yticks(range(len(labels)), labels, fontsize=9, parse_math=False)
     axes.xaxis.tick_top()
+    if max(map(len, columns)) > 13:
+        for label in axes.get_xticklabels():
+            label.set(rotation=30, ha="left", rotation_mode="anchor")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return figure
