@@ -12,7 +12,7 @@ from perturbed_cells import SCHEMA, made_cells
 
 from squidiff.config import Preparation, Schema
 from squidiff.data.preprocess import prepare
-from squidiff.evaluate.scoring import LEAKS, OVERALL, evaluate
+from squidiff.evaluate.scoring import LEAKS, MODEL, OVERALL, compare, evaluate
 
 N_GENES = 60
 
@@ -28,7 +28,8 @@ def split() -> tuple[ad.AnnData, ad.AnnData, ad.AnnData]:
 
 
 def leaks(predicted: ad.AnnData, truth: ad.AnnData, train: ad.AnnData | None) -> list[str]:
-    return evaluate(predicted, truth, SCHEMA, train=train).attrs[LEAKS]
+    """Without the baselines, which see none of it and take most of the time."""
+    return compare({MODEL: predicted}, truth, SCHEMA, train=train, names=()).attrs[LEAKS]
 
 
 def barcodes(n: int, seed: int) -> list[str]:

@@ -71,6 +71,14 @@ def assert_whole(out: Path, result: DemoResult, told: Told) -> None:
     assert told.lines[0] in page  # the question
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_steps() -> Iterator[None]:
+    """A quarter of the demo's own, which CI runs from the wheel."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("squidiff.workflows.demo.N_TRAIN_STEPS", 200)
+        yield
+
+
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DemoResult, Told]:
     out = tmp_path_factory.mktemp("real") / "demo"

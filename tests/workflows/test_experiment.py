@@ -32,7 +32,7 @@ title = "<b> | check"
 author = "A. \\"B\\""
 next_steps = ["more genes"]
 [data]
-simulate = {{ n_genes = 20, n_cell_types = 2, n_cells = 30 }}
+simulate = {{ n_genes = 20, n_cell_types = 1, n_cells = 60 }}
 [schema]
 context_keys = ["cell_type", "condition"]
 [prepare]
@@ -244,6 +244,7 @@ def test_a_failed_experiment_can_be_corrected_and_keeps_what_was_measured(tmp_pa
 def test_what_cannot_be_asked_is_said_before_training(tmp_path: Path) -> None:
     file = write(tmp_path)
     text = file.read_text().replace('context_keys = ["cell_type", "condition"]', CONTROLLED)
+    text = text.replace("n_cell_types = 1", "n_cell_types = 2")
     file.write_text(text.replace("test_fraction = 0.3333", 'hold_out = ["condition=control,cell_type=type A"]'))
     record, note = run(file)
     assert "only control cells are held out" in record.failure

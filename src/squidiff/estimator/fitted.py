@@ -182,7 +182,7 @@ def fit_standardisation(table: CellTable, populations: Populations, config: Conf
     n_axes = min(config.n_axes, *(n - 1 for n in residual.shape))
     pca = PCA(n_axes, random_state=config.seed).fit(residual)
     on_axes = pca.explained_variance_
-    rest = (residual.var(axis=0).sum() - on_axes.sum()) / (residual.shape[1] - n_axes)
+    rest = (residual.var(axis=0, ddof=1).sum() - on_axes.sum()) / (residual.shape[1] - n_axes)  # PCA's are by n - 1
     arrays = (cells.mean(axis=0), spread, scale, pca.components_.T, on_axes, np.maximum(rest, 1e-4))
     return Standardisation(*(torch.from_numpy(np.array(a, dtype=np.float32)) for a in arrays))
 
