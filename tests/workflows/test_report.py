@@ -111,6 +111,15 @@ def test_a_benchmark_stands_in_the_page(copied: Path) -> None:
     assert "my task" in page
 
 
+def test_of_several_tables_each_verdict_names_its_own(copied: Path) -> None:
+    shutil.copytree(copied / "scores", copied / "task" / "seed-0")
+    shutil.copytree(copied / "run", copied / "task" / "seed-0" / "runs" / "ours")
+    page = text_of(write_report(copied))
+    assert "<p>scores: Against the simple baselines" in page
+    assert "<p>task/seed-0: Against the simple baselines" in page
+    assert "Training of task/seed-0/runs/ours" in page
+
+
 def test_a_folder_without_anything_of_ours_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no run, no metrics\.csv"):
         write_report(tmp_path)

@@ -135,7 +135,8 @@ def write_report(
         Section("Not shown, and why", items=tuple(account.not_shown) or ("Nothing was left out.",)),
     ]
     lead = [f"This did not end: {failure}"] if failure else []
-    lead += [sentence for scores in scored for sentence in scores.lead()]
+    for scores in scored:
+        lead += [sentence if len(scored) == 1 else f"{scores.name}: {sentence}" for sentence in scores.lead()]
     lead += [run.state for run in told if not run.is_whole]
     page = out or folder / PAGE
     return write_page(
@@ -428,7 +429,7 @@ def _schema_facts(schema: Schema) -> list[tuple[str, str]]:
 
 
 def _below(folder: Path, name: str) -> list[Path]:
-    """Files of that name in the folder and up to three folders deeper."""
+    """Files of that name in the folder and up to four folders deeper, as a benchmark has its runs."""
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: name a run, or a folder that holds runs or scores")
-    return [path for depth in range(4) for path in folder.glob("/".join(["*"] * depth + [name])) if path.is_file()]
+    return [path for depth in range(5) for path in folder.glob("/".join(["*"] * depth + [name])) if path.is_file()]
