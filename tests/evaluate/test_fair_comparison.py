@@ -54,7 +54,9 @@ def test_copies_of_the_cells_that_a_baseline_starts_from_are_not_paired_with_eac
     for n in (33, 330):
         cells, origin = floor.drawn("no change", key, parts, n, np.random.default_rng(0))
         pair = Pair(cells.astype(np.float64), true, cells.astype(np.float64), true, predicted_origin=origin)
-        found[n] = score(pair, ["energy_distance", "mmd"])
+        control = train[(train.obs["type"] == "T") & (train.obs["condition"] == "ctrl")].X.toarray().astype(np.float64)
+        pair = replace(pair, control=control, control_mean=control.mean(axis=0))
+        found[n] = score(pair, ["energy_distance", "mmd", "energy_distance_top_genes"])
         naive = score(replace(pair, predicted_origin=None), ["energy_distance"])["energy_distance"]
         assert (naive > found[n]["energy_distance"] + 0.05) == (n == 330)
     assert found[330] == pytest.approx(found[33], rel=1e-9)  # each of the 33 stands ten times
@@ -193,3 +195,43 @@ def test_an_interval_holds_its_value_and_nothing_that_cannot_be() -> None:
     may_pass = known["metric"].map(lambda name: METRICS[name].may_pass_best)
     assert (known["high"] <= bounds)[higher & ~may_pass].all()
     assert (known["low"] >= bounds)[~higher & ~may_pass].all()
+
+
+def test_a_few_negative_values_are_no_other_unit() -> None:
+    train, truth = made(20)
+    x = train.X.toarray()
+    x[0, 0] = -1e-6
+    train.X = x
+    assert not evaluate(imperfect(truth), truth, SCHEMA, train=train).empty
+
+
+def test_the_schema_of_a_later_prediction_is_found() -> None:
+    _, truth = made(20)
+    second = imperfect(truth)
+    remember_schema(second, SCHEMA)
+    table = compare({"a": imperfect(truth), "b": second}, truth)
+    assert set(table["condition"]) == {"T, A + B"}
+
+
+def test_the_floor_is_over_the_populations_of_the_model() -> None:
+    train, truth = many(7)
+    model = imperfect_dense(truth)
+    model.X[(truth.obs["condition"] == "c5").to_numpy()] = 1.0  # without variance there, where baselines have one
+    table = evaluate(model, truth, SCHEMA, train=train)
+    row = rows_of(table, MODEL).loc[(OVERALL, "variance_pearson")]
+    assert row["n_populations"] == 6
+    assert np.isnan(row["floor"])
+
+
+def test_transported_cells_of_few_later_ones_are_not_paired_with_each_other() -> None:
+    """100 cells before and 12 after: near the later time, cells that went to one of these lie near each other."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(5, 1, (100, 10)), rng.normal(8, 1, (12, 10))]).astype(np.float32)
+    obs = pd.DataFrame({"day": [0.0] * 100 + [2.0] * 12}, index=[f"c{i}" for i in range(112)])
+    schema = Schema(time_key="day")
+    baselines = Baselines(CellTable.from_anndata(ad.AnnData(x, obs=obs), schema), schema)
+    cells, origin = baselines.drawn("optimal transport", Population("", "", 1.8), (), 100, np.random.default_rng(0))
+    assert set(origin) == set(range(100, 112))
+    near = np.linalg.norm(cells - x[origin], axis=1)
+    others = np.linalg.norm(cells - x[100 + (origin - 99) % 12], axis=1)
+    assert near.mean() < 0.5 * others.mean()

@@ -148,6 +148,19 @@ def test_cells_that_stand_twice_in_training_are_found_and_no_other_population_is
     assert set(table.loc[table["leak"] != "", "condition"]) == {"T, B", OVERALL}
 
 
+def test_a_few_twins_among_the_true_cells_hide_no_copies() -> None:
+    train, truth, _ = split()
+    x = truth.X.toarray()
+    x[1] = x[0]
+    truth.X = x
+    copies = ad.concat([truth] * 12, index_unique="-")
+    found = leaks(copies, truth, None)
+    assert found == [f"{12 * 78:,} cells of the prediction are true cells, value for value"]
+    known = ad.concat([train] * 8 + [truth], index_unique="-")
+    known.obs["type"] = "another"
+    assert leaks(truth[::-1].copy(), truth, known)[1:] == ["78 of 80 true cells are training cells, value for value"]
+
+
 @pytest.mark.parametrize("n_genes", [5, 10, 20])
 def test_cells_of_few_genes_that_are_equal_by_chance_are_no_leak(n_genes: int) -> None:
     rng = np.random.default_rng(n_genes)

@@ -38,7 +38,7 @@ def evaluate(
 ) -> None:
     """Score predicted cells against true ones, beside the simple baselines, with intervals and a verdict.
 
-    Without schema options the predicted file says which column means what.
+    Without schema options a file that remembers says which column means what.
     """
     from squidiff.evaluate.scoring import MODEL
     from squidiff.workflows.cell_eval import PREDICTED, REAL, write_cell_eval
@@ -67,7 +67,7 @@ def compare(
 ) -> None:
     """Score several predictions of the same cells, of any tools, in one table.
 
-    Each is judged against the baselines. Without schema options the first file says which column means what.
+    Each is judged against the baselines. Without schema options a file that remembers says which column means what.
     """
     scores = _score(_named(predictions), truth, train, schema, out, seed)
     show_comparison(scores)

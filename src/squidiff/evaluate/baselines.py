@@ -16,7 +16,7 @@ from squidiff.response.populations import Population, Populations, Source, draw_
 from squidiff.response.shape import ZeroLaw, move_to_mean
 from squidiff.response.shift import CannotPredict
 from squidiff.response.stack import BASELINES, Anchor
-from squidiff.response.time import interpolate, last_time, times_around
+from squidiff.response.time import last_time, paired, times_around
 
 ZEROS_KEPT = ", zeros kept"
 """Suffix of a baseline whose cells are moved by `response.shape.move_to_mean` instead of shifted."""
@@ -173,11 +173,17 @@ class Baselines:
         return np.concatenate([cells for cells, _ in parts]), np.concatenate([rows for _, rows in parts])
 
     def _transport(self, asked: _Asked) -> Drawn:
+        """Each has two origins; told is that of the side which has fewer cells, and so repeats them more."""
         before, after, share = times_around(self.populations, asked.key)
-        sizes = [min(MAX_ASSIGNED, asked.n_cells - first) for first in range(0, asked.n_cells, MAX_ASSIGNED)]
-        pairs = [(self._drawn(before, asked, n), self._drawn(after, asked, n)[0]) for n in sizes]
-        moved = [interpolate(one, other, share) for (one, _), other in pairs]
-        return np.concatenate(moved), np.concatenate([rows for (_, rows), _ in pairs])
+        fewer_after = self.populations.n_cells[after] < self.populations.n_cells[before]
+        parts, origins = [], []
+        for first in range(0, asked.n_cells, MAX_ASSIGNED):
+            n = min(MAX_ASSIGNED, asked.n_cells - first)
+            (one, from_one), (other, from_other) = self._drawn(before, asked, n), self._drawn(after, asked, n)
+            order = paired(one, other)
+            parts.append((1 - share) * one + share * other[order])
+            origins.append(from_other[order] if fewer_after else from_one)
+        return np.concatenate(parts), np.concatenate(origins)
 
     def _gaussian(self, asked: _Asked, draw: Callable[..., np.ndarray]) -> Drawn:
         """Around the mean that the diffusion is anchored on, as wide as the cells that it starts from."""

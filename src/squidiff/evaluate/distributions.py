@@ -72,7 +72,9 @@ def energy_distance_top_genes(sample: Resample) -> np.ndarray:
         return sample.unknown
     x, y = sample.pair.predicted[:, genes], sample.pair.truth[:, genes]
     across = sums([distance], y, x, sample.truth_weights, sample.predicted_weights)
-    within = among([distance], y, sample.truth_counts) + among([distance], x, sample.predicted_counts)
+    within = among([distance], y, sample.truth_counts) + among(
+        [distance], x, sample.predicted_counts, sample.pair.predicted_origin
+    )
     return np.asarray((2 * across - within)[0])
 
 

@@ -16,7 +16,8 @@ from squidiff.response.populations import Population
 
 FEW, FEW_NAMES = 0.01, 0.1
 """Shares of a population's cells that may be alike, and that may be named alike (as barcodes are), by chance."""
-CHANCE = 3.0
+CHANCE, MOST = 3.0, 0.5
+"""How many times as often as within the true cells equal profiles may be met, and the most that is let pass."""
 MAX_STEM = 10
 DIGITS = re.compile(r"\d+")
 VARIABLE = "highly_variable"
@@ -54,7 +55,7 @@ def find_leaks(
         return leaks
     known = hash_profiles(train.blocks(), train.genes)
     is_scored = _scored(target, scored)
-    rows = is_scored & _many(np.isin(true, known) & _tells(true), target, FEW + _chance(true, known))
+    rows = is_scored & _many(np.isin(true, known) & _tells(true), target, FEW + _chance(true, len(known)))
     named = is_scored & _many(np.isin(target.names, train.names) & ~_counted(target.names), target, FEW_NAMES)
     for found, what in ((rows, "are training cells, value for value"), (named, "have the name of a training cell")):
         if found.any():
@@ -112,7 +113,7 @@ def _alike(
     for key in scored:
         here, there = (t.population == t.keys.index(tuple(key)) for t in (table, target))
         alike = here & np.isin(profiles, true[there][_tells(true[there])])
-        if alike.sum() > (FEW + _chance(true[there], profiles[here])) * here.sum():
+        if alike.sum() > (FEW + _chance(true[there])) * here.sum():
             found |= alike
     return found
 
@@ -123,10 +124,10 @@ def _tells(profiles: np.ndarray) -> np.ndarray:
     return np.asarray((counts[index] == 1) & (profiles != 0))
 
 
-def _chance(profiles: np.ndarray, others: np.ndarray) -> float:
-    """A bound on the share of profiles that others have by chance: of how many have a twin, and of how many try."""
+def _chance(profiles: np.ndarray, n_others: int | None = None) -> float:
+    """A bound on the share that is alike by chance: of how many profiles have a twin and, if given, of how many try."""
     twins = 1 - _tells(profiles).mean()
-    return float(CHANCE * twins * max(1.0, len(others) / len(profiles)))
+    return float(min(CHANCE * twins * max(1.0, (n_others or 0) / len(profiles)), MOST))
 
 
 def _many(rows: np.ndarray, table: CellTable, share: float) -> np.ndarray:

@@ -89,7 +89,7 @@ def _perturbed(pair: Pair) -> np.ndarray | None:
 _CORRELATIONS = {"pearson": means.pearson, "spearman": means.spearman, "r2": means.r2, "cosine": means.cosine}
 _FLAT = "a profile, or its change, is the same for all genes, or there is one gene"
 _NOT_EXPRESSED = "no gene truly differs from control at a false discovery rate of 5 %"
-_ONE_CELL = "there is a single true or predicted cell"
+_ONE_CELL = "there is a single true or predicted cell, or the training cells do not vary"
 _FEW_CELLS = "there are too few true or predicted cells, or they do not vary"
 _ERRORS = {"mean_squared_error": means.mean_squared_error, "mean_absolute_error": means.mean_absolute_error}
 _DISTRIBUTIONS = {

@@ -26,6 +26,8 @@ OVERALL = "all populations"
 LARGEST_VALUE = 1e9
 FEW_LARGE = 0.001
 """Share of values that are too large for logarithms, in data that are none; a bad prediction may have fewer."""
+MANY_NEGATIVE = 0.2
+"""Share of negative values in data that were centred, where zeros become negative; corrected data have fewer."""
 MAX_THREADS = 4
 """Populations that are scored at once: each takes some 100 MB."""
 MIN_POPULATIONS = 5
@@ -93,7 +95,7 @@ def compare(
     first = next(iter(files.values()))
     true = read_cells(truth)
     trained = None if train is None else read_cells(train)
-    schema = _schema(schema, [first, true, *([] if trained is None else [trained])])
+    schema = _schema(schema, [*files.values(), true, *([] if trained is None else [trained])])
     genes = tuple(map(str, first.var_names))
     label = dict.fromkeys(files, "the prediction") if len(files) == 1 else {name: f"{name!r}" for name in files}
     tables = {
@@ -164,7 +166,8 @@ def _unit(table: CellTable) -> str:
         return "raw counts"
     if table.survey.n_large > FEW_LARGE * table.survey.n_nonzero:
         return "values too large for logarithms of counts"
-    return LOGARITHMS if table.survey.non_negative.all() else CENTRED
+    is_centred = table.survey.n_negative > MANY_NEGATIVE * table.survey.n_nonzero
+    return CENTRED if is_centred else LOGARITHMS
 
 
 def _advice(
@@ -267,11 +270,12 @@ def _overall(found: Sequence[Scored], models: Sequence[str], seed: int) -> Itera
                 of_method = Estimate(of_method.value, np.full(1, np.nan))
                 notes[method] = f"no interval: fewer than {MIN_POPULATIONS} populations have a value"
             elif n < len(having):
-                notes[method] = f"{len(having) - n} of {len(having)} populations have no value: {metric.undefined}"
+                lacking = f"{len(having) - n} of {len(having)} populations have no value: {metric.undefined}"
+                notes[method] = "; ".join(filter(None, (lacking, notes.get(method))))
             estimates[method] = of_method
         # the mean of a baseline over other populations than the models' says nothing beside theirs
         asked = np.any([is_known[m] for m in models], axis=0)
-        comparable = [m for m in estimates if m not in models and not (asked & ~is_known[m]).any()]
+        comparable = [m for m in estimates if m not in models and not (asked != is_known[m]).any()]
         floor = _floor(metric, [estimates[m].value for m in comparable])
         ceilings = Estimate.over_populations(np.array([found[i].ceiling[name] for i in having]), drawn[:, having])
         numbers = {m: int(known.sum()) for m, known in is_known.items()}

@@ -77,11 +77,15 @@ def interpolate(before: np.ndarray, after: np.ndarray, share: float) -> np.ndarr
 
     McCann (1997). For as many cells on both sides the plan is an assignment.
     """
+    return np.asarray((1 - share) * before + share * after[paired(before, after)])
+
+
+def paired(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Which of `after` each of `before` goes to (n x G each), (n,), so that the squared distances are least."""
     from scipy.optimize import linear_sum_assignment
     from scipy.spatial.distance import cdist
 
-    one, other = linear_sum_assignment(cdist(before, after, "sqeuclidean"))
-    return np.asarray((1 - share) * before[one] + share * after[other])
+    return np.asarray(linear_sum_assignment(cdist(before, after, "sqeuclidean"))[1])
 
 
 def _mean_at(populations: Populations, key: Population) -> np.ndarray:
