@@ -236,9 +236,23 @@ def test_a_trial_that_fails_takes_no_other_with_it_even_before_its_first_line(tm
 def test_a_failed_experiment_can_be_corrected_and_keeps_what_was_measured(tmp_path: Path) -> None:
     file = write(tmp_path, more="learning_rate = 1e30\nmax_grad_norm = 1e30\nn_warmup_steps = 0")
     assert run(file)[0].status == FAILED
-    record, note = run(write(tmp_path, steps=6))
+    file = write(tmp_path, steps=6)
+    file.write_text(file.read_text().replace("test_fraction = 0.3333\n", ""), encoding="utf-8")
+    record, note = run(file)
     assert record.status == "done"
     assert "did not finish" not in note.read_text(encoding="utf-8")
+    assert not (note.parent / "exp01" / "truth.h5ad").exists()  # of the try before
+
+
+def test_trials_of_other_settings_are_not_taken_for_these(tmp_path: Path) -> None:
+    more = "[grid]\nlearning_rate = [0.001, 1e30]"
+    file = write(tmp_path, steps=6, more=more)
+    file.write_text(file.read_text().replace('context_keys = ["cell_type", "condition"]', CONTROLLED))
+    run(file)
+    record = tmp_path / "results" / "20251101_testing" / "exp01" / "metrics.json"
+    record.write_text(record.read_text().replace('"status": "done"', '"status": "failed"'))
+    with pytest.raises(InputError, match="is of other settings or data"):
+        run(write(tmp_path, steps=7, more=more))
 
 
 def test_what_cannot_be_asked_is_said_before_training(tmp_path: Path) -> None:

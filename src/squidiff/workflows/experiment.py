@@ -142,11 +142,14 @@ def read_record(path: Path) -> Record:
 
 
 def _clear_failed(here: Path) -> None:
-    """Removes what a failed try left of its run: weights that were never whole. Raises InputError for one that is."""
-    if (here / RUN / WEIGHTS).exists():
-        raise InputError(f"{here / RUN} is a run with other settings: give the experiment another number, or delete it")
-    for name in RUN_FILES:
-        (here / RUN / name).unlink(missing_ok=True)
+    """Removes what a failed try left: cells, and a run that was never whole. Raises InputError for one that is."""
+    for whole in (here / RUN / WEIGHTS, here / TRIALS):
+        if whole.exists():
+            raise InputError(
+                f"{whole} is of other settings or data: give the experiment another number, or delete {here}"
+            )
+    for name in (TRAIN, TRUTH, QUERIES, PREDICTED, *(f"{RUN}/{file}" for file in RUN_FILES)):
+        (here / name).unlink(missing_ok=True)
     for folder in ((here / RUN / STATE).parent, here / RUN):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
