@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -15,13 +16,25 @@ from test_scoring import imperfect, imperfect_dense, made, many
 from squidiff.config import InputError, Schema
 from squidiff.data.conditions import Part
 from squidiff.data.table import CellTable, remember_schema
+from squidiff.evaluate import scoring
 from squidiff.evaluate.baselines import Baselines
 from squidiff.evaluate.metrics import METRICS, score
 from squidiff.evaluate.pairs import Pair
-from squidiff.evaluate.scoring import ADVICE, MODEL, OVERALL, compare, evaluate
+from squidiff.evaluate.scoring import ADVICE, MODEL, OVERALL
 from squidiff.evaluate.verdict import BEATS
 from squidiff.response.populations import Population
 from squidiff.workflows.baseline import predict_baseline
+
+FEW = ("no change", "mean shift", "mean shift, zeros kept", "mean of conditions", "optimal transport")
+"""Baselines enough for what is tested here, in a fifth of the time."""
+
+
+def compare(*args: Any, **options: Any) -> pd.DataFrame:
+    return scoring.compare(*args, **{"names": FEW, **options})
+
+
+def evaluate(predicted: ad.AnnData, *args: Any, **options: Any) -> pd.DataFrame:
+    return compare({MODEL: predicted}, *args, **options)
 
 
 def rows_of(table: pd.DataFrame, method: str) -> pd.DataFrame:
