@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from squidiff.config import InputError
+from squidiff.evaluate.baselines import NAMES
 from squidiff.evaluate.scoring import COLUMNS
 
 METRICS_CSV = "metrics.csv"
-LOGGED = "logging interval"
 NUMBERS = ("value", "low", "high", "floor", "ceiling")
 TEXTS = ("condition", "metric", "method", "verdict", "note", "leak")
 
@@ -26,7 +26,7 @@ def training_metrics(run: Path) -> pd.DataFrame:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         rows = [json.loads(line) for line in lines if line.endswith("\n")]
         if not rows:
-            raise InputError(f"{path} holds no line yet: training ended before its first {LOGGED}")
+            raise InputError(f"{path} holds no line yet: training ended before its first logging interval")
         table = pd.DataFrame(rows).astype({"validation_loss": float})
         return table.astype(dict.fromkeys(("step", "loss", "learning_rate"), float)).astype({"step": int})
     except (KeyError, OSError, TypeError, ValueError) as error:
@@ -59,3 +59,8 @@ def read_scores(source: pd.DataFrame | str | Path) -> pd.DataFrame:
     except ValueError as error:
         raise InputError(f"{where} holds a text where a number belongs: {error}") from error
     return table.assign(**{name: table[name].fillna("") for name in TEXTS})
+
+
+def models_of(table: pd.DataFrame) -> list[str]:
+    """The methods of a table of scores that are no baselines, in its order."""
+    return [name for name in dict.fromkeys(table["method"]) if name not in NAMES]

@@ -20,6 +20,7 @@ from squidiff.estimator.model import WEIGHTS
 from squidiff.evaluate.baselines import NAMES
 from squidiff.evaluate.scoring import ADVICE, COLUMNS_OF, GENES, LEAKS, MODELS, RESERVED, UNSCORED
 from squidiff.files import json_writer, read_json, write_atomically, write_json, write_together
+from squidiff.report.tables import NUMBERS
 from squidiff.workflows.baseline import predict_baseline
 from squidiff.workflows.scores import METRICS_JSON, as_json, write_scores
 from squidiff.workflows.settings_file import part, read_toml, refuse_others, text
@@ -176,8 +177,7 @@ def _scores(predictions: Mapping[str, Path], folder: Path, seed: int, say: Say) 
         said = _noted(written)
         try:
             scores = pd.DataFrame(said["scores"])
-            numbers = ["value", "low", "high", "floor", "ceiling"]
-            scores[numbers] = scores[numbers].astype(float)  # null is NaN
+            scores = scores.astype(dict.fromkeys(NUMBERS, float))  # null is NaN
             scores.attrs = {name: said[name] for name in (LEAKS, UNSCORED, GENES, ADVICE, COLUMNS_OF)}
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{written} is not what scoring wrote: delete it, and it is made again") from error

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 import psutil
 
 from squidiff.report.plots import smoothed
@@ -59,8 +60,6 @@ def early_oscillation(records: Sequence[Record]) -> float:
 
     The ratio of the root mean squares of (loss - average) / average; NaN for fewer than 20 records.
     """
-    import pandas as pd
-
     if len(records) < 20:
         return float("nan")
     loss = pd.Series([record.loss for record in records])

@@ -14,12 +14,11 @@ from sklearn.decomposition import PCA
 from squidiff.config import InputError, Schema
 from squidiff.data.conditions import Part, canonical_label
 from squidiff.data.table import CellTable, read_cells, schema_of
-from squidiff.evaluate.baselines import NAMES
 from squidiff.evaluate.metrics import HEADLINE
 from squidiff.evaluate.scoring import OVERALL, Cells
 from squidiff.report import plots
 from squidiff.report.plots import Series
-from squidiff.report.tables import read_scores, training_metrics
+from squidiff.report.tables import models_of, read_scores, training_metrics
 from squidiff.response.populations import Population, Populations
 
 N_COMPONENTS = 50
@@ -418,8 +417,7 @@ def _rows(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
 
 def _models(rows: pd.DataFrame) -> list[str]:
     """The methods that are no baselines; all where there is none."""
-    methods = list(dict.fromkeys(rows["method"]))
-    return [name for name in methods if name not in NAMES] or methods
+    return models_of(rows) or list(dict.fromkeys(rows["method"]))
 
 
 def _one_of(name: str | None, there: Sequence[str], flag: str) -> str:

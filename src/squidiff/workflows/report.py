@@ -13,14 +13,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from squidiff.config import Config, InputError, Schema, as_flags, settings_from_json
-from squidiff.evaluate.baselines import NAMES
 from squidiff.evaluate.metrics import HEADLINE
 from squidiff.evaluate.scoring import OVERALL
 from squidiff.evaluate.verdict import severity
 from squidiff.files import read_json
 from squidiff.report.html import Picture, Section, Table, write_page
 from squidiff.report.plots import to_png
-from squidiff.report.tables import METRICS_CSV, read_scores
+from squidiff.report.tables import METRICS_CSV, models_of, read_scores
 from squidiff.workflows import pictures
 
 PAGE = "index.html"
@@ -285,8 +284,7 @@ class _Scores:
 
     @property
     def models(self) -> list[str]:
-        methods = list(dict.fromkeys(self.table["method"]))
-        return [name for name in methods if name not in NAMES] or methods[:1]
+        return models_of(self.table) or [str(self.table["method"].iloc[0])]
 
     @property
     def command(self) -> str:
@@ -387,7 +385,7 @@ class _Scores:
 
 def _benchmark(path: Path, account: Account) -> Section:
     table = read_scores(path)
-    rows = table[table["metric"].isin(HEADLINE) & ~table["method"].isin(NAMES)]
+    rows = table[table["metric"].isin(HEADLINE) & table["method"].isin(models_of(table))]
     if len(rows) > MAX_ROWS:
         account.not_shown.append(f"{len(rows) - MAX_ROWS:,} of {len(rows):,} rows of the benchmark: see {path.name}")
     shown = _for_people(rows[:MAX_ROWS], ["task", "seed", *SCORE_COLUMNS])
