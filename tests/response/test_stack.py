@@ -10,9 +10,11 @@ from made_populations import NO_FEATURES, answer, ask, populations, source
 
 from squidiff.config import InputError
 from squidiff.response.embedding import MeanOfConditions
+from squidiff.response.fold import FoldShift
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict, WeightedShift
-from squidiff.response.stack import BASELINES, GROUPS, Anchor
+from squidiff.response.stack import BASELINES, GROUPS, PREDICTORS, Anchor
+from squidiff.response.time import UNKNOWN_DAMPING
 
 SHIFT = {"a": 2.0, "b": 2.1, "c": 1.9}
 
@@ -29,11 +31,11 @@ def ask_anchor(made: Populations, key: Population, features: np.ndarray = NO_FEA
     return Anchor().fit(made).predict(key, features, source(made, key))
 
 
-def test_a_condition_seen_in_other_contexts_is_answered_by_the_proportional_shift() -> None:
+def test_a_condition_seen_in_other_contexts_is_answered_by_the_fold_shift() -> None:
     made = shifted()
     mean, name = ask_anchor(made, ask("new", "X"))
-    assert name == "proportional shift"
-    np.testing.assert_array_equal(mean, answer(WeightedShift(in_proportion=True), made, ask("new", "X")))
+    assert name == "fold shift"
+    np.testing.assert_array_equal(mean, answer(FoldShift(), made, ask("new", "X")))
 
 
 def test_a_population_seen_in_training_has_its_own_mean() -> None:
@@ -85,8 +87,10 @@ def test_time_alone_is_interpolated_or_taken_from_the_other_contexts() -> None:
     ):
         mean, name = ask_anchor(made, key)
         assert (mean.item(), name) == expected
-    with pytest.raises(InputError, match=r"^a, time 9 cannot be predicted: .*a was seen 0 to 3, which does not hold"):
-        ask_anchor(made, ask("a", "", 9.0))
+    mean, name = ask_anchor(made, ask("a", "", 9.0))
+    assert (mean.item(), name) == (3.0 + UNKNOWN_DAMPING * 6.0, "time trend")
+    with pytest.raises(InputError, match=r"^new, time 9 cannot be predicted: .*new was seen 0 to 0, which does not"):
+        ask_anchor(made, ask("new", "", 9.0))
 
 
 def test_what_nothing_can_predict_is_refused_with_the_reasons_that_apply() -> None:
@@ -118,7 +122,7 @@ def test_the_predictor_that_predicts_what_is_left_out_counts(specific: float, ex
     key = ask("b", "c3")
     mean, label = ask_anchor(made, key)
     assert label.startswith(expected)
-    errors = {name: np.square(answer(BASELINES[name](), made, key) - truth).mean() for name in GROUPS[2].names}
+    errors = {name: np.square(answer(PREDICTORS[name](), made, key) - truth).mean() for name in GROUPS[2].names}
     assert min(errors, key=errors.__getitem__) == expected
     assert np.square(mean - truth).mean() < 1.05 * errors[expected]
 

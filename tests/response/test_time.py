@@ -1,15 +1,15 @@
-"""Interpolation in time: exact on straight lines, and nothing is said of what lies beyond what was seen."""
+"""Interpolation in time: exact on straight lines; a trend beyond the times seen, damped as it was damped before."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from made_populations import answer, ask, populations
+from made_populations import NO_FEATURES, answer, ask, populations
 
 from squidiff.config import InputError
-from squidiff.response.populations import Populations
+from squidiff.response.populations import Populations, Source
 from squidiff.response.shift import CannotPredict
-from squidiff.response.time import TimeInterpolation, TimeShift, interpolate, last_time
+from squidiff.response.time import TimeInterpolation, TimeShift, TimeTrend, interpolate, last_time
 
 START, SLOPE = np.array([1.0, 0.0, 5.0]), np.array([0.5, 2.0, -1.0])
 TIMES = (6.0, 0.0, 24.0, 12.0)  # in no order
@@ -92,3 +92,31 @@ def test_the_last_time_is_the_one_before(line: Populations) -> None:
         last_time(line, ask("a", "", 0.0))
     with pytest.raises(CannotPredict, match=r"^a has no time$"):
         last_time(line, ask("a", ""))
+
+
+def over_time(times: list[float], means: list[list[float]]) -> Populations:
+    return populations({("a", "", t): m for t, m in zip(times, means, strict=True)}, has_control=False)
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(5.0, [5.0, 10.0]), (-2.0, [-2.0, -4.0])])
+def test_a_straight_line_goes_on_as_it_went(asked: float, expected: list[float]) -> None:
+    made = over_time([0.0, 1.0, 3.0], [[0.0, 0.0], [1.0, 2.0], [3.0, 6.0]])
+    np.testing.assert_allclose(answer(TimeTrend(), made, ask("a", "", asked)), expected, atol=1e-12)
+
+
+def test_what_turned_back_before_is_held_at_the_last_time() -> None:
+    made = over_time([0.0, 1.0, 2.0, 3.0], [[0.0], [1.0], [0.0], [1.0]])
+    assert answer(TimeTrend(), made, ask("a", "", 9.0)).item() == 1.0
+
+
+def test_a_trend_that_slowed_is_damped_as_it_slowed() -> None:
+    """Every step is half of the one before: half of what a straight line would add."""
+    made = over_time([0.0, 1.0, 2.0], [[0.0], [4.0], [6.0]])
+    assert answer(TimeTrend(), made, ask("a", "", 3.0)).item() == pytest.approx(7.0)
+
+
+@pytest.mark.parametrize("asked", [1.5, None])
+def test_within_the_times_seen_or_without_one_the_trend_refuses(asked: float | None) -> None:
+    made = over_time([0.0, 1.0, 3.0], [[0.0], [1.0], [3.0]])
+    with pytest.raises(CannotPredict):
+        TimeTrend().fit(made).predict(ask("a", "", asked), NO_FEATURES, Source(ask("a", "", 0.0), np.zeros(1)))

@@ -70,7 +70,7 @@ class MeanTreated:
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        return self.populations.mean[_elsewhere(self.populations, key)].mean(axis=0)
+        return self.populations.mean[elsewhere(self.populations, key)].mean(axis=0)
 
 
 class MeanShift:
@@ -81,7 +81,7 @@ class MeanShift:
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        return source.mean + self.populations.shifts(_elsewhere(self.populations, key)).mean(axis=0)
+        return source.mean + self.populations.shifts(elsewhere(self.populations, key)).mean(axis=0)
 
 
 class WeightedShift:
@@ -103,7 +103,7 @@ class WeightedShift:
     def fit(self, populations: Populations) -> WeightedShift:
         self.populations = populations
         self.bounds_falls = self.in_proportion and populations.mean.min() >= 0
-        self.unit = _median_distance(populations.mean[np.unique(populations.sources[populations.treated])])
+        self.unit = median_distance(populations.mean[np.unique(populations.sources[populations.treated])])
         seen = [i for i in populations.treated if len(populations.elsewhere(populations.keys[i])) > 1]
         left_out = drawn(seen, MAX_LEFT_OUT)
         errors = np.zeros(len(BANDWIDTHS))
@@ -120,14 +120,12 @@ class WeightedShift:
 
     def _predict_all(self, key: Population, source: Source) -> np.ndarray:
         """The prediction by each bandwidth, bandwidths x G."""
-        others = _elsewhere(self.populations, key)
+        others = elsewhere(self.populations, key)
         means, shifts = self.populations.mean[self.populations.sources[others]], self.populations.shifts(others)
         if self.bounds_falls:
             kept = np.divide(means + shifts, means, out=np.ones_like(means), where=means > 0)
             shifts = np.where(shifts < 0, np.maximum(shifts, source.mean * (kept - 1)), shifts)
-        distance = np.linalg.norm(means - source.mean, axis=1)
-        weights = np.exp([-(distance - distance.min()) / (h * self.unit) for h in BANDWIDTHS])
-        return np.asarray(source.mean + weights / weights.sum(axis=1, keepdims=True) @ shifts)
+        return np.asarray(source.mean + context_weights(means, source.mean, self.unit, BANDWIDTHS) @ shifts)
 
 
 class TwoWay:
@@ -147,7 +145,7 @@ class TwoWay:
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
         here, guesses = self.seen.get((key.context, key.time), {}), []
-        for i in _elsewhere(self.populations, key):
+        for i in elsewhere(self.populations, key):
             there = self.seen.get((self.populations.keys[i].context, key.time), {})
             both = [j for j in here if j in there and j != key.condition]
             if both:
@@ -158,14 +156,25 @@ class TwoWay:
         return np.asarray(source.mean + np.mean(guesses, axis=0))
 
 
-def _elsewhere(populations: Populations, key: Population) -> list[int]:
+def context_weights(means: np.ndarray, mean: np.ndarray, unit: float, bandwidths: Sequence[float]) -> np.ndarray:
+    """How much each context counts for one of source mean `mean` (G,), by each bandwidth, bandwidths x contexts.
+
+    From their source means (contexts x G) and the unit of distance; rows sum to 1.
+    """
+    distance = np.linalg.norm(means - mean, axis=1)
+    weights = np.exp([-(distance - distance.min()) / (h * unit) for h in bandwidths])
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+def elsewhere(populations: Populations, key: Population) -> list[int]:
+    """The populations of other contexts under the same condition. Raises CannotPredict without any."""
     others = populations.elsewhere(key)
     if not others or key.condition == "":
         raise CannotPredict(f"condition {key.condition!r} was seen in no other context that has cells to start from")
     return others
 
 
-def _median_distance(means: np.ndarray) -> float:
+def median_distance(means: np.ndarray) -> float:
     """The median Euclidean distance of two different rows (of some, if there are many); 1 where all are alike."""
     from scipy.spatial.distance import pdist
 

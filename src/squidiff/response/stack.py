@@ -18,6 +18,7 @@ from squidiff.response.embedding import (
     RidgeShift,
     described_alike,
 )
+from squidiff.response.fold import FoldShift
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import (
     CannotPredict,
@@ -31,7 +32,7 @@ from squidiff.response.shift import (
     drawn,
     likelihood,
 )
-from squidiff.response.time import TimeInterpolation, TimeShift
+from squidiff.response.time import TimeInterpolation, TimeShift, TimeTrend
 
 BASELINES: dict[str, Callable[[], Predictor]] = {
     "no change": NoChange,
@@ -52,7 +53,9 @@ BASELINES: dict[str, Callable[[], Predictor]] = {
     "time interpolation": TimeInterpolation,
     "time shift": TimeShift,
 }
-"""Every predictor by its name, in the order in which they are shown."""
+"""The baselines by name, in the order in which they are shown."""
+PREDICTORS = BASELINES | {"fold shift": FoldShift, "time trend": TimeTrend}
+"""These, and what the anchor is further made of."""
 
 MAX_LEFT_OUT = 200
 """Populations that predictors are compared on."""
@@ -74,8 +77,9 @@ class Group(NamedTuple):
 GROUPS = (
     Group(("additive",), lambda key: PART_SEPARATOR in key.condition),
     Group(("time interpolation",), lambda key: key.time is not None),
-    Group(("proportional shift", "two-way", "mean of conditions", "no change"), lambda key: key.condition != ""),
+    Group(("fold shift", "two-way", "mean of conditions", "no change"), lambda key: key.condition != ""),
     Group(("time shift",), lambda key: key.time is not None),
+    Group(("time trend",), lambda key: key.time is not None),
     Group(("dose shift",), lambda key: key.condition != ""),
     Group(("ridge", "mean of conditions", "no change"), lambda key: key.condition != "", leaves_conditions_out=True),
 )
@@ -88,6 +92,7 @@ LATENT_GROUPS = (
     Group(("time interpolation",), lambda key: key.time is not None),
     Group(("mean shift",), lambda key: key.condition != ""),
     Group(("time shift",), lambda key: key.time is not None),
+    Group(("time trend",), lambda key: key.time is not None),
 )
 """The same of mean latents: sums of differences only, since a latent has no zeros and no proportions."""
 
@@ -172,11 +177,11 @@ class Anchor:
 
     def _anew(self, name: str) -> Predictor:
         known = self._predictor(name)
-        return RidgeShift(known.choice) if isinstance(known, RidgeShift) else BASELINES[name]()
+        return RidgeShift(known.choice) if isinstance(known, RidgeShift) else PREDICTORS[name]()
 
     def _predictor(self, name: str) -> Predictor:
         if name not in self._fitted:  # fitted when first asked: loading a model must not wait for what it will not use
-            self._fitted[name] = BASELINES[name]().fit(self.populations)
+            self._fitted[name] = PREDICTORS[name]().fit(self.populations)
         return self._fitted[name]
 
 

@@ -7,6 +7,8 @@ import numpy as np
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict
 
+UNKNOWN_DAMPING = 0.5
+
 
 class TimeInterpolation:
     """The means of the same context and condition, linear between the times seen."""
@@ -17,6 +19,35 @@ class TimeInterpolation:
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
         return _mean_at(self.populations, key)
+
+
+class TimeTrend:
+    """Beyond the times seen: the mean at the last time, gone on as it went between the last two, but damped.
+
+    Of what a straight line would add, the share that would have predicted the later times from the two before each best
+    (least squares over them, within 0 and 1) is added; UNKNOWN_DAMPING where only two times were seen. Likewise before
+    the first time.
+    """
+
+    def fit(self, populations: Populations) -> TimeTrend:
+        self.populations = populations
+        return self
+
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        if key.time is None:
+            raise CannotPredict(f"{key} has no time")
+        seen = self.populations.reliable(self.populations.over_time(key.context, key.condition))
+        times = np.array([self.populations.keys[i].time for i in seen], dtype=float)
+        if len(times) < 2 or times[0] <= key.time <= times[-1]:
+            raise CannotPredict(f"{key._replace(time=None)} has no two times before or after time {key.time:g}")
+        mean = self.populations.mean[seen]
+        if key.time < times[0]:
+            times, mean = times[::-1], mean[::-1]
+        steps, slopes = np.diff(mean, axis=0), np.diff(mean, axis=0) / np.diff(times)[:, None]
+        guesses = slopes[:-1] * np.diff(times)[1:, None]  # of each step from the one before
+        size = float(np.square(guesses).sum())
+        share = float(np.clip((guesses * steps[1:]).sum() / size, 0, 1)) if size > 0 else UNKNOWN_DAMPING
+        return np.asarray(mean[-1] + share * slopes[-1] * (key.time - times[-1]))
 
 
 class TimeShift:

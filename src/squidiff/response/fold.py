@@ -1,0 +1,77 @@
+"""The mean of an unseen context from how other contexts change, between differences and ratios of counts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from squidiff.response.populations import Population, Populations, Source
+from squidiff.response.shift import context_weights, drawn, elsewhere, median_distance
+
+BANDWIDTHS = (0.06, 0.12, 0.25, 0.5)
+"""Of the weights of contexts, in median distances between them."""
+PSEUDO_COUNTS = (1.0, 0.3, 0.1, 0.03, 0.01)
+"""Of log-normalised cells: from differences of logarithms (1) to ratios of counts."""
+LARGEST_LOGARITHM = 20.0
+"""Means above it are no logarithms of counts, and only differences are taken."""
+PULLS = (0.0, 0.1)
+"""Towards the level that treated cells have elsewhere."""
+SATURATION = 0.3
+"""Of a rise beyond the level that others reach, what is taken away."""
+N_DIRECTIONS = 2
+"""In which the errors of a population speak for one choice: fewer than for rival predictors, since all of these choices
+err alike."""
+MAX_LEFT_OUT = 60
+
+
+class FoldShift:
+    """The source mean, moved as the other contexts are: by differences, by ratios of counts, and by what lies between.
+
+    With h(m) = log(exp(m) - 1 + a), a gene of mean m moves by the weighted mean of h(treated) - h(control) over the
+    other contexts. Of log-normalised cells a = 1 makes this the weighted shift, and a towards 0 a ratio of counts: a
+    gene that is low elsewhere and high here then falls, or rises, in proportion. Contexts are weighted as in
+    `WeightedShift`. A gene that falls, falls by no more than in proportion, in counts, and so never to 0: the
+    variance of a gene that few cells express hangs on it. A gene that rises saturates: of what it would rise beyond
+    the weighted mean level that it reaches elsewhere, SATURATION is taken away. A pull takes the mean that share of
+    the way to this level.
+
+    The predictions by all BANDWIDTHS, PSEUDO_COUNTS and PULLS are averaged, each by its likelihood over the training
+    populations when each one's context is left out in turn.
+    """
+
+    def fit(self, populations: Populations) -> FoldShift:
+        self.populations, mean = populations, populations.mean
+        are_logarithms = mean.min() >= 0 and mean.max() <= LARGEST_LOGARITHM
+        self.pseudo_counts = PSEUDO_COUNTS if are_logarithms else PSEUDO_COUNTS[:1]
+        self.unit = median_distance(mean[np.unique(populations.sources[populations.treated])])
+        seen = [i for i in populations.treated if len(populations.elsewhere(populations.keys[i])) > 1]
+        surprise = np.zeros((len(PULLS), len(self.pseudo_counts), len(BANDWIDTHS)))
+        for i in drawn(seen, MAX_LEFT_OUT):
+            source = populations.source_of(i)
+            assert source is not None  # the treated have one
+            errors = np.square(self._predict_all(populations.keys[i], source) - mean[i]).mean(axis=-1)
+            surprise += np.log(np.maximum(errors, np.finfo(float).tiny))
+        self.weights = np.exp((surprise.min() - surprise) * N_DIRECTIONS / 2)
+        self.weights /= self.weights.sum()
+        return self
+
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        return np.asarray(np.einsum("pab,pabg->g", self.weights, self._predict_all(key, source)))
+
+    def _predict_all(self, key: Population, source: Source) -> np.ndarray:
+        """The prediction by each choice, pulls x pseudo-counts x bandwidths x G."""
+        others = elsewhere(self.populations, key)
+        control, treated = self.populations.mean[self.populations.sources[others]], self.populations.mean[others]
+        weights = context_weights(control, source.mean, self.unit, BANDWIDTHS)
+        level = weights @ treated
+        moved = np.stack([_moved(source.mean, control, treated, weights, a) for a in self.pseudo_counts])
+        moved -= SATURATION * np.maximum(moved - np.maximum(level, source.mean), 0.0)
+        return np.stack([moved + pull * (level - moved) for pull in PULLS])
+
+
+def _moved(mean: np.ndarray, control: np.ndarray, treated: np.ndarray, weights: np.ndarray, a: float) -> np.ndarray:
+    """`mean` (G,) after the weighted changes of h, one row for each row of weights (W x contexts)."""
+    if a == 1.0:  # h is the identity, and defined for all numbers
+        return np.asarray(mean + weights @ (treated - control))
+    count, before, after = np.expm1(mean), np.log(np.expm1(control) + a), np.log(np.expm1(treated) + a)
+    ratio = np.exp(weights @ (after - before))
+    return np.asarray(np.log1p(count * ratio + a * np.maximum(ratio - 1.0, 0.0)))
