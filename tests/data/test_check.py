@@ -143,7 +143,7 @@ ERRORS = [
         2,
     ),
     (plant_empty_part, "condition 'aspirin+' has an empty part: write parts as A+B", "obs", 1),
-    (plant_time, "time 'noon' in column 'day' is not a number: write times as numbers", "obs", 1),
+    (plant_time, "time 'noon' in column 'day' is not a number: write times as numbers, or as ranges of them", "obs", 1),
 ]
 
 

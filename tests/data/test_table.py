@@ -216,7 +216,8 @@ def test_only_the_smiles_may_be_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("time", "message"), [("noon", "'noon' in column 'day' is not a number"), ("inf", "is not finite")]
+    ("time", "message"), [("1.2.3-4", "time '1.2.3-4' in column 'day' is not a number"),
+        ("noon", "'noon' in column 'day' is not a number"), ("inf", "is not finite")]
 )
 def test_a_time_that_is_no_time_is_refused(time: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
@@ -224,6 +225,15 @@ def test_a_time_that_is_no_time_is_refused(time: str, message: str) -> None:
 
 
 # --- fingerprint
+
+
+@pytest.mark.parametrize(
+    ("written", "time"),
+    [("330-390", 360.0), ("< 100", 100.0), ("> 650", 650.0), ("1.5 to 2", 1.75), ("-4--2", -3.0), ("-4", -4.0)],
+)
+def test_a_range_of_times_is_its_middle_and_an_open_one_its_end(written: str, time: float) -> None:
+    _, keys, _ = group_rows(pd.DataFrame({"bin": [written]}), Schema(time_key="bin"))
+    assert keys == (("", "", time),)
 
 
 @pytest.mark.parametrize("sparse", [True, False])

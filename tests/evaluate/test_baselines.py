@@ -169,6 +169,18 @@ def test_the_mean_of_the_control_is_that_of_the_source_cells() -> None:
     assert fitted(*made_contexts()).control_mean(Population("x", "", None)) is None
 
 
+def test_of_times_alone_a_change_is_measured_from_all_training_cells() -> None:
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame({"t": np.repeat(["0", "1", "3"], 20)}, index=[f"cell{i}" for i in range(60)])
+    adata = ad.AnnData(rng.random((60, 4), dtype=np.float32), obs=obs, var=pd.DataFrame(index=list("wxyz")))
+    adata = adata[5:].copy()  # unequal numbers: cells count alike, and not times
+    baselines = fitted(adata, Schema(time_key="t"))
+    expected = adata.X.mean(axis=0)
+    np.testing.assert_allclose(baselines.control_mean(Population("", "", 2.0)), expected, rtol=1e-6)
+    starts = as_rows(baselines.control_cells(Population("", "", 2.0), 100, rng))
+    assert starts == as_rows(adata.X[adata.obs["t"] == "1"])  # what is compared cell by cell starts a prediction
+
+
 def test_plain_generation_by_all_cells_and_by_shuffled_genes() -> None:
     adata, schema = made_contexts()
     baselines, key = fitted(adata, schema), Population("x", "", None)

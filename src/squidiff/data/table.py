@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,9 @@ Key = tuple[str, str, float | None]
 
 SCHEMA, PREPARED = "squidiff_schema", "squidiff_preparation"
 """Keys of uns: what the obs columns mean, and the settings of `prepare`."""
+
+TIME_RANGE = re.compile(r"\s*(-?[\d.]+)\s*(?:-|\u2013|to)\s*(-?[\d.]+)\s*")
+"""A time that is given as a range."""
 
 
 @dataclass(frozen=True)
@@ -258,14 +262,18 @@ def as_text(column: pd.Series) -> pd.Series:
 
 
 def _time(values: dict[str, str], schema: Schema) -> float | None:
+    """A number; of a range as 330-390 its middle, and of an open one as < 100 or > 650 its end."""
     if schema.time_key is None:
         return None
+    text = values[schema.time_key]
+    within = TIME_RANGE.fullmatch(text)
+    ends = [text.strip().lstrip("<>=\u2264\u2265 ")] if within is None else within.groups()
     try:
-        time = float(values[schema.time_key])
+        time = sum(map(float, ends)) / len(ends)
     except ValueError:
         raise InputError(
-            f"time {values[schema.time_key]!r} in column {schema.time_key!r} is not a number: write times as numbers"
+            f"time {text!r} in column {schema.time_key!r} is not a number: write times as numbers, or as ranges of them"
         ) from None
     if not np.isfinite(time):
-        raise InputError(f"time {values[schema.time_key]!r} in column {schema.time_key!r} is not finite")
+        raise InputError(f"time {text!r} in column {schema.time_key!r} is not finite")
     return time

@@ -65,14 +65,21 @@ class Baselines:
         return principal_axes(self.table, self.seed)
 
     def control_mean(self, key: Population) -> np.ndarray | None:
-        """The mean (G,) of the cells that a prediction starts from; None in plain generation, or without any."""
+        """The mean (G,) that a change is measured from; None in plain generation, or without cells to start from.
+
+        That of the control cells that a prediction starts from; where time alone tells populations apart, that of all
+        training cells of the context, since the change from an earlier time is mostly how much later it is.
+        """
         source = self.populations.source(key)
         if source is None or self.populations.keys[source] == key:
             return None
-        return self.populations.mean[source]
+        if self.populations.has_control:
+            return self.populations.mean[source]
+        seen = self.populations.over_time(key.context, key.condition)
+        return np.asarray(np.average(self.populations.mean[seen], axis=0, weights=self.populations.n_cells[seen]))
 
     def control_cells(self, key: Population, n: int, rng: np.random.Generator) -> np.ndarray | None:
-        """At most n of those cells, drawn; None where there is no control mean."""
+        """At most n of the cells that a prediction starts from, drawn; None where there is no control mean."""
         if self.control_mean(key) is None:
             return None
         rows = np.flatnonzero(self.table.population == self.populations.source(key))
