@@ -53,12 +53,13 @@ def test_a_source_that_holds_the_answer_does_not_give_it_away(day: float) -> Non
     np.testing.assert_allclose(dense(one).mean(axis=0), dense(other).mean(axis=0), atol=1e-5)
 
 
-def test_a_time_beyond_those_seen_is_refused() -> None:
+def test_a_time_beyond_those_seen_is_a_trend_and_one_far_beyond_is_refused() -> None:
     cells, schema = times()
     model = trained(cells, schema)
-    for day in (-5, 99):
+    assert anchors(model.predict(queries(day=7, cell_type=HELD_OUT), cells)) == {"time trend"}
+    for day in (-7, 13):
         with pytest.raises(
-            InputError, match=rf"time {day} cannot be predicted: .* was seen 0 to 6, which does not hold"
+            InputError, match=rf"time {day} cannot be predicted: .* was seen 0 to 6, .*; time {day} is farther beyond"
         ):
             model.predict(queries(day=day, cell_type=HELD_OUT), cells)
 

@@ -19,7 +19,7 @@ from squidiff.data.conditions import fingerprint
 from squidiff.diffusion.samplers import last, sample_ddim
 from squidiff.diffusion.schedule import StepSchedule
 from squidiff.estimator import Squidiff
-from squidiff.estimator.generate import draw_rows
+from squidiff.estimator.draws import draw
 from squidiff.estimator.upstream import UpstreamFitted
 from squidiff.model.upstream import UpstreamDenoiser
 from squidiff.train.run import STATE
@@ -56,11 +56,9 @@ def model() -> Squidiff:
     return trained()
 
 
-def decoded(model: Squidiff, z_sem: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Cells of latents by three steps of DDIM, from the noise of query 0: by other calls than the model's own."""
-    rng = np.random.default_rng((seed, 0))
-    draw_rows(np.arange(len(z_sem)), len(z_sem), rng)  # the choice of source cells
-    noise = torch.from_numpy(rng.standard_normal((len(z_sem), 40), dtype=np.float32))
+def decoded(model: Squidiff, z_sem: np.ndarray, names: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Cells of latents by three steps of DDIM, from the noise of the cells' names: by other calls than the model's."""
+    noise = torch.from_numpy(draw(names, np.zeros(len(names), dtype=int), fitted(model).genes, seed)[1])
     schedule = StepSchedule.named("linear", 1000)
     steps = schedule.sampling_steps(3)
     levels = schedule.sampling_levels(steps)
@@ -85,7 +83,7 @@ def test_a_prediction_is_the_source_latent_plus_the_mean_direction_of_other_cont
     assert set(source.obs["condition"]) == {"control"}
     z_sem = model.encode(source) + direction.astype(np.float32)
     np.testing.assert_allclose(predicted.obsm["X_z_sem"], z_sem, rtol=0, atol=1e-5)
-    cells = decoded(model, predicted.obsm["X_z_sem"])
+    cells = decoded(model, predicted.obsm["X_z_sem"], predicted.obs["source_cell"].to_numpy())
     np.testing.assert_allclose(dense(predicted), cells, rtol=0, atol=1e-4 * cells.max())
     assert set(predicted.obs["anchor"]) == {"latents: mean shift"}
     assert predicted.X.min() >= 0

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.isotonic import IsotonicRegression
 
-from squidiff.response.shape import ZeroLaw, move_to_mean, set_mean, take_values
+from squidiff.response.shape import N_QUANTILES, ZeroLaw, move_to_mean, nonzero_quantiles, set_mean, take_values
 
 SEEDS = st.integers(0, 2**32 - 1)
 quick = settings(max_examples=60, deadline=None, derandomize=True)
@@ -64,10 +64,10 @@ def test_a_negative_mean_counts_as_zero() -> None:
 @given(seed=SEEDS, n_cells=st.integers(1, 40))
 def test_moved_cells_have_the_mean_and_the_zeros_asked_for(seed: int, n_cells: int) -> None:
     rng = np.random.default_rng(seed)
-    cells, donors = made_cells(rng, n_cells, 6), rng.gamma(2.0, 1.0, (7, 6))
+    cells, quantiles = made_cells(rng, n_cells, 6), nonzero_quantiles(rng.gamma(2.0, 1.0, (7, 6)))
     mean, zero_fraction = rng.gamma(1.0, 1.0, 6) + 0.01, rng.random(6)
     before = cells.copy()
-    moved = move_to_mean(cells, mean, zero_fraction, donors, rng)
+    moved = move_to_mean(cells, mean, zero_fraction, quantiles, rng.random(cells.shape))
     assert np.array_equal(cells, before)  # the input is left alone
     assert moved.min() >= 0
     assert (np.abs(zeros_of(moved) - zero_fraction) <= 0.5 / n_cells + 1e-12).all()
@@ -81,37 +81,46 @@ def test_moved_cells_have_the_mean_and_the_zeros_asked_for(seed: int, n_cells: i
 def test_cells_that_are_already_there_stay_as_they_are(seed: int) -> None:
     rng = np.random.default_rng(seed)
     cells = made_cells(rng, 25, 6)
-    moved = move_to_mean(cells, cells.mean(axis=0), zeros_of(cells), rng.random((3, 6)), rng)
+    moved = move_to_mean(cells, cells.mean(axis=0), zeros_of(cells), rng.random((3, 6)), rng.random(cells.shape))
     np.testing.assert_allclose(moved, cells, rtol=1e-12)
 
 
-def test_cells_switched_on_take_the_values_of_the_donors() -> None:
-    """A mean above the donors' shifts all values alike, so those of two donors of a gene stay as far apart."""
+def test_cells_switched_on_take_the_values_that_the_gene_has() -> None:
+    """A mean above theirs shifts all values alike, so that they stay as far apart as they are."""
     cells, rng = np.zeros((400, 2)), np.random.default_rng(0)
-    donors = np.array([[3.0, 0.0], [0.0, 7.0], [5.5, 0.0]])  # a zero is no donor
-    moved = move_to_mean(cells, np.array([5.0, 2.0]), np.array([0.5, 0.75]), donors, rng)
+    quantiles = nonzero_quantiles(np.array([[3.0, 0.0], [0.0, 7.0], [5.5, 0.0]]))  # zeros are no values
+    moved = move_to_mean(cells, np.array([5.0, 2.0]), np.array([0.5, 0.75]), quantiles, rng.random(cells.shape))
     assert zeros_of(moved).tolist() == [0.5, 0.75]
-    values, counts = np.unique(moved[:, 0], return_counts=True)
-    assert np.diff(values[1:]) == pytest.approx([2.5])
-    assert counts[1:] == pytest.approx([100, 100], abs=5 * np.sqrt(50))  # 200 tosses of a coin
+    values = np.sort(moved[moved[:, 0] > 0, 0])
+    assert values[-1] - values[0] == pytest.approx(2.5, rel=0.02)
+    assert values.mean() == pytest.approx(10.0)  # half of the cells have all of the mean
     assert np.unique(moved[:, 1]) == pytest.approx([0.0, 8.0])
+
+
+def test_quantiles_are_those_of_what_is_not_zero() -> None:
+    rng = np.random.default_rng(0)
+    cells = made_cells(rng, 5000, 8)
+    found = nonzero_quantiles(cells)
+    for gene in range(8):
+        positive = cells[cells[:, gene] > 0, gene]
+        expected = np.quantile(positive, (np.arange(N_QUANTILES) + 0.5) / N_QUANTILES) if len(positive) else 0.0
+        np.testing.assert_allclose(found[:, gene], expected, rtol=1e-6)
 
 
 def test_a_gene_without_a_donor_keeps_its_zeros() -> None:
     cells = np.array([[0.0, 0.0], [0.0, 2.0]])
-    moved = move_to_mean(cells, np.array([1.0, 3.0]), np.zeros(2), np.zeros((5, 2)), np.random.default_rng(0))
+    moved = move_to_mean(cells, np.array([1.0, 3.0]), np.zeros(2), np.zeros((5, 2)), np.zeros((2, 2)))
     assert moved.tolist() == [[0.0, 0.0], [0.0, 6.0]]
 
 
-def test_cells_are_switched_off_at_random_and_the_seed_says_which() -> None:
-    cells = np.tile(np.arange(1.0, 201.0)[:, None], (1, 50))
-    args = (cells, np.full(50, 60.0), np.full(50, 0.5), np.ones((1, 50)))
-    one, same, other = (move_to_mean(*args, np.random.default_rng(seed)) for seed in (1, 1, 2))
-    assert np.array_equal(one, same)
-    assert not np.array_equal(one, other)
-    # drawn without regard to the value: the mean rank of those off is 100.5, its standard error 2.9 / sqrt(50)
-    rank = np.array([np.flatnonzero(gene == 0).mean() + 1 for gene in one.T])
-    assert rank.mean() == pytest.approx(100.5, abs=5 * 2.9 / np.sqrt(50))
+def test_lots_say_which_cells_are_switched_and_go_with_them() -> None:
+    rng = np.random.default_rng(3)
+    cells, lots = np.tile(np.arange(1.0, 201.0)[:, None], (1, 50)), rng.random((200, 50))
+    asked = (np.full(50, 60.0), np.full(50, 0.5), np.ones((1, 50)))
+    moved = move_to_mean(cells, *asked, lots)
+    np.testing.assert_array_equal(moved == 0, lots < np.sort(lots, axis=0)[100])
+    order = rng.permutation(200)
+    np.testing.assert_array_equal(move_to_mean(cells[order], *asked, lots[order]), moved[order])
 
 
 @quick

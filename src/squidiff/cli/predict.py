@@ -33,6 +33,9 @@ def predict(
     ] = None,
     schema: SchemaOptions = Schema(),
     sampling: SamplingOptions = Sampling(),
+    paired: Annotated[
+        bool, Parameter(help="each source cell's own future, by inversion: one predicted cell for each, no noise drawn")
+    ] = False,
     device: Device = "auto",
     on_disk: OnDisk = None,
     cells_per_shard: Annotated[
@@ -64,6 +67,8 @@ def predict(
 
         if on_disk is not None or cells_per_shard is not None:
             raise InputError("--on-disk and --cells-per-shard go with a run: a baseline holds all cells in memory")
+        if paired:
+            raise InputError("--paired goes with a run: a baseline inverts no cell")
         predicted = predict_baseline(baseline, asked, source, given(schema), seed=sampling.seed)
         write_cells(out, predicted)
         say(f"{predicted.n_obs:,} predicted cells of {predicted.n_vars:,} genes: {out}")
@@ -81,7 +86,9 @@ def predict(
     say_where(source, on_disk)
     anchors: set[str] = set()
     with progress("predicting", n_queries) as advance:
-        parts = model.predict_parts(asked, source, sampling, on_query=lambda i, n: advance(i), on_disk=on_disk)
+        parts = model.predict_parts(
+            asked, source, sampling, paired=paired, on_query=lambda i, n: advance(i), on_disk=on_disk
+        )
         noted = (part for part in parts if not anchors.update(part.obs["anchor"]))
         if cells_per_shard is None:
             predicted = join(noted)

@@ -19,6 +19,7 @@ from squidiff.data.table import CellTable
 from squidiff.data.unit import Normalisation
 from squidiff.model.network import Network, Standardisation
 from squidiff.response.populations import Population, Populations
+from squidiff.response.shape import N_QUANTILES, nonzero_quantiles
 from squidiff.train.checkpoint import load_standardisation, require_finite_tensors
 from squidiff.train.loop import RECIPE, Recipe
 
@@ -37,6 +38,8 @@ class Fitted:
     network: Network
     non_negative: np.ndarray
     """(G,) which genes had no negative value."""
+    quantiles: np.ndarray
+    """Q x G: the values of genes where they are not zero, see `response.shape.nonzero_quantiles`."""
     highest: float
     """The largest value of all."""
     normalisation: Normalisation
@@ -92,6 +95,7 @@ class Fitted:
             "populations.n_cells": self.populations.n_cells,
             "vocabulary.vectors": self.encoder.vectors,
             "non_negative": self.non_negative,
+            "quantiles": self.quantiles,
         }
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         return tensors | {f"network.{name}": t for name, t in self.network.state_dict().items()}
@@ -134,7 +138,8 @@ def begin_anchored(
     network = Network.initialise(config, standardisation, n_condition(populations, standardisation)).to(device)
     found = table.survey
     highest = float(found.highest.max())
-    fitted = Fitted(table.genes, encoder, populations, network, found.non_negative, highest, normalisation)
+    quantiles = nonzero_quantiles(table.dense(_some_rows(table, config)))
+    fitted = Fitted(table.genes, encoder, populations, network, found.non_negative, quantiles, highest, normalisation)
     return fitted, _pairs(fitted, table, config), RECIPE
 
 
@@ -171,8 +176,7 @@ def fit_standardisation(table: CellTable, populations: Populations, config: Conf
     """
     from sklearn.decomposition import PCA
 
-    rng = np.random.default_rng((config.seed, 4))
-    rows = np.sort(rng.permutation(len(table.names))[:MAX_CELLS_FOR_AXES])
+    rows = _some_rows(table, config)
     cells = table.dense(rows)
     if not np.ptp(cells, axis=0).any():
         raise InputError("no gene varies over the training cells: X holds one and the same profile")
@@ -185,6 +189,12 @@ def fit_standardisation(table: CellTable, populations: Populations, config: Conf
     rest = (residual.var(axis=0, ddof=1).sum() - on_axes.sum()) / (residual.shape[1] - n_axes)  # PCA's are by n - 1
     arrays = (cells.mean(axis=0), spread, scale, pca.components_.T, on_axes, np.maximum(rest, 1e-4))
     return Standardisation(*(torch.from_numpy(np.array(a, dtype=np.float32)) for a in arrays))
+
+
+def _some_rows(table: CellTable, config: Config) -> np.ndarray:
+    """Of training cells whose values are looked at all at once."""
+    rng = np.random.default_rng((config.seed, 4))
+    return np.sort(rng.permutation(len(table.names))[:MAX_CELLS_FOR_AXES])
 
 
 def digest(settings: dict[str, Any]) -> str:
@@ -222,6 +232,7 @@ def rebuild(saved: dict[str, Any], tensors: dict[str, torch.Tensor], config: Con
             "populations.zero_fraction": (len(populations.keys), len(genes)),
             "populations.n_cells": (len(populations.keys),),
             "non_negative": (len(genes),),
+            "quantiles": (N_QUANTILES, len(genes)),
             "network.center": (len(genes),),
         }
         for name, shape in expected.items():
@@ -234,6 +245,7 @@ def rebuild(saved: dict[str, Any], tensors: dict[str, torch.Tensor], config: Con
             populations,
             network.to(device),
             arrays["non_negative"].astype(bool),
+            arrays["quantiles"],
             float(saved["highest"]),
             Normalisation(**saved["normalisation"]),
         )

@@ -13,22 +13,25 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
-from squidiff.config import InputError, Sampling, Schema
+from squidiff.config import InputError, NoiseLevel, Sampling, Schema
 from squidiff.data.queries import OWN_COLUMNS, Query
 from squidiff.data.table import CellTable
-from squidiff.diffusion.samplers import SAMPLERS, last
+from squidiff.diffusion.samplers import SAMPLERS, invert_ddim, last
 from squidiff.diffusion.schedule import sampling_levels
+from squidiff.estimator.draws import choose, draw
 from squidiff.estimator.fitted import Fitted, summarise
-from squidiff.response.populations import Population, Populations, Source, draw_rows
+from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shape import ZeroLaw, move_to_mean, take_values
+from squidiff.response.shift import CannotPredict
 from squidiff.response.stack import Anchor
+from squidiff.response.time import interpolate, times_around
 
 N_REFERENCE = 256
 """Cells generated at least for a query, so that one cell does not depend on how few are asked for."""
-N_BLOCK = 4096
+N_BLOCK = 2048
 """Cells generated at once, about: memory does not grow with the number that is asked for."""
-MAX_DONORS = 2000
-"""Cells whose values may switch on a gene in a source cell."""
+MAX_ASSIGNED = 1024
+"""Cells that optimal transport pairs at once."""
 
 
 AnyPlan = TypeVar("AnyPlan")
@@ -42,6 +45,8 @@ class Plan:
     query: Query
     start: int
     """Index of the source population in the source table."""
+    onward: tuple[int, float] | None
+    """Of a time between two: the population after it, and how far the time lies on the way there."""
     mean: np.ndarray
     """(G,) the anchor."""
     predictor: str
@@ -52,11 +57,32 @@ class Plan:
     """Plain generation: the source cells are of the very population that is asked for, and must not be handed back."""
 
 
-class Generator:
-    """Plans and generates populations from one source table. What depends on the source population alone is kept."""
+@dataclass(frozen=True)
+class _Cells:
+    """Source cells of one block and what they draw."""
 
-    def __init__(self, fitted: Fitted, table: CellTable, schema: Schema, sampling: Sampling) -> None:
-        self.fitted, self.table, self.sampling = fitted, table, sampling
+    names: np.ndarray
+    source: np.ndarray
+    """N x G, that the network is told of and that the moved cells are of, unless they come from two populations."""
+    given: np.ndarray
+    """N x G, what each gene's values are made of."""
+    start: np.ndarray | None
+    """N x G, where the diffusion starts, before it is set around the anchor; None: where the moved cells lie."""
+    lots: np.ndarray
+    noise: np.ndarray
+
+
+class Generator:
+    """Plans and generates populations from one source table. What depends on the source population alone is kept.
+
+    The cells of a query are the same whatever else is asked for, and in whatever order cells, genes and queries come:
+    all that is random is bound to the names of source cells and genes, and all sums go over the cells in one order.
+    """
+
+    def __init__(
+        self, fitted: Fitted, table: CellTable, schema: Schema, sampling: Sampling, paired: bool = False
+    ) -> None:
+        self.fitted, self.table, self.sampling, self.paired = fitted, table, sampling, paired
         self.starts = summarise(table, np.zeros((len(table.keys), fitted.encoder.n_features)), schema)
 
     @cached_property
@@ -83,71 +109,125 @@ class Generator:
         mean, predictor = self.anchor.predict(key, features, source)
         mean = np.where(self.fitted.non_negative, np.maximum(mean, 0.0), mean)
         condition = self.fitted.condition(key, features, source.mean, mean)
-        return Plan(index, query, start, mean, predictor, condition, from_noise=source.key == key)
+        is_plain = source.key == key
+        if self.paired and is_plain and not starts.has_control:
+            raise InputError(f"{key} starts from its own cells, which have no other future: leave out --paired")
+        if self.paired and query.n_cells is not None:
+            raise InputError("n_cells has no use with --paired: there is one cell for each source cell")
+        onward = None if self.paired or is_plain else self._onward(key, start)
+        return Plan(index, query, start, onward, mean, predictor, condition, from_noise=is_plain and not self.paired)
+
+    def _onward(self, key: Population, start: int) -> tuple[int, float] | None:
+        """The population after a time between two, if the one before it is what the prediction starts from."""
+        others = [i for i, other in enumerate(self.starts.keys) if other != key]
+        try:
+            before, after, share = times_around(self.starts.only(np.array(others)), key)
+        except CannotPredict:
+            return None
+        return (others[after], share) if others[before] == start and share > 0 else None
 
     def generate(self, plan: Plan) -> Iterator[ad.AnnData]:
-        """The cells of a plan, in blocks; the same seed and query number give the same cells."""
-        rng = np.random.default_rng((self.sampling.seed, plan.index))
-        available = np.flatnonzero(self.table.population == plan.start)
-        n_cells = plan.query.n_cells or max(len(available), N_REFERENCE)
-        rows = draw_rows(available, max(n_cells, N_REFERENCE), rng)
-        zero_fraction = self.law.follow(self.starts.mean[plan.start], self.starts.zero_fraction[plan.start], plan.mean)
-        blocks = np.array_split(rows, -(-len(rows) // N_BLOCK))
-        donors, first = self._donors(plan, rng), 0
-        for block in blocks:
-            cells, z_sem = self._block(self.table.dense(block), plan, zero_fraction, donors, rng)
+        """The cells of a plan, in blocks; the same seed and source cells give the same cells."""
+        population, n_there = self.table.population, int((self.table.population == plan.start).sum())
+        n_cells = plan.query.n_cells or n_there
+        zeros, mean = self.starts.zero_fraction[plan.start], self.starts.mean[plan.start]
+        if plan.onward is not None:
+            after, share = plan.onward
+            zeros, mean = (
+                (1 - share) * of[plan.start] + share * of[after] for of in (self.starts.zero_fraction, self.starts.mean)
+            )
+        zero_fraction = self.law.follow(mean, zeros, plan.mean)
+        n = n_cells if self.paired else max(n_cells, N_REFERENCE)
+        picks = [self._pick(np.flatnonzero(population == plan.start), n)]
+        if plan.onward is not None:
+            picks.append(self._pick(np.flatnonzero(population == plan.onward[0]), n))
+        first = 0
+        for block in np.array_split(np.arange(n), -(-n // (MAX_ASSIGNED if plan.onward else N_BLOCK))):
+            given = self._given(plan, [(rows[block], rounds[block]) for rows, rounds in picks])
+            cells, z_sem = self._block(given, plan, zero_fraction)
             if not self.fitted.non_negative.all():
                 cells = cells.toarray()
-            names = self.table.names[block[: n_cells - first]]
+            names = given.names[: n_cells - first]
             yield annotated(cells, z_sem, names, self.fitted.genes, plan.index, plan.query, plan.predictor, first)
             first += len(block)
 
-    def _block(
-        self,
-        source: np.ndarray,
-        plan: Plan,
-        zero_fraction: np.ndarray,
-        donors: np.ndarray,
-        rng: np.random.Generator,
-    ) -> tuple[sp.csr_matrix, np.ndarray]:
-        """Cells from source cells (N x G), their mean the anchor, and their latents (N x Z)."""
+    def _pick(self, rows: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """n of these source cells, and for the how manyth time each is taken."""
+        which, rounds = choose(self.table.names[rows], n, self.sampling.seed)
+        return rows[which], rounds
+
+    def _given(self, plan: Plan, picks: list[tuple[np.ndarray, np.ndarray]]) -> _Cells:
+        """The source cells of a block, and what they draw.
+
+        At a time between two the diffusion starts between pairs of cells, which optimal transport finds; the values of
+        genes are those of cells from before and from after, as many of either as the time is near.
+        """
+        rows, rounds = picks[0]
+        names, source = self.table.names[rows], self.table.dense(rows)
+        lots, noise = draw(names, rounds, self.fitted.genes, self.sampling.seed)
+        if plan.onward is None:
+            return _Cells(names, source, source, None, lots, noise)
+        later, share = self.table.dense(picks[1][0]), plan.onward[1]
+        n_later = round(share * len(rows))
+        mixed = np.concatenate([source[: len(rows) - n_later], later[:n_later]])
+        return _Cells(names, source, mixed, interpolate(source, later, share), lots, noise)
+
+    def _block(self, given: _Cells, plan: Plan, zero_fraction: np.ndarray) -> tuple[sp.csr_matrix, np.ndarray]:
+        """Cells from source cells, their mean the anchor, and their latents (N x Z)."""
+        fitted = self.fitted
         # source cells moved to the anchor mean: where the diffusion starts, and what each gene's values are
-        moved = move_to_mean(source, plan.mean, zero_fraction, donors, rng, self.fitted.highest)
-        shifted = source + (plan.mean - source.mean(axis=0))
-        moved = np.where(self.fitted.non_negative, moved, shifted).astype(np.float32)
-        cells, z_sem = self._denoised(source, None if plan.from_noise else moved, plan, rng)
+        moved = move_to_mean(given.given, plan.mean, zero_fraction, fitted.quantiles, given.lots, fitted.highest)
+        shifted = given.given + (plan.mean - given.given.mean(axis=0))
+        moved = np.where(fitted.non_negative, moved, shifted).astype(np.float32)
+        start = moved
+        if given.start is not None:
+            start = (given.start + (plan.mean - given.start.mean(axis=0))).astype(np.float32)
+        cells, z_sem = self._denoised(given, None if plan.from_noise else start, plan)
         return sp.csr_matrix(take_values(cells, moved)), z_sem
 
-    def _donors(self, plan: Plan, rng: np.random.Generator) -> np.ndarray:
-        """Cells (D x G) that lend their values, of all populations but the very one that is asked for.
-
-        Its cells are the answer, should the source hold them and not start from them.
-        """
-        asked = [i for i, key in enumerate(self.table.keys) if key == plan.query.key and i != plan.start]
-        others = np.flatnonzero(~np.isin(self.table.population, asked))
-        return self.table.dense(rng.choice(others, min(len(others), MAX_DONORS), replace=False))
-
     @torch.no_grad()
-    def _denoised(
-        self, source: np.ndarray, start: np.ndarray | None, plan: Plan, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Generated cells (N x G, unit of the data) and their latents (N x Z), from moved cells or from pure noise."""
+    def _denoised(self, given: _Cells, start: np.ndarray | None, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+        """Generated cells (N x G, unit of the data) and their latents (N x Z).
+
+        From pure noise where there is no start, from the start noised part of the way, or, in pairs, from the noise
+        that the denoiser would turn into the source cell, were it asked for what the source cell is.
+        """
         network = self.fitted.network
         device = network.center.device
-        levels = sampling_levels(self.sampling.n_sample_steps, 1.0 if start is None else self.sampling.strength)
+        strength = 1.0 if start is None else self.sampling.strength
+        levels = sampling_levels(self.sampling.n_sample_steps, strength)
         anchor = torch.from_numpy(plan.mean.astype(np.float32)).to(device)
         cells, latents = [], []
-        for chunk in np.array_split(np.arange(len(source)), -(-len(source) // self.sampling.cells_per_batch)):
-            z_sem = self.fitted.encode(source[chunk], np.tile(plan.condition, (len(chunk), 1)))
-            noise = rng.standard_normal((len(chunk), source.shape[1]), dtype=np.float32)
-            x_t = levels[0].sigma * torch.from_numpy(noise).to(device)
-            if start is not None:
-                moved = torch.from_numpy(start[chunk]).to(device)
-                x_t = x_t + levels[0].alpha * network.standardise(moved, anchor)
-            x0 = last(SAMPLERS[self.sampling.sampler](network.denoise(z_sem), x_t, levels))
+        n = len(given.source)
+        for chunk in np.array_split(np.arange(n), -(-n // self.sampling.cells_per_batch)):
+            z_sem = self.fitted.encode(given.source[chunk], np.tile(plan.condition, (len(chunk), 1)))
+            if self.paired:
+                x_t = self._inverted(given.source[chunk], plan, levels)
+            else:
+                x_t = levels[0].sigma * torch.from_numpy(given.noise[chunk]).to(device)
+                if start is not None:
+                    moved = torch.from_numpy(start[chunk]).to(device)
+                    x_t = x_t + levels[0].alpha * network.standardise(moved, anchor)
+            x0 = last(SAMPLERS[self._sampler](network.denoise(z_sem), x_t, levels))
             cells.append(network.restore(x0, anchor).cpu().numpy())
             latents.append(z_sem.cpu().numpy())
         return np.concatenate(cells), np.concatenate(latents)
+
+    @property
+    def _sampler(self) -> str:
+        return "ddim" if self.paired else self.sampling.sampler  # the steps that `invert_ddim` goes back
+
+    def _inverted(self, source: np.ndarray, plan: Plan, levels: list[NoiseLevel]) -> torch.Tensor:
+        """Source cells (N x G) at the highest level, on the way that leads back to them under their own condition."""
+        network, key = self.fitted.network, self.starts.keys[plan.start]
+        mean = self.starts.mean[plan.start]
+        seen = self.fitted.populations.find(key)
+        features = np.zeros(self.fitted.encoder.n_features) if seen is None else self.fitted.populations.features[seen]
+        own = self.fitted.condition(key, features, mean, mean)
+        z_sem = self.fitted.encode(source, np.tile(own, (len(source), 1)))
+        cells, anchor = (torch.from_numpy(a.astype(np.float32)).to(network.center.device) for a in (source, mean))
+        clean = levels[-1].alpha * network.standardise(cells, anchor)
+        return last(invert_ddim(network.denoise(z_sem), clean.float(), levels))
 
 
 def understood(queries: Sequence[Query], plan: Callable[[int, Query], AnyPlan]) -> list[AnyPlan]:

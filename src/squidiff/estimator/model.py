@@ -44,7 +44,7 @@ RUN_FILES = (
     *(METRICS, STATE.as_posix(), WEIGHTS),
 )
 """What a run folder holds, from its root."""
-FORMAT = 2
+FORMAT = 3
 """Of the run folder; raised when an older version could not read it."""
 
 MIN_CELLS = 10
@@ -165,6 +165,7 @@ class Squidiff:
         source: ad.AnnData | str | Path,
         sampling: Sampling | None = None,
         *,
+        paired: bool = False,
         on_query: Callable[[int, int], None] | None = None,
         on_disk: bool | None = None,
     ) -> ad.AnnData:
@@ -172,10 +173,11 @@ class Squidiff:
 
         `source` holds the cells that predictions start from (the control cells of each query's context). obs of the
         result carries the query's columns, the query's row and the source cell; obsm["X_z_sem"] the latent;
-        uns["squidiff"] the provenance. `on_query(i, n)` is called after each query; `on_disk` is as in `fit`. Raises
-        InputError when genes or columns are missing or a query is of something unknown.
+        uns["squidiff"] the provenance. With `paired` each source cell has its own future, and no noise is drawn: it is
+        inverted, and decoded as what is asked for. `on_query(i, n)` is called after each query; `on_disk` is as in
+        `fit`. Raises InputError when genes or columns are missing or a query is of something unknown.
         """
-        return join(self.predict_parts(queries, source, sampling, on_query=on_query, on_disk=on_disk))
+        return join(self.predict_parts(queries, source, sampling, paired=paired, on_query=on_query, on_disk=on_disk))
 
     def predict_parts(
         self,
@@ -183,6 +185,7 @@ class Squidiff:
         source: ad.AnnData | str | Path,
         sampling: Sampling | None = None,
         *,
+        paired: bool = False,
         on_query: Callable[[int, int], None] | None = None,
         on_disk: bool | None = None,
     ) -> Iterator[ad.AnnData]:
@@ -192,13 +195,13 @@ class Squidiff:
         cells = open_cells(source, on_disk)
         refuse_unknown_columns(asked, self.schema, cells.obs)
         make = LatentGenerator if isinstance(self.fitted, UpstreamFitted) else Generator
-        generator = make(self.fitted, self._table(cells, _name(source)), self.schema, sampling)
+        generator = make(self.fitted, self._table(cells, _name(source)), self.schema, sampling, paired)
         plans = understood(asked, generator.plan)
         for i, plan in enumerate(plans):
             for part in generator.generate(plan):
                 remember_schema(part, self.schema)
                 part.uns["squidiff"] = {
-                    "sampling": settings_to_json(sampling),
+                    "sampling": settings_to_json(sampling) | {"paired": paired},
                     "data_sha256": self.manifest.get("data_sha256", ""),
                     "cells_sha256": self.manifest.get("cells_sha256", ""),
                     "unit": self.fitted.normalisation.unit,

@@ -20,6 +20,7 @@ from squidiff.data.table import CellTable
 from squidiff.data.unit import Normalisation
 from squidiff.diffusion.samplers import SAMPLERS
 from squidiff.diffusion.schedule import StepSchedule
+from squidiff.estimator.draws import choose, draw
 from squidiff.estimator.fitted import in_chunks, load_vocabulary, summarise
 from squidiff.estimator.generate import annotated, nothing_to_start_from
 from squidiff.model.upstream import UpstreamDenoiser, UpstreamNetwork, UpstreamSizes
@@ -192,7 +193,11 @@ class LatentGenerator:
     Directions are taken between the source table's own populations: upstream's model keeps none of training.
     """
 
-    def __init__(self, fitted: UpstreamFitted, table: CellTable, schema: Schema, sampling: Sampling) -> None:
+    def __init__(
+        self, fitted: UpstreamFitted, table: CellTable, schema: Schema, sampling: Sampling, paired: bool = False
+    ) -> None:
+        if paired:
+            raise InputError("--paired has no use with upstream's architecture, which clamps what it inverts")
         if sampling.strength != Sampling().strength:
             raise InputError("--strength has no use for upstream's architecture: it always starts from pure noise")
         self.fitted, self.table, self.sampling = fitted, table, sampling
@@ -228,17 +233,15 @@ class LatentGenerator:
         return LatentPlan(index, query, start, shift, np.zeros(0, np.float32), f"latents: {predictor}")
 
     def generate(self, plan: LatentPlan) -> Iterator[ad.AnnData]:
-        """The cells of a plan, in blocks; the same seed and query number give the same cells."""
-        rng = np.random.default_rng((self.sampling.seed, plan.index))
+        """The cells of a plan, in blocks; the same seed and source cells give the same cells."""
         available = np.flatnonzero(self.table.population == plan.start)
-        rows = draw_rows(available, plan.query.n_cells or len(available), rng)
-        first = 0
-        for block in np.array_split(rows, -(-len(rows) // self.sampling.cells_per_batch)):
-            z_sem = self._latents(block, plan)
-            noise = rng.standard_normal((len(block), len(self.fitted.genes)), dtype=np.float32)
+        which, rounds = choose(self.table.names[available], plan.query.n_cells or len(available), self.sampling.seed)
+        rows, first = available[which], 0
+        for block in np.array_split(np.arange(len(rows)), -(-len(rows) // self.sampling.cells_per_batch)):
+            z_sem, names, genes = self._latents(rows[block], plan), self.table.names[rows[block]], self.fitted.genes
+            noise = draw(names, rounds[block], genes, self.sampling.seed)[1]
             cells = sp.csr_matrix(self.decode(z_sem, torch.from_numpy(noise)).cpu().numpy())
-            names, genes, latents = self.table.names[block], self.fitted.genes, z_sem.cpu().numpy()
-            yield annotated(cells, latents, names, genes, plan.index, plan.query, plan.predictor, first)
+            yield annotated(cells, z_sem.cpu().numpy(), names, genes, plan.index, plan.query, plan.predictor, first)
             first += len(block)
 
     def _latents(self, rows: np.ndarray, plan: LatentPlan) -> torch.Tensor:

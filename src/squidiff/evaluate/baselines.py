@@ -13,7 +13,7 @@ from squidiff.data.conditions import ConditionEncoder, Part
 from squidiff.data.table import CellTable
 from squidiff.response.gaussian import draw_diagonal, draw_factors
 from squidiff.response.populations import Population, Populations, Source, draw_rows
-from squidiff.response.shape import ZeroLaw, move_to_mean
+from squidiff.response.shape import ZeroLaw, move_to_mean, nonzero_quantiles
 from squidiff.response.shift import CannotPredict
 from squidiff.response.stack import BASELINES, Anchor
 from squidiff.response.time import last_time, paired, times_around
@@ -58,6 +58,12 @@ class Baselines:
         self.law = ZeroLaw().fit(self.populations.mean, self.populations.zero_fraction)
         self._predictors = {name: make().fit(self.populations) for name, make in BASELINES.items()}
         self._anchor = Anchor().fit(self.populations)
+
+    @cached_property
+    def quantiles(self) -> np.ndarray:
+        """Of the values that genes have where they are not zero, Q x G, over at most MAX_DONORS training cells."""
+        rows = np.random.default_rng((self.seed, 2)).permutation(len(self.table.names))[:MAX_DONORS]
+        return nonzero_quantiles(self.table.dense(np.sort(rows)))
 
     @cached_property
     def principal_axes(self) -> tuple[np.ndarray, np.ndarray]:
@@ -153,10 +159,9 @@ class Baselines:
             return cells + (mean - cells.mean(axis=0)), rows
         if not self.non_negative.all():
             raise CannotPredict("there are no zeros to keep in data with negative values")
-        donors, _ = self._drawn(None, asked, min(MAX_DONORS, len(self.table.names)))
         zeros_here = self.populations.zero_fraction[asked.source]
         zeros = self.law.follow(self.populations.mean[asked.source], zeros_here, mean)
-        return move_to_mean(cells, mean, zeros, donors, asked.rng), rows
+        return move_to_mean(cells, mean, zeros, self.quantiles, asked.rng.random(cells.shape)), rows
 
     # --- baselines that are no predictors of a mean
 

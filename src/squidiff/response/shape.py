@@ -10,6 +10,8 @@ import numpy as np
 
 MAX_ROUNDS = 20
 """Of cutting down what is too high and moving the rest up; what is missing shrinks with each."""
+N_QUANTILES = 64
+"""By which the values of a gene are kept."""
 
 
 class ZeroLaw:
@@ -35,31 +37,44 @@ class ZeroLaw:
         return np.clip(np.where(mean <= 0, 1.0, zeros_here + change), 0.0, 1.0)
 
 
+def nonzero_quantiles(cells: np.ndarray) -> np.ndarray:
+    """The values that genes have where they are not zero: N_QUANTILES quantiles a gene (Q x G), 0 of genes without any.
+
+    At the levels (i + 1/2) / Q, of cells x genes.
+    """
+    levels = (np.arange(N_QUANTILES) + 0.5) / N_QUANTILES
+    found = np.zeros((N_QUANTILES, cells.shape[1]), dtype=np.float32)
+    for gene in np.flatnonzero((cells > 0).any(axis=0)):
+        column = cells[:, gene]
+        found[:, gene] = np.quantile(column[column > 0], levels)
+    return found
+
+
 def move_to_mean(
     cells: np.ndarray,
     mean: np.ndarray,
     zero_fraction: np.ndarray,
-    donors: np.ndarray,
-    rng: np.random.Generator,
+    quantiles: np.ndarray,
+    lots: np.ndarray,
     highest: float = np.inf,
 ) -> np.ndarray:
     """Cells (N x G) moved to a mean and a zero fraction (G,), with no value above `highest`.
 
-    Cells to switch on and off are drawn; a cell switched on takes a value that the gene has in `donors` (cells x G);
-    then the non-zero values are set to the mean by `set_mean`.
+    Cells with the lowest of the `lots` (N x G, random numbers) are switched on or off. Those switched on take values
+    that the gene has elsewhere, spread evenly over its `quantiles` (Q x G, see `nonzero_quantiles`). Then the non-zero
+    values are set to the mean by `set_mean`. Nothing else is random: what a cell draws can be bound to its name.
     """
     moved = np.array(cells, dtype=np.float64)
-    n_zero = np.rint(zero_fraction * len(cells)).astype(int)
-    for gene in range(moved.shape[1]):
-        column = moved[:, gene]
-        zeros = np.flatnonzero(column == 0)
-        n_on = len(zeros) - n_zero[gene]
-        if n_on > 0:
-            values = donors[donors[:, gene] > 0, gene]
-            if len(values):
-                column[rng.choice(zeros, n_on, replace=False)] = rng.choice(values, n_on)
-        elif n_on < 0:
-            column[rng.choice(np.flatnonzero(column), -n_on, replace=False)] = 0.0
+    change = np.rint(zero_fraction * len(cells)).astype(int) - (moved == 0).sum(axis=0)
+    levels = (np.arange(len(quantiles)) + 0.5) / len(quantiles)
+    for gene in np.flatnonzero(change):
+        column, n = moved[:, gene], abs(change[gene])
+        there = np.flatnonzero(column if change[gene] > 0 else column == 0)
+        drawn = there[np.argsort(lots[there, gene], kind="stable")[:n]]
+        if change[gene] > 0:
+            column[drawn] = 0.0
+        elif quantiles[-1, gene] > 0:
+            column[drawn] = np.interp((np.arange(n) + 0.5) / n, levels, quantiles[:, gene])
     return set_mean(moved, mean, highest)
 
 

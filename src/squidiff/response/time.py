@@ -26,7 +26,7 @@ class TimeTrend:
 
     Of what a straight line would add, the share that would have predicted the later times from the two before each best
     (least squares over them, within 0 and 1) is added; UNKNOWN_DAMPING where only two times were seen. Likewise before
-    the first time.
+    the first time. Beyond the ends by more than the times seen span, nothing is said.
     """
 
     def fit(self, populations: Populations) -> TimeTrend:
@@ -40,6 +40,9 @@ class TimeTrend:
         times = np.array([self.populations.keys[i].time for i in seen], dtype=float)
         if len(times) < 2 or times[0] <= key.time <= times[-1]:
             raise CannotPredict(f"{key._replace(time=None)} has no two times before or after time {key.time:g}")
+        span = times[-1] - times[0]
+        if not times[0] - span <= key.time <= times[-1] + span:
+            raise CannotPredict(f"time {key.time:g} is farther beyond them than they span")
         mean = self.populations.mean[seen]
         if key.time < times[0]:
             times, mean = times[::-1], mean[::-1]
