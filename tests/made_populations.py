@@ -16,6 +16,7 @@ def populations(
     means: Mapping[tuple[str, str, float | None], object],
     features: Mapping[str, object] | None = None,
     has_control: bool = True,
+    variance: float = 0.0,
 ) -> Populations:
     """(context, condition, time) -> mean (G,), and condition -> features (C,), which are 0 where not given."""
     features = features or {}
@@ -24,7 +25,9 @@ def populations(
     mean = np.array(list(means.values()), dtype=float)
     described = np.array([features.get(key.condition, np.zeros(size)) for key in keys], dtype=float)
     n_cells = np.arange(10, 10 + len(keys))  # unequal, so that a mean weighted by cells would show
-    return Populations(keys, described, mean, np.zeros_like(mean), n_cells, has_control)
+    return Populations(
+        keys, described, mean, np.zeros_like(mean), n_cells, has_control, np.full(mean.shape[1], variance)
+    )
 
 
 def ask(context: str, condition: str, time: float | None = None) -> Population:

@@ -210,6 +210,9 @@ class Sampling(_Checked):
         low=0.01,
         high=1.0,
     )
+    first_level: bool = _setting(
+        False, "leave out the diffusion: source cells moved to the predicted mean, to see what each level gains"
+    )
     cells_per_batch: int = _setting(1024, "cells generated at once", low=1)
     seed: int = _setting(0, "seed of the noise and of the choice of source cells", low=0, high=MAX_SEED)
 

@@ -12,10 +12,11 @@ import scipy.sparse as sp
 from small_models import QUERY, TRAIN, anchors, assert_mean, queries, trained
 
 from made_cells import HELD_OUT, SCHEMA, SMALL, counts, dense, mean_of, small
-from made_populations import answer, ask, populations
 from squidiff.config import Sampling
 from squidiff.estimator import Squidiff
+from squidiff.estimator.fitted import Fitted
 from squidiff.response.fold import FoldShift
+from squidiff.response.populations import Population, Source
 
 # --- a prediction
 
@@ -70,15 +71,16 @@ def test_the_mean_of_many_cells_is_the_control_mean_plus_the_shift_of_the_other_
     model: Squidiff, n_cells: int
 ) -> None:
     predicted = model.predict(queries(n_cells, condition="drug", cell_type=HELD_OUT), TRAIN)
-    means: dict[tuple[str, str, float | None], object] = {
-        (t, c, None): mean_of(TRAIN, cell_type=t, condition=c or "control")
-        for t in ("type B", "type C", HELD_OUT)
-        for c in ("", "drug")
-        if (t, c) != (HELD_OUT, "drug")
-    }
-    expected = answer(FoldShift(), populations(means), ask(HELD_OUT, "drug"))
-    shifts = [np.subtract(means[t, "drug", None], means[t, "", None]) for t in ("type B", "type C")]
-    assert np.abs(expected - means[HELD_OUT, "", None] - np.mean(shifts, axis=0)).max() > 5e-3
+    own = Population(HELD_OUT, "", None)
+    assert isinstance(model.fitted, Fitted)
+    start = Source(own, mean_of(TRAIN, cell_type=HELD_OUT, condition="control"))
+    fold = FoldShift().fit(model.fitted.populations)
+    expected = fold.predict(own._replace(condition="drug"), np.zeros(1), start)
+    shifts = [
+        mean_of(TRAIN, cell_type=t, condition="drug") - mean_of(TRAIN, cell_type=t, condition="control")
+        for t in ("type B", "type C")
+    ]
+    assert np.abs(expected - start.mean - np.mean(shifts, axis=0)).max() > 5e-3
     assert anchors(predicted) == {"fold shift"}
     assert_mean(predicted, np.maximum(expected, 0))
 

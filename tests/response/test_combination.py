@@ -7,10 +7,10 @@ import itertools
 
 import numpy as np
 import pytest
-from made_populations import NO_FEATURES, answer, ask, populations
 
+from made_populations import NO_FEATURES, answer, ask, populations
 from squidiff.config import InputError
-from squidiff.response.combination import Additive, LinearParts, MeanOfParts
+from squidiff.response.combination import Additive, LinearParts, MeanOfParts, MeasuredParts
 from squidiff.response.populations import Populations, Source
 
 OWN = np.array([1.0, 2.0, 3.0])
@@ -94,3 +94,26 @@ def test_other_cells_to_start_from_keep_the_shifts(made: Populations) -> None:
     """The source may be other control cells than those of training."""
     found = Additive().fit(made).predict(ask("a", "A + B"), NO_FEATURES, Source(ask("a", ""), OWN + 5.0))
     np.testing.assert_allclose(found, OWN + 5.0 + EFFECT["A"] + EFFECT["B"], atol=1e-14)
+
+
+def single(a: list[float], b: list[float], control: list[float], variance: float = 0.0) -> Populations:
+    means = {("x", "", None): control, ("x", "A", None): a, ("x", "B", None): b}
+    return populations(means, variance=variance)  # of 10, 11 and 12 cells
+
+
+def test_measured_parts_add_rises_and_multiply_falls() -> None:
+    made = single([5.0, 1.0, 1.0, 4.0], [4.0, 1.0, 5.0, 0.0], [3.0, 3.0, 3.0, 4.0])
+    both = answer(MeasuredParts(), made, ask("x", "A + B"))
+    np.testing.assert_allclose(both, [6.0, 3.0 / 9, 3.0 / 3 + 2.0, 0.0], atol=1e-12)
+
+
+def test_of_measured_parts_what_is_noise_is_left_out() -> None:
+    made = single([4.0, 3.2], [3.0, 3.0], [3.0, 3.0], variance=0.1)
+    noise = 0.1 * (1 / 10 + 1 / 11)
+    expected = [3.0 + s * (s * s / noise) / (s * s / noise + 1) for s in (1.0, 0.2)]
+    np.testing.assert_allclose(answer(MeasuredParts(), made, ask("x", "A + B")), expected, rtol=1e-12)
+
+
+def test_measured_parts_of_negative_means_add_as_they_are() -> None:
+    made = single([-2.0], [-4.0], [-1.0])
+    assert answer(MeasuredParts(), made, ask("x", "A + B")).item() == pytest.approx(-5.0)

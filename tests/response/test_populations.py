@@ -7,8 +7,8 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_populations import ask, populations
 
+from made_populations import ask, populations
 from squidiff.response.populations import Population, Populations
 
 FORMATS = {"dense": np.asarray, "csr": sp.csr_matrix, "csr with stored zeros": lambda x: with_stored_zeros(x)}
@@ -44,6 +44,10 @@ def test_summaries_equal_a_naive_loop(form: str, seed: int, n_populations: int, 
             assert found.zero_fraction[i, g] == pytest.approx(column.count(0.0) / len(column), abs=1e-12)
     assert found.keys == keys
     assert np.array_equal(found.features, features)
+    within = sum(
+        np.square(cells[population == i] - cells[population == i].mean(axis=0)).sum(axis=0) for i in range(len(keys))
+    )
+    np.testing.assert_allclose(found.variance, within / len(cells), atol=1e-6)
 
 
 def test_negative_values_are_not_zeros() -> None:

@@ -219,4 +219,14 @@ def test_zeros_follow_the_change_of_the_law_and_stay_a_share() -> None:
     law = ZeroLaw().fit(np.array([[0.0] * 4, [10.0] * 4]), np.array([[1.0] * 4, [0.0] * 4]))  # 1 - mean / 10
     cells = np.array([[0.0, 0.0, 4.0, 3.0], [4.0, 1.0, 4.0, 3.0]])  # means 2, 0.5, 4, 3; zeros 0.5, 0.5, 0, 0
     found = law.follow(cells.mean(axis=0), zeros_of(cells), np.array([4.0, 9.0, 1.0, 0.0]))
-    assert found == pytest.approx([0.5 - 0.2, 0.0, 0.3, 1.0])
+    ratio = [np.expm1(4) / np.expm1(2), np.expm1(9) / np.expm1(0.5)]  # of counts: 0.5 to these powers
+    assert found == pytest.approx([(0.5 - 0.2 + 0.5 ** ratio[0]) / 2, 0.5 ** ratio[1] / 2, (0.3 + 0.0) / 2, 1.0])
+
+
+def test_zeros_of_rare_genes_go_with_the_mean() -> None:
+    """Twice the counts, twice the cells that show it; where the gene was silent, the law alone."""
+    law = ZeroLaw().fit(np.array([[0.0] * 2, [1.0] * 2]), np.array([[1.0] * 2, [0.9] * 2]))  # 1 - mean / 10
+    here = np.array([0.001, 0.0])
+    found = law.follow(here, np.array([0.999, 1.0]), np.log1p(2 * np.expm1(here) + [0.0, np.expm1(0.5)]))
+    assert 1 - found[0] == pytest.approx((0.002 + 0.0011) / 2, rel=1e-2)
+    assert found[1] == pytest.approx(0.95)

@@ -93,6 +93,7 @@ class Fitted:
             "populations.zero_fraction": self.populations.zero_fraction,
             "populations.features": self.populations.features,
             "populations.n_cells": self.populations.n_cells,
+            "populations.variance": self.populations.variance,
             "vocabulary.vectors": self.encoder.vectors,
             "non_negative": self.non_negative,
             "quantiles": self.quantiles,
@@ -221,6 +222,7 @@ def rebuild(saved: dict[str, Any], tensors: dict[str, torch.Tensor], config: Con
             arrays["populations.zero_fraction"],
             arrays["populations.n_cells"],
             saved["schema"]["control"] is not None,
+            arrays["populations.variance"],
         )
         network = Network.initialise(config, standardisation, n_condition(populations, standardisation))
         network.load_state_dict(weights)
@@ -231,6 +233,7 @@ def rebuild(saved: dict[str, Any], tensors: dict[str, torch.Tensor], config: Con
             "populations.mean": (len(populations.keys), len(genes)),
             "populations.zero_fraction": (len(populations.keys), len(genes)),
             "populations.n_cells": (len(populations.keys),),
+            "populations.variance": (len(genes),),
             "non_negative": (len(genes),),
             "quantiles": (N_QUANTILES, len(genes)),
             "network.center": (len(genes),),

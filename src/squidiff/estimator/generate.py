@@ -27,7 +27,7 @@ from squidiff.response.stack import Anchor
 from squidiff.response.time import interpolate, times_around
 
 N_REFERENCE = 256
-"""Cells generated at least for a query, so that one cell does not depend on how few are asked for."""
+"""Cells generated at least for a query of so many, so that one cell does not depend on how few are asked for."""
 N_BLOCK = 2048
 """Cells generated at once, about: memory does not grow with the number that is asked for."""
 MAX_ASSIGNED = 1024
@@ -112,6 +112,8 @@ class Generator:
         is_plain = source.key == key
         if self.paired and is_plain and not starts.has_control:
             raise InputError(f"{key} starts from its own cells, which have no other future: leave out --paired")
+        if self.sampling.first_level and is_plain and not starts.has_control:
+            raise InputError(f"the first level of {key} are its own cells: leave out --first-level")
         if self.paired and query.n_cells is not None:
             raise InputError("n_cells has no use with --paired: there is one cell for each source cell")
         onward = None if self.paired or is_plain else self._onward(key, start)
@@ -137,7 +139,7 @@ class Generator:
                 (1 - share) * of[plan.start] + share * of[after] for of in (self.starts.zero_fraction, self.starts.mean)
             )
         zero_fraction = self.law.follow(mean, zeros, plan.mean)
-        n = n_cells if self.paired else max(n_cells, N_REFERENCE)
+        n = n_there if plan.query.n_cells is None else max(n_cells, N_REFERENCE)
         picks = [self._pick(np.flatnonzero(population == plan.start), n)]
         if plan.onward is not None:
             picks.append(self._pick(np.flatnonzero(population == plan.onward[0]), n))
@@ -168,8 +170,8 @@ class Generator:
         if plan.onward is None:
             return _Cells(names, source, source, None, lots, noise)
         later, share = self.table.dense(picks[1][0]), plan.onward[1]
-        n_later = round(share * len(rows))
-        mixed = np.concatenate([source[: len(rows) - n_later], later[:n_later]])
+        is_later = np.diff(np.floor(share * np.arange(len(rows) + 1) + 0.5)) > 0  # evenly among the others
+        mixed = np.where(is_later[:, None], later, source)
         return _Cells(names, source, mixed, interpolate(source, later, share), lots, noise)
 
     def _block(self, given: _Cells, plan: Plan, zero_fraction: np.ndarray) -> tuple[sp.csr_matrix, np.ndarray]:
@@ -182,6 +184,8 @@ class Generator:
         start = moved
         if given.start is not None:
             start = (given.start + (plan.mean - given.start.mean(axis=0))).astype(np.float32)
+        if self.sampling.first_level:
+            return sp.csr_matrix(moved), self._encoded(given.source, plan).cpu().numpy()
         cells, z_sem = self._denoised(given, None if plan.from_noise else start, plan)
         return sp.csr_matrix(take_values(cells, moved)), z_sem
 
@@ -200,7 +204,7 @@ class Generator:
         cells, latents = [], []
         n = len(given.source)
         for chunk in np.array_split(np.arange(n), -(-n // self.sampling.cells_per_batch)):
-            z_sem = self.fitted.encode(given.source[chunk], np.tile(plan.condition, (len(chunk), 1)))
+            z_sem = self._encoded(given.source[chunk], plan)
             if self.paired:
                 x_t = self._inverted(given.source[chunk], plan, levels)
             else:
@@ -212,6 +216,9 @@ class Generator:
             cells.append(network.restore(x0, anchor).cpu().numpy())
             latents.append(z_sem.cpu().numpy())
         return np.concatenate(cells), np.concatenate(latents)
+
+    def _encoded(self, source: np.ndarray, plan: Plan) -> torch.Tensor:
+        return self.fitted.encode(source, np.tile(plan.condition, (len(source), 1)))
 
     @property
     def _sampler(self) -> str:

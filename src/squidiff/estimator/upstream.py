@@ -196,6 +196,8 @@ class LatentGenerator:
     def __init__(
         self, fitted: UpstreamFitted, table: CellTable, schema: Schema, sampling: Sampling, paired: bool = False
     ) -> None:
+        if sampling.first_level:
+            raise InputError("--first-level has no use with upstream's architecture, which has one level")
         if paired:
             raise InputError("--paired has no use with upstream's architecture, which clamps what it inverts")
         if sampling.strength != Sampling().strength:

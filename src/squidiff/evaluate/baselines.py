@@ -15,7 +15,7 @@ from squidiff.response.gaussian import draw_diagonal, draw_factors
 from squidiff.response.populations import Population, Populations, Source, draw_rows
 from squidiff.response.shape import ZeroLaw, move_to_mean, nonzero_quantiles
 from squidiff.response.shift import CannotPredict
-from squidiff.response.stack import BASELINES, Anchor
+from squidiff.response.stack import BASELINE_GROUPS, BASELINES, Anchor
 from squidiff.response.time import last_time, paired, times_around
 
 ZEROS_KEPT = ", zeros kept"
@@ -57,7 +57,7 @@ class Baselines:
         self.non_negative = train.survey.non_negative
         self.law = ZeroLaw().fit(self.populations.mean, self.populations.zero_fraction)
         self._predictors = {name: make().fit(self.populations) for name, make in BASELINES.items()}
-        self._anchor = Anchor().fit(self.populations)
+        self._anchor = Anchor(BASELINE_GROUPS).fit(self.populations)
 
     @cached_property
     def quantiles(self) -> np.ndarray:
@@ -198,7 +198,7 @@ class Baselines:
         return np.concatenate(parts), np.concatenate(origins)
 
     def _gaussian(self, asked: _Asked, draw: Callable[..., np.ndarray]) -> Drawn:
-        """Around the mean that the diffusion is anchored on, as wide as the cells that it starts from."""
+        """Around the mean that the baselines stacked predict, as wide as the cells that it starts from."""
         source, _ = self._drawn(asked.source, asked, int(self.populations.n_cells[asked.source]))
         try:
             mean = self._anchor.predict(asked.key, self._features(asked), self._start(asked))[0]

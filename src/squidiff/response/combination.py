@@ -8,7 +8,7 @@ import numpy as np
 
 from squidiff.config import PART_SEPARATOR
 from squidiff.response.populations import Population, Populations, Source
-from squidiff.response.shift import CannotPredict
+from squidiff.response.shift import CannotPredict, beyond_noise
 
 
 class Additive:
@@ -20,6 +20,27 @@ class Additive:
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
         return np.asarray(source.mean + _shifts_of_parts(self.populations, key).sum(axis=0))
+
+
+class MeasuredParts:
+    """As `Additive`, of what each part's shift shows beyond the noise of few cells; falls act one upon the other.
+
+    Of two parts of which each leaves a third of a gene, both leave a ninth: a gene so never falls below 0. Rises add.
+    Where means are negative, falls add as well.
+    """
+
+    def fit(self, populations: Populations) -> MeasuredParts:
+        self.populations, self.in_proportion = populations, populations.mean.min() >= 0
+        return self
+
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        found = _parts_alone(self.populations, key)
+        shifts = beyond_noise(self.populations.shifts(found), self.populations.noise(found))
+        if not self.in_proportion:
+            return np.asarray(source.mean + shifts.sum(axis=0))
+        before = self.populations.mean[self.populations.sources[found]]
+        falls = np.divide(np.minimum(shifts, 0.0), before, out=np.zeros_like(shifts), where=before > 0)
+        return np.asarray(source.mean * (1 + falls).prod(axis=0) + np.maximum(shifts, 0.0).sum(axis=0))
 
 
 class MeanOfParts:
@@ -69,10 +90,15 @@ def _parts(key: Population) -> list[str]:
 
 def _shifts_of_parts(populations: Populations, key: Population) -> np.ndarray:
     """Of the parts seen singly in the context, parts x G."""
+    return populations.shifts(_parts_alone(populations, key))
+
+
+def _parts_alone(populations: Populations, key: Population) -> list[int]:
+    """The populations of the parts seen singly in the context."""
     found = []
     for part in _parts(key):
         i = populations.find(key._replace(condition=part))
         if i is None or populations.sources[i] < 0:
             raise CannotPredict(f"{part!r} was not seen alone in context {key.context!r}")
         found.append(i)
-    return populations.shifts(found)
+    return found

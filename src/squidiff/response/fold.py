@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from squidiff.response.populations import Population, Populations, Source
-from squidiff.response.shift import context_weights, drawn, elsewhere, median_distance
+from squidiff.response.shape import LARGEST_LOGARITHM
+from squidiff.response.shift import beyond_noise, context_weights, drawn, elsewhere, median_distance
 
 BANDWIDTHS = (0.06, 0.12, 0.25, 0.5)
 """Of the weights of contexts, in median distances between them."""
 PSEUDO_COUNTS = (1.0, 0.3, 0.1, 0.03, 0.01)
 """Of log-normalised cells: from differences of logarithms (1) to ratios of counts."""
-LARGEST_LOGARITHM = 20.0
-"""Means above it are no logarithms of counts, and only differences are taken."""
 PULLS = (0.0, 0.1)
 """Towards the level that treated cells have elsewhere."""
 SATURATION = 0.3
@@ -36,6 +35,7 @@ class FoldShift:
 
     The predictions by all BANDWIDTHS, PSEUDO_COUNTS and PULLS are averaged, each by its likelihood over the training
     populations when each one's context is left out in turn.
+    Of the shift, what stands out of the noise of few cells is kept (`beyond_noise`).
     """
 
     def fit(self, populations: Populations) -> FoldShift:
@@ -55,7 +55,12 @@ class FoldShift:
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        return np.asarray(np.einsum("pab,pabg->g", self.weights, self._predict_all(key, source)))
+        mean = np.einsum("pab,pabg->g", self.weights, self._predict_all(key, source))
+        here, others = self.populations.find(source.key), elsewhere(self.populations, key)
+        seen = self.populations.n_cells[[*others, *self.populations.sources[others]]]
+        n_here = np.median(seen) if here is None else self.populations.n_cells[here]
+        noise = self.populations.variance * (1 / n_here + 1 / seen.sum())
+        return np.asarray(source.mean + beyond_noise(mean - source.mean, noise))
 
     def _predict_all(self, key: Population, source: Source) -> np.ndarray:
         """The prediction by each choice, pulls x pseudo-counts x bandwidths x G."""

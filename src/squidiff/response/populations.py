@@ -53,6 +53,8 @@ class Populations:
     """(P,)"""
     has_control: bool
     """Whether a condition of '' marks control cells (else it only says that there is no condition column)."""
+    variance: np.ndarray
+    """(G,) within populations, pooled over all cells: what the noise of a mean is made of."""
     genes: tuple[str, ...] = ()
     """Their names, (G,); () where nothing asks for them."""
 
@@ -71,17 +73,20 @@ class Populations:
         Every population has a cell.
         """
         n_cells = np.bincount(population, minlength=len(keys))
-        mean = nonzero = np.zeros(0)
+        mean = nonzero = squares = np.zeros(0)
         first = 0
         for block in blocks:
             if first == 0:
-                mean, nonzero = np.zeros((2, len(keys), block.shape[1]))
+                mean, nonzero, squares = np.zeros((3, len(keys), block.shape[1]))
             here, index = np.unique(population[first : first + block.shape[0]], return_inverse=True)
             member = sp.csr_matrix((1.0 / n_cells[here][index], (index, np.arange(len(index)))))
             mean[here] += _dense(member @ block)
             nonzero[here] += _dense(member @ (block != 0).astype(np.float32))
+            squared = block.power(2) if isinstance(block, sp.csr_matrix) else np.square(block)
+            squares[here] += _dense(member @ squared)
             first += len(index)
-        return cls(keys, features, mean, np.clip(1.0 - nonzero, 0.0, 1.0), n_cells, has_control, genes)
+        variance = np.maximum(n_cells / n_cells.sum() @ (squares - np.square(mean)), 0.0)
+        return cls(keys, features, mean, np.clip(1.0 - nonzero, 0.0, 1.0), n_cells, has_control, variance, genes)
 
     def only(self, indices: np.ndarray) -> Populations:
         """Some of them."""
@@ -92,6 +97,7 @@ class Populations:
             self.zero_fraction[indices],
             self.n_cells[indices],
             self.has_control,
+            self.variance,
             self.genes,
         )
 
@@ -133,6 +139,12 @@ class Populations:
         """From their sources, of populations that have one, populations x G."""
         chosen = list(indices)
         return np.asarray(self.mean[chosen] - self.mean[self.sources[chosen]])
+
+    def noise(self, indices: Sequence[int]) -> np.ndarray:
+        """The variances of what sampling of cells adds to their `shifts`, populations x G."""
+        chosen = list(indices)
+        each = 1 / self.n_cells[chosen] + 1 / self.n_cells[self.sources[chosen]]
+        return np.asarray(each[:, None] * self.variance)
 
     @cached_property
     def treated(self) -> list[int]:

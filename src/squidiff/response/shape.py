@@ -10,6 +10,8 @@ import numpy as np
 
 MAX_ROUNDS = 20
 """Of cutting down what is too high and moving the rest up; what is missing shrinks with each."""
+LARGEST_LOGARITHM = 20.0
+"""Means above it are no logarithms of counts."""
 N_QUANTILES = 64
 """By which the values of a gene are kept."""
 
@@ -32,9 +34,22 @@ class ZeroLaw:
         return np.array([np.interp(m, x, y) for m, x, y in zip(mean, self.mean.T, self.zeros.T, strict=True)])
 
     def follow(self, here: np.ndarray, zeros_here: np.ndarray, mean: np.ndarray) -> np.ndarray:
-        """The zero fraction (G,) after a move from the mean `here` to `mean`: `zeros_here` plus the law's change."""
-        change = self.predict(mean) - self.predict(here)
-        return np.clip(np.where(mean <= 0, 1.0, zeros_here + change), 0.0, 1.0)
+        """The zero fraction (G,) after a move from the mean `here` to `mean`.
+
+        Halfway between two: `zeros_here` plus the law's change, and `zeros_here` to the power of the ratio of counts,
+        as if a cell showed a gene when it drew a count at a rate that goes with the mean (Poisson). The law alone where
+        nothing was shown.
+        """
+        law = zeros_here + self.predict(mean) - self.predict(here)
+        before, after = (_counts(np.maximum(m, 0.0)) for m in (here, mean))
+        ratio = np.divide(after, before, out=np.ones_like(after), where=before > 0)
+        zeros = np.where(before > 0, (np.clip(law, 0.0, 1.0) + zeros_here**ratio) / 2, law)
+        return np.clip(np.where(mean <= 0, 1.0, zeros), 0.0, 1.0)
+
+
+def _counts(mean: np.ndarray) -> np.ndarray:
+    """Means of logarithms as counts; larger ones are no logarithms."""
+    return np.asarray(np.expm1(mean) if mean.max(initial=0.0) <= LARGEST_LOGARITHM else mean)
 
 
 def nonzero_quantiles(cells: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from squidiff.config import PART_SEPARATOR, InputError
-from squidiff.response.combination import Additive, LinearParts, MeanOfParts
+from squidiff.response.combination import Additive, LinearParts, MeanOfParts, MeasuredParts
 from squidiff.response.embedding import (
     MIN_CONDITIONS,
     DoseShift,
@@ -54,7 +54,7 @@ BASELINES: dict[str, Callable[[], Predictor]] = {
     "time shift": TimeShift,
 }
 """The baselines by name, in the order in which they are shown."""
-PREDICTORS = BASELINES | {"fold shift": FoldShift, "time trend": TimeTrend}
+PREDICTORS = BASELINES | {"measured parts": MeasuredParts, "fold shift": FoldShift, "time trend": TimeTrend}
 """These, and what the anchor is further made of."""
 
 MAX_LEFT_OUT = 200
@@ -75,7 +75,7 @@ class Group(NamedTuple):
 
 
 GROUPS = (
-    Group(("additive",), lambda key: PART_SEPARATOR in key.condition),
+    Group(("measured parts",), lambda key: PART_SEPARATOR in key.condition),
     Group(("time interpolation",), lambda key: key.time is not None),
     Group(("fold shift", "two-way", "mean of conditions", "no change"), lambda key: key.condition != ""),
     Group(("time shift",), lambda key: key.time is not None),
@@ -86,6 +86,15 @@ GROUPS = (
 """What is asked for a population that training did not see, until one can answer: first what the same context says of
 the parts or of other times, then the same condition elsewhere, last what resembles the condition."""
 
+
+BASELINE_GROUPS = (
+    Group(("additive",), lambda key: PART_SEPARATOR in key.condition),
+    Group(("time interpolation",), lambda key: key.time is not None),
+    Group(("proportional shift", "two-way", "mean of conditions", "no change"), lambda key: key.condition != ""),
+    *GROUPS[3:4],
+    *GROUPS[5:],
+)
+"""The same of baselines alone: what is compared with the model must not be made of it."""
 
 LATENT_GROUPS = (
     Group(("additive",), lambda key: PART_SEPARATOR in key.condition),

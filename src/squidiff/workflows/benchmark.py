@@ -40,12 +40,19 @@ class Task:
     schema: Schema
     preparation: Preparation
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether more cells of populations that training has are asked for."""
+        return self.schema.condition_key is None and self.schema.time_key is None
+
 
 @dataclass(frozen=True)
 class Method:
     """A model that is trained, or a baseline."""
 
     name: str
+    run: str
+    """The method whose trained model this one samples from; mostly its own."""
     baseline: str | None
     config: Config
     sampling: Sampling
@@ -63,14 +70,15 @@ def read_benchmark(file: Path) -> Benchmark:
     """Reads a benchmark file: `seeds`, `[[task]]` and `[[method]]`; see docs/evaluation.md.
 
     A task has name, file, schema and prepare; a method has name and either baseline, or config and sampling: tables of
-    the fields of Schema, Preparation, Config and Sampling but for the seed. Raises InputError for anything else.
+    the fields of Schema, Preparation, Config and Sampling but for the seed. With run, the name of a method before it,
+    it samples from that method's model. Raises InputError for anything else.
     """
     said = read_toml(file)
     refuse_others(said, {"seeds", "task", "method"}, str(file))
     tasks = tuple(_task(entry, f"task {i + 1} of {file}") for i, entry in enumerate(_entries(said, "task", file)))
-    methods = tuple(
-        _method(entry, f"method {i + 1} of {file}") for i, entry in enumerate(_entries(said, "method", file))
-    )
+    methods: tuple[Method, ...] = ()
+    for i, entry in enumerate(_entries(said, "method", file)):
+        methods += (_method(entry, f"method {i + 1} of {file}", methods),)
     for kind, names in (("task", [t.name for t in tasks]), ("method", [m.name for m in methods])):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -97,6 +105,8 @@ def run_benchmark(
             _prepare(task, seed, data, folder, say)
             predictions = {}
             for method in benchmark.methods:
+                if method.sampling.first_level and task.is_plain:
+                    continue  # it would hand back the training cells
                 predictions[method.name] = folder / PREDICTIONS / f"{method.name}.h5ad"
                 _predict(method, task, seed, folder, predictions[method.name], device, say)
             scores = _scores(predictions, folder, seed, say)
@@ -157,7 +167,7 @@ def _predict(method: Method, task: Task, seed: int, folder: Path, out: Path, dev
     if method.baseline is not None:
         predicted = predict_baseline(method.baseline, folder / QUERIES, folder / TRAIN, task.schema, seed=seed)
     else:
-        run = folder / RUNS / method.name
+        run = folder / RUNS / method.run
         if (run / WEIGHTS).exists():
             model = Squidiff.load(run, device)
             if model.config != config:
@@ -232,8 +242,8 @@ def _task(entry: Mapping[str, Any], where: str) -> Task:
     return Task(text(entry, "name", where), text(entry, "file", where, is_path=True), schema, preparation)
 
 
-def _method(entry: Mapping[str, Any], where: str) -> Method:
-    refuse_others(entry, {"name", "baseline", "config", "sampling"}, where)
+def _method(entry: Mapping[str, Any], where: str, before: tuple[Method, ...]) -> Method:
+    refuse_others(entry, {"name", "run", "baseline", "config", "sampling"}, where)
     name, baseline = text(entry, "name", where), entry.get("baseline")
     if name in NAMES or name in RESERVED:
         raise InputError(f"{where} is named {name!r}, as a baseline or a file that every table has: name it otherwise")
@@ -241,4 +251,12 @@ def _method(entry: Mapping[str, Any], where: str) -> Method:
         raise InputError(f"{where}: there is no baseline {baseline!r}: choose one of {', '.join(NAMES)}")
     if baseline is not None and {"config", "sampling"} & set(entry):
         raise InputError(f"{where} has a baseline and settings of a model: give one of the two")
-    return Method(name, baseline, part(Config, entry, "config", where), part(Sampling, entry, "sampling", where))
+    config, sampling = part(Config, entry, "config", where), part(Sampling, entry, "sampling", where)
+    if "run" not in entry:
+        return Method(name, name, baseline, config, sampling)
+    trained = {method.name: method for method in before if method.baseline is None and method.run == method.name}
+    if entry["run"] not in trained or baseline is not None or "config" in entry:
+        raise InputError(
+            f"{where} has run {entry['run']!r}: name a method before it that is trained, and give no baseline or config"
+        )
+    return Method(name, entry["run"], None, trained[entry["run"]].config, sampling)

@@ -81,7 +81,9 @@ class Beside:
         """The population of `table` that a prediction of `key` starts from; None in plain generation."""
         keys = tuple(Population(*k) for k in table.keys)
         nothing, n_cells = np.zeros((len(keys), 0)), np.bincount(table.population, minlength=len(keys))
-        source = Populations(keys, nothing, nothing, nothing, n_cells, self.schema.control is not None).source(key)
+        source = Populations(keys, nothing, nothing, nothing, n_cells, self.schema.control is not None, nothing).source(
+            key
+        )
         return None if source is None or keys[source] == key else keys[source]
 
     def require_control(self, key: Population) -> np.ndarray:
