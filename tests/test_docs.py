@@ -199,7 +199,7 @@ def test_docstrings_and_help_reach_the_page_as_they_are_written(tmp_path: Path) 
     done = built(tmp_path, page)
     assert done.returncode == 0, done.stderr
     shown = re.sub(r"<[^>]+>", "", (tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
-    assert "n_train_steps (1500): optimiser steps" in shown
+    assert "n_train_steps (1000): optimiser steps" in shown
     assert "|d_gk| ~ log-normal around response_median" in shown
     assert "N = n_cells * n_cell_types * (1 + conditions)" in shown
     assert "Raw counts of n_cells cells" in shown

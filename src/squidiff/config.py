@@ -144,7 +144,7 @@ class Config(_Checked):
     width: int = _setting(512, "width of the denoiser", low=1)
     n_blocks: int = _setting(3, "residual blocks of the denoiser", low=1)
     n_axes: int = _setting(32, "axes of the cells' covariance that the denoiser starts from", low=1)
-    n_train_steps: int = _setting(1500, "optimiser steps", low=1)
+    n_train_steps: int = _setting(1000, "optimiser steps", low=1)
     batch_size: int = _setting(256, "cells a step", low=2)
     micro_batch_size: int | None = _setting(
         None, "cells a backward pass, where a whole batch does not fit the memory (None: all at once)", low=2
@@ -204,7 +204,7 @@ class Sampling(_Checked):
     sampler: Literal["dpmpp_2m", "ddim"] = _setting("dpmpp_2m", "how the noise is removed")
     n_sample_steps: int = _setting(20, "network evaluations a cell", low=1, high=10_000)
     strength: float = _setting(
-        0.7,
+        0.4,
         "how far source cells are noised before they are generated anew: near 0 keeps them, 1 starts from pure "
         "noise, as plain generation and upstream's architecture always do",
         low=0.01,
