@@ -102,14 +102,14 @@ def run_benchmark(
     for task in benchmark.tasks:
         for seed in benchmark.seeds:
             folder = out / task.name / f"seed-{seed}"
-            _prepare(task, seed, data, folder, say)
+            prepare_task(task, seed, data, folder, say)
             predictions = {}
             for method in benchmark.methods:
                 if method.sampling.first_level and task.is_plain:
                     continue  # it would hand back the training cells
                 predictions[method.name] = folder / PREDICTIONS / f"{method.name}.h5ad"
                 _predict(method, task, seed, folder, predictions[method.name], device, say)
-            scores = _scores(predictions, folder, seed, say)
+            scores = score_task(predictions, folder, seed, say)
             leaks += [f"{task.name}, seed {seed}: {sentence}" for sentence in scores.attrs[LEAKS]]
             scores.insert(0, "task", task.name)
             scores.insert(1, "seed", seed)
@@ -122,7 +122,7 @@ def run_benchmark(
     return table
 
 
-def _prepare(task: Task, seed: int, data: Path, folder: Path, say: Say) -> None:
+def prepare_task(task: Task, seed: int, data: Path, folder: Path, say: Say) -> None:
     """Training and true cells, and the populations to predict: those of the true cells but for control."""
     path = data / task.file
     if not path.exists():
@@ -133,7 +133,7 @@ def _prepare(task: Task, seed: int, data: Path, folder: Path, say: Say) -> None:
         "schema": settings_to_json(task.schema),
         "preparation": settings_to_json(settings),
     }
-    if _is_made(folder / ASKED, asked, f"task {task.name!r}", folder / TRAIN, folder / TRUTH, folder / QUERIES):
+    if is_made(folder / ASKED, asked, f"task {task.name!r}", folder / TRAIN, folder / TRUTH, folder / QUERIES):
         return
     say(f"{task.name}, seed {seed}: preparing {task.file}")
     prepared = prepare(read_file(path), task.schema, settings)
@@ -161,7 +161,7 @@ def _predict(method: Method, task: Task, seed: int, folder: Path, out: Path, dev
         "config": settings_to_json(config),
         "sampling": settings_to_json(sampling),
     }
-    if _is_made(note, asked, f"method {method.name!r}", out):
+    if is_made(note, asked, f"method {method.name!r}", out):
         return
     say(f"{task.name}, seed {seed}: {method.name}")
     if method.baseline is not None:
@@ -179,7 +179,7 @@ def _predict(method: Method, task: Task, seed: int, folder: Path, out: Path, dev
     write_json(note, asked)
 
 
-def _scores(predictions: Mapping[str, Path], folder: Path, seed: int, say: Say) -> pd.DataFrame:
+def score_task(predictions: Mapping[str, Path], folder: Path, seed: int, say: Say) -> pd.DataFrame:
     """Of all predictions of a task and seed: read back where they are of these files, or made."""
     asked = {name: hash_file(path) for name, path in predictions.items()} | {"truth": hash_file(folder / TRUTH)}
     note, written = folder / "scored.json", folder / METRICS_JSON
@@ -199,7 +199,7 @@ def _scores(predictions: Mapping[str, Path], folder: Path, seed: int, say: Say) 
     return scores
 
 
-def _is_made(note: Path, asked: Mapping[str, Any], what: str, *files: Path) -> bool:
+def is_made(note: Path, asked: Mapping[str, Any], what: str, *files: Path) -> bool:
     """Whether a step is done, and what it made is there. Raises InputError when it was done otherwise."""
     if not note.exists() or not all(path.exists() for path in files):
         return False
