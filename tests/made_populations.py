@@ -25,9 +25,8 @@ def populations(
     mean = np.array(list(means.values()), dtype=float)
     described = np.array([features.get(key.condition, np.zeros(size)) for key in keys], dtype=float)
     n_cells = np.arange(10, 10 + len(keys))  # unequal, so that a mean weighted by cells would show
-    return Populations(
-        keys, described, mean, np.zeros_like(mean), n_cells, has_control, np.full(mean.shape[1], variance)
-    )
+    variances = np.full_like(mean, variance)
+    return Populations(keys, described, mean, np.zeros_like(mean), n_cells, has_control, variances)
 
 
 def ask(context: str, condition: str, time: float | None = None) -> Population:

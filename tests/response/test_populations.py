@@ -44,10 +44,10 @@ def test_summaries_equal_a_naive_loop(form: str, seed: int, n_populations: int, 
             assert found.zero_fraction[i, g] == pytest.approx(column.count(0.0) / len(column), abs=1e-12)
     assert found.keys == keys
     assert np.array_equal(found.features, features)
-    within = sum(
-        np.square(cells[population == i] - cells[population == i].mean(axis=0)).sum(axis=0) for i in range(len(keys))
-    )
-    np.testing.assert_allclose(found.variance, within / len(cells), atol=1e-6)
+    of_each = [cells[population == i].astype(float) for i in range(len(keys))]
+    np.testing.assert_allclose(found.variance, [own.var(axis=0) for own in of_each], atol=1e-6)
+    within = sum(np.square(own - own.mean(axis=0)).sum(axis=0) for own in of_each)
+    np.testing.assert_allclose(found.pooled_variance, within / len(cells), atol=1e-6)
 
 
 def test_negative_values_are_not_zeros() -> None:

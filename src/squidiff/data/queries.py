@@ -19,6 +19,8 @@ MAX_CELLS = 10_000_000
 """Of one query: as sparse cells of 1,000 genes, tens of GB."""
 OWN_COLUMNS = ("anchor", "source_cell")
 """What a prediction adds to obs: where the mean is from, and the name of the cell that it started from."""
+FAR = "far"
+"""The same: in what the query lies far from training, '' where it does not."""
 
 
 @dataclass(frozen=True)

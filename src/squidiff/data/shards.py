@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import anndata as ad
+import pandas as pd
 
 from squidiff.data.readers import SHARDS, quiet_about_names
 from squidiff.data.table import write_cells
@@ -13,9 +14,14 @@ from squidiff.files import require_empty, write_json
 
 
 def join(parts: Iterable[ad.AnnData]) -> ad.AnnData:
-    """Parts of one data set as one, with the uns of the first."""
+    """Parts of one data set as one, with the uns of the first, and of tables in varm every column once."""
+    parts = list(parts)
     with quiet_about_names():
-        return ad.concat(list(parts), uns_merge="first")
+        whole = ad.concat(parts, uns_merge="first")
+    for name in parts[0].varm:
+        columns = {column: part.varm[name][column] for part in parts for column in part.varm[name]}
+        whole.varm[name] = pd.DataFrame(columns, index=whole.var_names)
+    return whole
 
 
 def write_shards(folder: Path, parts: Iterable[ad.AnnData], cells_per_shard: int) -> int:

@@ -233,7 +233,7 @@ def rebuild(saved: dict[str, Any], tensors: dict[str, torch.Tensor], config: Con
             "populations.mean": (len(populations.keys), len(genes)),
             "populations.zero_fraction": (len(populations.keys), len(genes)),
             "populations.n_cells": (len(populations.keys),),
-            "populations.variance": (len(genes),),
+            "populations.variance": (len(populations.keys), len(genes)),
             "non_negative": (len(genes),),
             "quantiles": (N_QUANTILES, len(genes)),
             "network.center": (len(genes),),

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 import torch
 
 from squidiff.config import InputError, NoiseLevel, Sampling, Schema
-from squidiff.data.queries import OWN_COLUMNS, Query
+from squidiff.data.queries import FAR, OWN_COLUMNS, Query
 from squidiff.data.table import CellTable
 from squidiff.diffusion.samplers import SAMPLERS, invert_ddim, last
 from squidiff.diffusion.schedule import sampling_levels
@@ -25,6 +25,7 @@ from squidiff.response.shape import ZeroLaw, move_to_mean, take_values
 from squidiff.response.shift import CannotPredict
 from squidiff.response.stack import Anchor
 from squidiff.response.time import interpolate, times_around
+from squidiff.response.uncertainty import Interval, Uncertainty
 
 N_REFERENCE = 256
 """Cells generated at least for a query of so many, so that one cell does not depend on how few are asked for."""
@@ -51,6 +52,10 @@ class Plan:
     """(G,) the anchor."""
     predictor: str
     """Where the anchor is from."""
+    interval: Interval
+    """Of the mean shift."""
+    far: str
+    """In what the query lies far from training; '' where it does not."""
     condition: np.ndarray
     """(C,)"""
     from_noise: bool
@@ -91,6 +96,11 @@ class Generator:
         return Anchor().fit(self.fitted.populations)
 
     @cached_property
+    def uncertainty(self) -> Uncertainty:
+        """Of these answers."""
+        return Uncertainty(self.anchor)
+
+    @cached_property
     def law(self) -> ZeroLaw:
         """How zero fractions follow the mean, over the training populations."""
         return ZeroLaw().fit(self.fitted.populations.mean, self.fitted.populations.zero_fraction)
@@ -106,7 +116,7 @@ class Generator:
             raise nothing_to_start_from(key, starts)
         source = Source(starts.keys[start], starts.mean[start])
         features = self.fitted.encoder.describe(query.parts)
-        mean, predictor = self.anchor.predict(key, features, source)
+        mean, predictor, group = self.anchor.answer(key, features, source)
         mean = np.where(self.fitted.non_negative, np.maximum(mean, 0.0), mean)
         condition = self.fitted.condition(key, features, source.mean, mean)
         is_plain = source.key == key
@@ -117,7 +127,10 @@ class Generator:
         if self.paired and query.n_cells is not None:
             raise InputError("n_cells has no use with --paired: there is one cell for each source cell")
         onward = None if self.paired or is_plain else self._onward(key, start)
-        return Plan(index, query, start, onward, mean, predictor, condition, from_noise=is_plain and not self.paired)
+        interval = self.uncertainty.interval(key, mean, group, source)
+        far = "; ".join(self.uncertainty.far(key, features, source, group))
+        from_noise = is_plain and not self.paired
+        return Plan(index, query, start, onward, mean, predictor, interval, far, condition, from_noise)
 
     def _onward(self, key: Population, start: int) -> tuple[int, float] | None:
         """The population after a time between two, if the one before it is what the prediction starts from."""
@@ -150,7 +163,11 @@ class Generator:
             if not self.fitted.non_negative.all():
                 cells = cells.toarray()
             names = given.names[: n_cells - first]
-            yield annotated(cells, z_sem, names, self.fitted.genes, plan.index, plan.query, plan.predictor, first)
+            part = annotated(cells, z_sem, names, self.fitted.genes, plan.index, plan.query, plan.predictor, first)
+            part.obs[FAR] = plan.far
+            for name, values in plan.interval.columns().items():
+                part.varm[name] = pd.DataFrame({str(plan.index): values}, index=part.var_names)
+            yield part
             first += len(block)
 
     def _pick(self, rows: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:

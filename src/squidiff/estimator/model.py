@@ -23,7 +23,7 @@ from squidiff.data.finding import CheckReport
 from squidiff.data.manifest import describe_table, provenance
 from squidiff.data.matrix import CellsOnDisk, scale_and_log
 from squidiff.data.preprocess import scaling
-from squidiff.data.queries import read_queries, refuse_unknown_columns
+from squidiff.data.queries import FAR, read_queries, refuse_unknown_columns
 from squidiff.data.shards import join
 from squidiff.data.stream import BatchStream
 from squidiff.data.table import PREPARED, CellTable, open_cells, remember_schema
@@ -172,12 +172,39 @@ class Squidiff:
         """Generates the cells of each query: a row of obs columns (condition, contexts, ...) and, if given, n_cells.
 
         `source` holds the cells that predictions start from (the control cells of each query's context). obs of the
-        result carries the query's columns, the query's row and the source cell; obsm["X_z_sem"] the latent;
-        uns["squidiff"] the provenance. With `paired` each source cell has its own future, and no noise is drawn: it is
-        inverted, and decoded as what is asked for. `on_query(i, n)` is called after each query; `on_disk` is as in
-        `fit`. Raises InputError when genes or columns are missing or a query is of something unknown.
+        result carries the query's columns, the query's row, the source cell, and in what the query lies far from
+        training; obsm["X_z_sem"] the latent; varm["shift"] and varm["shift_low_50"] to varm["shift_high_90"] the mean
+        shift of each gene and its intervals, a column a query (see `changes`); uns["squidiff"] the provenance. With
+        `paired` each source cell has its own future, and no noise is drawn: it is inverted, and decoded as what is
+        asked for. `on_query(i, n)` is called after each query; `on_disk` is as in `fit`. Raises InputError when genes
+        or columns are missing or a query is of something unknown.
         """
         return join(self.predict_parts(queries, source, sampling, paired=paired, on_query=on_query, on_disk=on_disk))
+
+    def changes(
+        self, queries: pd.DataFrame | str | Path, source: ad.AnnData | str | Path, *, on_disk: bool | None = None
+    ) -> pd.DataFrame:
+        """How each gene's mean is predicted to change: a row a query and gene, without generating cells.
+
+        Columns: the query's own, gene, source_mean, shift, its intervals (shift_low_50, ... shift_high_90: of the mean
+        of as many cells as training populations have), changes (whether 0 lies outside of that of 90 %), anchor (where
+        the mean is from), far (in what the query lies far from training, or ''), and tried (whether the widths are of
+        errors on populations that were left out, and no guess). Raises InputError as `predict`.
+        """
+        if isinstance(self.fitted, UpstreamFitted):
+            raise InputError("upstream's architecture predicts cells and no means: it has no table of changes")
+        asked = read_queries(queries, self.schema)
+        cells = open_cells(source, on_disk)
+        refuse_unknown_columns(asked, self.schema, cells.obs)
+        generator = Generator(self.fitted, self._table(cells, _name(source)), self.schema, Sampling())
+        tables = []
+        for plan in understood(asked, generator.plan):
+            interval = plan.interval.columns()
+            of_gene = {"gene": self.fitted.genes, "source_mean": plan.mean - plan.interval.shift, **interval}
+            beyond = (interval["shift_low_90"] > 0) | (interval["shift_high_90"] < 0)
+            own = {"changes": beyond, "anchor": plan.predictor, FAR: plan.far, "tried": plan.interval.is_tried}
+            tables.append(pd.DataFrame(plan.query.columns | of_gene | own))
+        return pd.concat(tables, ignore_index=True)
 
     def predict_parts(
         self,

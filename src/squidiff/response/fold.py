@@ -59,7 +59,7 @@ class FoldShift:
         here, others = self.populations.find(source.key), elsewhere(self.populations, key)
         seen = self.populations.n_cells[[*others, *self.populations.sources[others]]]
         n_here = np.median(seen) if here is None else self.populations.n_cells[here]
-        noise = self.populations.variance * (1 / n_here + 1 / seen.sum())
+        noise = self.populations.pooled_variance * (1 / n_here + 1 / seen.sum())
         return np.asarray(source.mean + beyond_noise(mean - source.mean, noise))
 
     def _predict_all(self, key: Population, source: Source) -> np.ndarray:

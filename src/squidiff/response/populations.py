@@ -54,7 +54,7 @@ class Populations:
     has_control: bool
     """Whether a condition of '' marks control cells (else it only says that there is no condition column)."""
     variance: np.ndarray
-    """(G,) within populations, pooled over all cells: what the noise of a mean is made of."""
+    """P x G, over the cells of each: what the noise of its mean is made of."""
     genes: tuple[str, ...] = ()
     """Their names, (G,); () where nothing asks for them."""
 
@@ -85,7 +85,7 @@ class Populations:
             squared = block.power(2) if isinstance(block, sp.csr_matrix) else np.square(block)
             squares[here] += _dense(member @ squared)
             first += len(index)
-        variance = np.maximum(n_cells / n_cells.sum() @ (squares - np.square(mean)), 0.0)
+        variance = np.maximum(squares - np.square(mean), 0.0)
         return cls(keys, features, mean, np.clip(1.0 - nonzero, 0.0, 1.0), n_cells, has_control, variance, genes)
 
     def only(self, indices: np.ndarray) -> Populations:
@@ -97,7 +97,7 @@ class Populations:
             self.zero_fraction[indices],
             self.n_cells[indices],
             self.has_control,
-            self.variance,
+            self.variance[indices],
             self.genes,
         )
 
@@ -140,11 +140,16 @@ class Populations:
         chosen = list(indices)
         return np.asarray(self.mean[chosen] - self.mean[self.sources[chosen]])
 
+    @cached_property
+    def pooled_variance(self) -> np.ndarray:
+        """(G,) within populations, over all cells: less noisy than one of few cells."""
+        return np.asarray(self.n_cells / self.n_cells.sum() @ self.variance)
+
     def noise(self, indices: Sequence[int]) -> np.ndarray:
         """The variances of what sampling of cells adds to their `shifts`, populations x G."""
         chosen = list(indices)
         each = 1 / self.n_cells[chosen] + 1 / self.n_cells[self.sources[chosen]]
-        return np.asarray(each[:, None] * self.variance)
+        return np.asarray(each[:, None] * self.pooled_variance)
 
     @cached_property
     def treated(self) -> list[int]:

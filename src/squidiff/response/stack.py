@@ -61,8 +61,24 @@ MAX_LEFT_OUT = 200
 """Populations that predictors are compared on."""
 N_FOLDS = 3
 """In which conditions are left out to compare predictors of unseen ones."""
+MAX_ERRORS = 24
+"""Populations that a group is tried on for its errors."""
+SEEN = "seen in training"
 SMALLEST_WEIGHT = 0.005
 """Below it a predictor is not named."""
+
+
+class LeftOut(NamedTuple):
+    """One training population, predicted by what was learned without it."""
+
+    shift: np.ndarray
+    """(G,) predicted, from the source mean."""
+    error: np.ndarray
+    """(G,) true minus predicted mean."""
+    noise: np.ndarray
+    """(G,) the variance of the difference of both means that sampling of cells makes."""
+    variance: np.ndarray
+    """(G,) of the cells that the prediction starts from."""
 
 
 class Group(NamedTuple):
@@ -120,19 +136,54 @@ class Anchor:
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> tuple[np.ndarray, str]:
         """The mean (G,) and where it is from. Raises InputError when training says nothing of it."""
+        mean, label, _ = self.answer(key, features, source)
+        return mean, label
+
+    def answer(self, key: Population, features: np.ndarray, source: Source) -> tuple[np.ndarray, str, Group | None]:
+        """The same, and the group that answered; None for what was seen in training or does not change."""
         found = self.populations.find(key)
         if found is not None:
-            return self.populations.mean[found], "seen in training"
+            return self.populations.mean[found], SEEN, None
         if source.key == key:
-            return source.mean, "no change"
+            return source.mean, "no change", None
         reasons = []
         for group in self.groups:
             if group.applies(key):
                 try:
-                    return self._averaged(group, key, features, source)
+                    return *self._averaged(group, key, features, source), group
                 except CannotPredict as reason:
                     reasons.append(str(reason))
         raise InputError(f"{key} cannot be predicted: {'; '.join(reasons) or 'it was not seen in training'}")
+
+    def errors(self, group: Group) -> list[LeftOut]:
+        """How a group would have predicted training populations, each left out of all that it learns from.
+
+        Of a group for unseen conditions, everything under the condition is left out.
+        """
+        populations, keys = self.populations, self.populations.keys
+        asked = [i for i, key in enumerate(keys) if group.applies(key) and populations.sources[i] >= 0]
+        found = []
+        for i in drawn(populations.reliable(asked), MAX_ERRORS):
+            same = [j for j, key in enumerate(keys) if key.condition == keys[i].condition]
+            out = np.array(same if group.leaves_conditions_out else [i])
+            known = populations.only(np.setdiff1d(np.arange(len(keys)), out))
+            start = known.source(keys[i])
+            if start is None or known.keys[start] == keys[i]:
+                continue
+            source = Source(known.keys[start], known.mean[start])
+            again = Anchor((group,)).fit(known)
+            again._fitted = {name: self._anew(name).fit(known) for name in group.names if name == "ridge"}
+            again._errors = (
+                self._errors
+            )  # how rivals are weighed hardly hangs on one population, and takes long to find
+            try:
+                mean, _, _ = again.answer(keys[i], populations.features[i], source)
+            except InputError:
+                continue
+            noise = populations.variance[i] / populations.n_cells[i] + known.variance[start] / known.n_cells[start]
+            spread = known.variance[start]
+            found.append(LeftOut(mean - source.mean, populations.mean[i] - mean, noise, spread))
+        return found
 
     def _averaged(self, group: Group, key: Population, features: np.ndarray, source: Source) -> tuple[np.ndarray, str]:
         lead, *others = group.names

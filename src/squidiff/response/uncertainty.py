@@ -1,0 +1,153 @@
+"""How far a predicted mean may be off: intervals of its shift, by errors on what was left out of training."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from squidiff.response.embedding import described_alike
+from squidiff.response.populations import Population, Source
+from squidiff.response.stack import Anchor, Group, LeftOut
+
+LEVELS = (0.5, 0.9)
+"""Of the intervals."""
+OF_SHIFT = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
+"""Shares of a shift that its error may go with, to choose among."""
+OF_SPREAD = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
+"""The same of a gene's standard deviation within populations."""
+MIN_LEFT_OUT = 2
+UNTRIED = (0.3, 0.1)
+"""What is taken where too few populations can be left out: a guess, and said to be one."""
+NORMAL = {0.5: 0.6745, 0.9: 1.6449}
+"""Half-widths of a normal distribution's intervals, in standard deviations."""
+
+
+class Law(NamedTuple):
+    """The size of a gene's error: sqrt(noise + (of_shift * shift)^2 + (of_spread * spread)^2), times `widths`."""
+
+    of_shift: float
+    of_spread: float
+    widths: dict[float, float]
+    """For each of LEVELS the quantile of the errors in units of this size."""
+    n_left_out: int
+
+    def size(self, shift: np.ndarray, noise: np.ndarray, variance: np.ndarray) -> np.ndarray:
+        """(G,)"""
+        squared = noise + np.square(self.of_shift * shift) + self.of_spread**2 * variance
+        return np.asarray(np.sqrt(np.maximum(squared, 1e-12)))
+
+
+class Interval(NamedTuple):
+    """Of the mean shift of one population, by level: (low, high), each (G,)."""
+
+    shift: np.ndarray
+    """(G,) predicted."""
+    bounds: dict[float, tuple[np.ndarray, np.ndarray]]
+    is_tried: bool
+    """Whether the widths are of errors on populations that were left out, and no guess."""
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """By the names that tables give them: shift, shift_low_50, shift_high_50, ..."""
+        ends = {
+            f"shift_{end}_{100 * level:.0f}": bound
+            for level, bounds in self.bounds.items()
+            for end, bound in zip(("low", "high"), bounds, strict=True)
+        }
+        return {"shift": self.shift, **ends}
+
+
+class Uncertainty:
+    """Intervals of an anchor's answers, and whether a question lies far from all that training saw.
+
+    The parameters of the law of errors are those of the highest likelihood on training populations that are left out,
+    and its widths are quantiles of their errors over genes, in the manner of conformal prediction (Lei et al. 2018).
+    """
+
+    def __init__(self, anchor: Anchor) -> None:
+        self.anchor, self.populations = anchor, anchor.populations
+        self._laws: dict[Group, Law] = {}
+
+    def interval(self, key: Population, mean: np.ndarray, group: Group | None, source: Source) -> Interval:
+        """Of a predicted mean (G,) that a group answered with; without a group only cells' sampling is uncertain.
+
+        It holds the mean of as many cells as the population has in training, or as training populations have (median).
+        """
+        populations, usual = self.populations, float(np.median(self.populations.n_cells))
+        here, own = populations.find(source.key), populations.find(key)
+        variance = populations.pooled_variance if here is None else populations.variance[here]
+        noise = variance / (usual if here is None else populations.n_cells[here])
+        noise = noise + (variance / usual if own is None else populations.variance[own] / populations.n_cells[own])
+        law = Law(0.0, 0.0, NORMAL, 0) if group is None else self._law(group)
+        shift = mean - source.mean
+        size = law.size(shift, noise, variance)
+        bounds = {level: (shift - width * size, shift + width * size) for level, width in law.widths.items()}
+        return Interval(shift, bounds, group is None or law.n_left_out >= MIN_LEFT_OUT)
+
+    def far(self, key: Population, features: np.ndarray, source: Source, group: Group | None) -> list[str]:
+        """In what a question lies farther from training than training populations do from each other; else nothing."""
+        if group is None:
+            return []
+        found = []
+        contexts = [i for i in set(self.populations.sources.tolist()) if i >= 0]
+        nearest = self._nearest_other(self.populations.mean[sorted(contexts)])
+        distance = np.linalg.norm(self.populations.mean[sorted(contexts)] - source.mean, axis=1).min(initial=np.inf)
+        if nearest is not None and distance > nearest:
+            found.append(f"the cells to start from are {distance / nearest:.1f} times as far from any of training's")
+        times = [k.time for k in self.populations.keys if k.time is not None]
+        if key.time is not None and times and not min(times) <= key.time <= max(times):
+            found.append(f"time {key.time:g} is beyond the times seen, {min(times):g} to {max(times):g}")
+        if group.leaves_conditions_out:
+            known = self.populations.features[self.populations.treated, 1:]
+            distance = np.linalg.norm(known - features[1:], axis=1).min(initial=np.inf)
+            nearest = self._nearest_condition
+            if nearest is not None and distance > nearest:
+                found.append(f"the condition is {distance / nearest:.1f} times as far from any of training's")
+        strongest = self.populations.features[:, 0].max(initial=0.0)
+        if key.condition and features[0] > strongest + 1e-6 and not group.names[0].endswith("parts"):
+            found.append("the dose is beyond those seen")
+        return found
+
+    @cached_property
+    def _nearest_condition(self) -> float | None:
+        features = self.populations.features[self.populations.treated, 1:]
+        _, first = np.unique(described_alike(features), return_index=True)
+        return self._nearest_other(features[first])
+
+    @staticmethod
+    def _nearest_other(rows: np.ndarray) -> float | None:
+        """The largest distance of a row to the nearest other; None where fewer than two differ."""
+        from scipy.spatial.distance import cdist
+
+        distance = cdist(rows, rows)
+        np.fill_diagonal(distance, np.inf)
+        nearest = distance.min(axis=1, initial=np.inf)
+        nearest = nearest[np.isfinite(nearest) & (nearest > 0)]
+        return float(nearest.max()) if len(nearest) else None
+
+    def _law(self, group: Group) -> Law:
+        if group not in self._laws:
+            self._laws[group] = fit_law(self.anchor.errors(group))
+        return self._laws[group]
+
+
+def fit_law(left_out: list[LeftOut]) -> Law:
+    """The law of the errors of populations that were left out; a guess where there are fewer than MIN_LEFT_OUT."""
+    if len(left_out) < MIN_LEFT_OUT:
+        return Law(*UNTRIED, NORMAL, len(left_out))
+    tried = [Law(a, b, {}, 0) for a in OF_SHIFT for b in OF_SPREAD]
+    surprise = [sum(_surprise(law, x) for x in left_out) for law in tried]
+    best = tried[int(np.argmin(surprise))]
+    scaled = np.concatenate([np.abs(x.error / best.size(x.shift, x.noise, x.variance))[x.noise > 0] for x in left_out])
+    widths = {level: float(np.quantile(scaled, level)) for level in LEVELS} if len(scaled) else NORMAL
+    return best._replace(widths=widths, n_left_out=len(left_out))
+
+
+def _surprise(law: Law, x: LeftOut) -> float:
+    """The negative log-likelihood of errors as of Laplace's law, whose tails bear a few genes that are far off.
+
+    Without genes that are expressed neither here nor there, whose mean any interval holds.
+    """
+    size = law.size(x.shift, x.noise, x.variance)
+    return float((np.abs(x.error) / size + np.log(size))[x.noise > 0].sum())

@@ -1,0 +1,122 @@
+"""Intervals hold as often as they say where the law of errors is known, and what is far is told."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from made_populations import ask, populations, source
+from squidiff.response.populations import Population, Populations
+from squidiff.response.stack import Anchor, LeftOut
+from squidiff.response.uncertainty import LEVELS, NORMAL, UNTRIED, Uncertainty, fit_law
+
+
+def left_out(rng: np.random.Generator, of_shift: float, of_spread: float, n_genes: int = 4000) -> LeftOut:
+    shift, variance = rng.normal(size=n_genes), rng.gamma(2.0, 1.0, n_genes)
+    noise = variance / 50
+    size = np.sqrt(noise + (of_shift * shift) ** 2 + of_spread**2 * variance)
+    return LeftOut(shift, size * rng.laplace(size=n_genes), noise, variance)
+
+
+@pytest.mark.parametrize(("of_shift", "of_spread"), [(0.0, 0.0), (0.5, 0.0), (0.35, 0.2), (1.0, 0.5)])
+def test_a_law_of_errors_is_found_and_its_widths_hold(of_shift: float, of_spread: float) -> None:
+    rng = np.random.default_rng(0)
+    law = fit_law([left_out(rng, of_shift, of_spread) for _ in range(6)])
+    assert law.of_shift == pytest.approx(of_shift, abs=0.26)
+    assert law.of_spread == pytest.approx(of_spread, abs=0.26)
+    assert law.n_left_out == 6
+    new = left_out(rng, of_shift, of_spread)
+    scaled = np.abs(new.error) / law.size(new.shift, new.noise, new.variance)
+    for level in LEVELS:
+        assert (scaled <= law.widths[level]).mean() == pytest.approx(level, abs=0.04)
+
+
+def test_genes_that_nothing_expresses_do_not_narrow_the_intervals() -> None:
+    rng = np.random.default_rng(1)
+    some = [left_out(rng, 0.3, 0.1) for _ in range(4)]
+    silent = [LeftOut(*(np.concatenate([part, np.zeros(4000)]) for part in x)) for x in some]
+    assert fit_law(silent) == fit_law(some)
+
+
+def test_one_population_is_too_few_to_tell() -> None:
+    law = fit_law([left_out(np.random.default_rng(0), 0.1, 0.1)])
+    assert (law.of_shift, law.of_spread, law.widths, law.n_left_out) == (*UNTRIED, NORMAL, 1)
+
+
+# --- of an anchor
+
+
+def contexts(n: int, seed: int = 0) -> tuple[Populations, np.ndarray]:
+    """n contexts whose shifts under X differ, and the treated mean of the last one, which is left out."""
+    rng = np.random.default_rng(seed)
+    common = rng.normal(size=500)
+    means: dict[tuple[str, str, float | None], object] = {}
+    for i in range(n):
+        control = rng.normal(size=500)
+        means[f"c{i}", "", None] = control
+        means[f"c{i}", "X", None] = control + common + 0.5 * rng.normal(size=500)
+    truth = means.pop((f"c{n - 1}", "X", None))
+    return populations(means, variance=1e-4), np.asarray(truth)
+
+
+def test_intervals_of_an_unseen_context_hold_as_often_as_they_say() -> None:
+    held = {level: [] for level in LEVELS}  # type: dict[float, list[float]]
+    for seed in range(5):
+        made, truth = contexts(7, seed)
+        key = ask("c6", "X")
+        start = source(made, key)
+        anchor = Anchor().fit(made)
+        mean, _, group = anchor.answer(key, np.zeros(1), start)
+        interval = Uncertainty(anchor).interval(key, mean, group, start)
+        assert interval.is_tried
+        for level, (low, high) in interval.bounds.items():
+            held[level].append(((truth - start.mean >= low) & (truth - start.mean <= high)).mean())
+    for level in LEVELS:
+        assert np.mean(held[level]) == pytest.approx(level, abs=0.06)
+
+
+def test_of_what_training_saw_only_the_noise_of_cells_is_uncertain() -> None:
+    made, _ = contexts(4)
+    key = ask("c1", "X")
+    start = source(made, key)
+    anchor = Anchor().fit(made)
+    mean, _, group = anchor.answer(key, np.zeros(1), start)
+    interval = Uncertainty(anchor).interval(key, mean, group, start)
+    n = [made.n_cells[i] for i in (made.find(key), made.source(key)) if i is not None]
+    low, high = interval.bounds[0.9]
+    np.testing.assert_allclose(high - low, 2 * NORMAL[0.9] * np.sqrt(1e-4 * (1 / n[0] + 1 / n[1])))
+
+
+def far(made: Populations, key: Population, features: np.ndarray | None = None) -> list[str]:
+    features = np.zeros(made.features.shape[1]) if features is None else features
+    start, anchor = source(made, key), Anchor().fit(made)
+    group = anchor.answer(key, features, start)[2]
+    return Uncertainty(anchor).far(key, features, start, group)
+
+
+def test_a_context_beyond_any_neighbour_is_far() -> None:
+    made, _ = contexts(5)
+    assert far(made, ask("c4", "X")) == []
+    means = {(k.context, k.condition, k.time): m for k, m in zip(made.keys, made.mean, strict=True)}
+    away = populations({**means, ("odd", "", None): 10.0 + np.zeros(500)}, variance=1e-4)
+    start, anchor = source(away, ask("odd", "X")), Anchor().fit(made)
+    group = anchor.answer(ask("odd", "X"), np.zeros(1), start)[2]
+    told = Uncertainty(anchor).far(ask("odd", "X"), np.zeros(1), start, group)
+    assert "times as far from any of training's" in told[0]
+
+
+def test_a_time_beyond_those_seen_is_far() -> None:
+    made = populations({("a", "", t): [t, 1.0] for t in (0.0, 1.0, 2.0)}, has_control=False)
+    assert far(made, ask("a", "", 1.5)) == []
+    assert far(made, ask("a", "", 3.0)) == ["time 3 is beyond the times seen, 0 to 2"]
+
+
+def test_a_condition_unlike_any_other_is_far() -> None:
+    rng = np.random.default_rng(0)
+    features = {f"c{i}": np.concatenate([[1.0], rng.normal(size=5)]) for i in range(15)}
+    means: dict[tuple[str, str, float | None], object] = {("", "", None): np.zeros(20)}
+    means |= {("", c, None): rng.normal(size=20) for c in features}
+    made = populations(means, features)
+    assert far(made, ask("", "new"), features["c3"] + 0.01 * (np.arange(6) > 0)) == []
+    assert "the condition is" in far(made, ask("", "new"), np.concatenate([[1.0], np.full(5, 30.0)]))[0]
+    assert "the dose is beyond those seen" in far(made, ask("", "new"), 2 * features["c3"])
