@@ -116,7 +116,7 @@ def test_the_unit_is_remembered_and_another_one_refused(tmp_path: Path) -> None:
     linear.X = np.expm1(dense(prepared)).astype(np.float32)
     empty.X = np.zeros(prepared.shape, dtype=np.float32)
     for source in (million, linear, empty):
-        with pytest.raises(InputError, match=r"^X of the source is in another unit than the training data: .* alike"):
+        with pytest.raises(InputError, match=r"^X of the data is in another unit than the training data: .* alike"):
             loaded.predict(QUERY, source)
 
 

@@ -21,6 +21,7 @@ from squidiff.cli import (
     plot,
     predict,
     report,
+    tasks,
     train,
 )
 from squidiff.cli.show import heard_or_not, say_error
@@ -46,6 +47,7 @@ app = App(
 )
 for command in (
     *(demo.demo, data.check, data.prepare, train.train, predict.predict),
+    *(tasks.changes, tasks.rank, tasks.interactions, tasks.dose_curve, tasks.trajectory),
     *(evaluate.evaluate, evaluate.compare, evaluate.adopt, benchmark.benchmark),
     *(plot.plot, report.report, experiment.experiment),
     *(convert.convert, convert.export),

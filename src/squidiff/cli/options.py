@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, ArgumentCollection, Group, Parameter, Token
@@ -23,6 +24,10 @@ OnDisk = Annotated[
         show_default=False,
     ),
 ]
+
+Source = Annotated[Path, Parameter(help="the .h5ad file of the cells to start from, such as the training file")]
+Queries = Annotated[Path | None, Parameter(help="CSV of populations: obs columns, and n_cells if wanted")]
+OneQuery = Annotated[tuple[str, ...], Parameter(help="a population, as COLUMN=VALUE,COLUMN=VALUE; may be repeated")]
 
 PRESET = "--preset"
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from squidiff.cli.options import Device, OnDisk, SamplingOptions, SchemaOptions, given
+from squidiff.cli.options import Device, OnDisk, OneQuery, Queries, SamplingOptions, SchemaOptions, Source, given
 from squidiff.cli.show import progress, refuse_inside, refuse_overwriting, say, say_where
 from squidiff.config import InputError, Sampling, Schema
 from squidiff.files import require_writable
@@ -17,14 +17,12 @@ def predict(
     run: Annotated[Path | None, Parameter(help="a run folder; none with --baseline")] = None,
     /,
     *,
-    source: Annotated[Path, Parameter(help="the .h5ad file of the cells to start from, such as the training file")],
+    source: Source,
     out: Annotated[
         Path, Parameter(help="the .h5ad file of predicted cells to write, or a new folder with --cells-per-shard")
     ],
-    queries: Annotated[Path | None, Parameter(help="CSV of populations: obs columns, and n_cells if wanted")] = None,
-    query: Annotated[
-        tuple[str, ...], Parameter(help="a population, as COLUMN=VALUE,COLUMN=VALUE; may be repeated")
-    ] = (),
+    queries: Queries = None,
+    query: OneQuery = (),
     baseline: Annotated[
         str | None,
         Parameter(
@@ -48,10 +46,7 @@ def predict(
     The schema options are only for --baseline, and not needed if `squidiff prepare` wrote the source: a run knows its
     own, and so does such a file.
     """
-    import pandas as pd
-
     from squidiff.data.shards import join, write_shards
-    from squidiff.data.splits import parse_rule
     from squidiff.data.table import write_cells
 
     refuse_overwriting(source, out, queries)
@@ -59,9 +54,7 @@ def predict(
     _require_writable(out, cells_per_shard)
     if (run is None) == (baseline is None):
         raise InputError("give a run folder, or --baseline and a name: one of the two")
-    if (queries is None) == (not query):
-        raise InputError("give populations to predict by --queries FILE.csv or by --query COLUMN=VALUE: one of the two")
-    asked = queries if queries is not None else pd.DataFrame([parse_rule(q) for q in query])
+    asked = read_asked(queries, query)
     if baseline is not None:
         from squidiff.workflows.baseline import predict_baseline
 
@@ -99,6 +92,17 @@ def predict(
         write_cells(out, predicted)
     say(f"the mean response is from: {', '.join(sorted(anchors))}")
     say(f"{n_cells:,} predicted cells of {len(model.fitted.genes):,} genes: {out}")
+
+
+def read_asked(queries: Path | None, query: tuple[str, ...]) -> Any:
+    """What --queries or --query asks for: the file, or a table."""
+    import pandas as pd
+
+    from squidiff.data.splits import parse_rule
+
+    if (queries is None) == (not query):
+        raise InputError("give populations to predict by --queries FILE.csv or by --query COLUMN=VALUE: one of the two")
+    return queries if queries is not None else pd.DataFrame([parse_rule(q) for q in query])
 
 
 def _require_writable(out: Path, cells_per_shard: int | None) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from squidiff.cli.options import ConfigOptions, Device, OnDisk, SchemaOptions
+from squidiff.cli.options import ConfigOptions, Device, OnDisk, SchemaOptions, given
 from squidiff.cli.show import progress, say, say_warnings, say_where
-from squidiff.config import Config, Schema
+from squidiff.config import Config, InputError, Schema
+
+KEPT = (
+    *("n_latent", "width", "n_blocks", "n_axes", "normalize"),
+    *("target_sum", "total_counts_key", "architecture", "n_diffusion_steps", "noise_schedule"),
+)
+"""Settings that a run keeps that is trained further."""
 
 
 def train(
@@ -18,6 +25,13 @@ def train(
     *,
     out: Annotated[Path, Parameter(help="the run folder to write")],
     resume: Annotated[bool, Parameter(help="go on with the run in --out where it stopped")] = False,
+    start: Annotated[
+        Path | None,
+        Parameter(
+            name="--from",
+            help="a finished run to train further on these cells; its schema, network and normalisation are kept",
+        ),
+    ] = None,
     preset: Annotated[
         Literal["squidiff", "upstream"],
         Parameter(help="settings that go together; upstream: those of Squidiff 1.0.8. Options given beside it win"),
@@ -34,13 +48,22 @@ def train(
     from squidiff.report.tables import training_metrics
     from squidiff.train.run import STATE
 
+    earlier = None
+    if start is not None:
+        if given(schema) is not None:
+            raise InputError("schema options have no use with --from: the run knows its own")
+        earlier = Squidiff.load(start, device)
+        kept = {name: getattr(earlier.config, name) for name in KEPT}
+        schema, config = earlier.schema, dataclasses.replace(config, **kept)
     model = Squidiff(schema, config, device)
     if resume and not (out / STATE).exists() and not (out / WEIGHTS).exists():
         say(f"{out} holds no saved state: training starts at its first step")
     say_where(data, on_disk)
     with progress("training", config.n_train_steps) as advance:
         on_record = lambda record: advance(record.step, record)  # noqa: E731
-        model.fit(data, out=out, resume=resume, on_record=on_record, on_disk=on_disk, on_check=say_warnings)
+        model.fit(
+            data, out=out, resume=resume, on_record=on_record, on_disk=on_disk, on_check=say_warnings, start=earlier
+        )
     is_upstream = config.architecture == "upstream"
     figure = training_loss(training_metrics(out), "eps" if is_upstream else "v")
     save(figure, out / "training_loss.png")

@@ -202,6 +202,21 @@ class ConditionEncoder:
             return cls(kind, names, np.stack(vectors) if vectors else np.zeros((0, N_BITS), np.float32))
         return cls("one-hot", names, np.eye(len(names), dtype=np.float32))
 
+    def with_names_of(self, other: ConditionEncoder) -> tuple[ConditionEncoder, np.ndarray]:
+        """The names of both, and which feature of the result each feature of this one is (F,).
+
+        Raises InputError when both describe conditions in different ways.
+        """
+        if self.kind != other.kind or (self.kind != "one-hot" and self.vectors.shape[1] != other.vectors.shape[1]):
+            raise InputError("the data describe their conditions otherwise than the model: use the same schema")
+        names = tuple(sorted({*self.names, *other.names}))
+        if self.kind == "one-hot":
+            place = np.array([names.index(name) for name in self.names], dtype=int)
+            return ConditionEncoder("one-hot", names, np.eye(len(names), dtype=np.float32)), place
+        vectors = {name: of.vectors[i] for of in (other, self) for i, name in enumerate(of.names)}
+        both = np.stack([vectors[name] for name in names]) if names else self.vectors
+        return ConditionEncoder(self.kind, names, both), np.arange(self.vectors.shape[1])
+
     @property
     def n_features(self) -> int:
         """1 + F, of `describe`."""

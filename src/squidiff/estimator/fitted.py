@@ -144,6 +144,54 @@ def begin_anchored(
     return fitted, _pairs(fitted, table, config), RECIPE
 
 
+def begin_from(
+    table: CellTable,
+    encoder: ConditionEncoder,
+    normalisation: Normalisation,
+    schema: Schema,
+    config: Config,
+    device: torch.device,
+    earlier: Fitted,
+) -> tuple[Fitted, Pairs, Recipe[Batch]]:
+    """A trained model, to be trained on more cells: it keeps what it knows of populations, and learns those of these.
+
+    Raises InputError when the network would be of another size, or conditions are described otherwise.
+    """
+    encoder, place = earlier.encoder.with_names_of(encoder)
+    before = earlier.populations.features
+    features = np.zeros((len(before), encoder.n_features), dtype=before.dtype)
+    features[:, np.concatenate([[0], 1 + place])] = before
+    known = replace(earlier.populations, features=features)
+    own = summarise(table, np.stack([encoder.describe(parts) for parts in table.parts]), schema)
+    populations, standardisation = known.joined(own), Standardisation.of_buffers(earlier.network.state_dict())
+    network = Network.initialise(config, standardisation, n_condition(populations, standardisation))
+    weights = dict(earlier.network.state_dict())
+    # the encoder is shown genes, the strength, features, times and places: new names' features come in between
+    first, n_genes = "encoder.layers.0.weight", len(table.genes)
+    old = weights[first].cpu()
+    n_rest = old.shape[1] - n_genes - before.shape[1]
+    kept = np.concatenate(
+        [np.arange(n_genes + 1), n_genes + 1 + place, n_genes + encoder.n_features + np.arange(n_rest)]
+    )
+    try:
+        weights[first] = torch.zeros_like(network.state_dict()[first]).index_copy(1, torch.from_numpy(kept), old)
+        network.load_state_dict(weights)
+    except (IndexError, RuntimeError) as error:
+        raise InputError("the run's network is of another size: give its --width, --n-blocks and --n-latent") from error
+    found = table.survey
+    fitted = Fitted(
+        table.genes,
+        encoder,
+        populations,
+        network.to(device),
+        earlier.non_negative & found.non_negative,
+        earlier.quantiles,
+        max(earlier.highest, float(found.highest.max())),
+        earlier.normalisation,
+    )
+    return fitted, _pairs(fitted, table, config), RECIPE
+
+
 def begin_again(fitted: Fitted, pairs: Pairs, config: Config, state: Path) -> tuple[Fitted, Pairs]:
     """The same with the standardisation of a saved state: another machine may compute other axes from equal cells."""
     standardisation = load_standardisation(state)
@@ -153,9 +201,10 @@ def begin_again(fitted: Fitted, pairs: Pairs, config: Config, state: Path) -> tu
 
 
 def _pairs(fitted: Fitted, table: CellTable, config: Config) -> Pairs:
-    populations = fitted.populations
-    conditions = fitted.own_conditions(populations)
-    return Pairs(table, populations.sources, populations.mean, conditions, config.pairing)
+    """Of training cells; what a population's mean is, the model knows, also of cells that it was trained on before."""
+    rows = np.array([fitted.populations.find(Population(*key)) for key in table.keys])
+    own = fitted.populations.only(rows)
+    return Pairs(table, own.sources, own.mean, fitted.own_conditions(own), config.pairing)
 
 
 def summarise(table: CellTable, features: np.ndarray, schema: Schema) -> Populations:

@@ -28,7 +28,7 @@ from squidiff.data.shards import join
 from squidiff.data.stream import BatchStream
 from squidiff.data.table import PREPARED, CellTable, open_cells, remember_schema
 from squidiff.data.unit import COUNTS, UNKNOWN, Normalisation
-from squidiff.estimator.fitted import Fitted, begin_again, begin_anchored, digest, rebuild
+from squidiff.estimator.fitted import Fitted, begin_again, begin_anchored, begin_from, digest, rebuild
 from squidiff.estimator.generate import Generator, understood
 from squidiff.estimator.upstream import LatentGenerator, UpstreamFitted, begin_upstream, rebuild_upstream
 from squidiff.files import read_json, require_empty, sweep, write_json
@@ -91,6 +91,7 @@ class Squidiff:
         beside_others: bool = False,
         on_disk: bool | None = None,
         on_check: Callable[[CheckReport], None] | None = None,
+        start: Squidiff | None = None,
     ) -> Squidiff:
         """Trains on AnnData, backed AnnData or a path; equal data, settings and machine give equal weights, bit by bit.
 
@@ -100,7 +101,8 @@ class Squidiff:
         `beside_others` writes into a folder that holds other files, as long as none of them is to be replaced.
         `on_disk` leaves X in its .h5ad file (CSR or dense) or zarr store, from which cells are read as training goes,
         with the same result; None does so where X is backed already, or larger than 2 GB. `on_check` is given the
-        doctor's report, before training.
+        doctor's report, before training. With `start`, a model trained on other cells is trained further: it keeps
+        what it knows of their populations and their conditions, and must have all their genes.
         Raises InputError when the data have errors (see `check`), or when the folder holds another run.
         """
         started = time.perf_counter()
@@ -115,13 +117,18 @@ class Squidiff:
         report.raise_errors()
         if on_check is not None:
             on_check(report)
-        table = CellTable.from_anndata(adata, self.schema, where=where, found=found)
+        earlier = None if start is None else self._to_start_from(start)
+        genes = None if earlier is None else earlier.genes
+        table = CellTable.from_anndata(adata, self.schema, genes, where=where, found=None if genes else found)
         if not as_given:
             table = self._normalized(table, adata.obs)
         encoder = ConditionEncoder.fit(table.parts, self.schema)
         normalisation = self._normalisation(adata, table)
         if self.config.architecture == "upstream":
             begin = functools.partial(begin_upstream, source_rows=source_rows)
+        elif earlier is not None:
+            earlier.normalisation.require(table.survey, where)
+            begin = functools.partial(begin_from, earlier=earlier)
         else:
             begin = begin_anchored
         fitted, pairs, recipe = begin(table, encoder, normalisation, self.schema, self.config, self.device)
@@ -146,6 +153,7 @@ class Squidiff:
             seconds=round(time.perf_counter() - started, 1),
             noise_error=error,
             cells="on disk" if isinstance(table.cells, CellsOnDisk) else "in memory",
+            started_from="" if start is None else start.manifest.get("data_sha256", ""),
         )
         if folder is not None:
             self._write(folder)
@@ -157,7 +165,7 @@ class Squidiff:
 
         Training shows the encoder source cells (of a perturbation: control cells), so these are what it knows best.
         """
-        return self.fitted.encode_table(self._table(open_cells(data, on_disk), _name(data)), self.schema)
+        return self.fitted.encode_table(self.table(open_cells(data, on_disk), _name(data)), self.schema)
 
     def predict(
         self,
@@ -196,7 +204,7 @@ class Squidiff:
         asked = read_queries(queries, self.schema)
         cells = open_cells(source, on_disk)
         refuse_unknown_columns(asked, self.schema, cells.obs)
-        generator = Generator(self.fitted, self._table(cells, _name(source)), self.schema, Sampling())
+        generator = Generator(self.fitted, self.table(cells, _name(source)), self.schema, Sampling())
         tables = []
         for plan in understood(asked, generator.plan):
             interval = plan.interval.columns()
@@ -222,7 +230,7 @@ class Squidiff:
         cells = open_cells(source, on_disk)
         refuse_unknown_columns(asked, self.schema, cells.obs)
         make = LatentGenerator if isinstance(self.fitted, UpstreamFitted) else Generator
-        generator = make(self.fitted, self._table(cells, _name(source)), self.schema, sampling, paired)
+        generator = make(self.fitted, self.table(cells, _name(source)), self.schema, sampling, paired)
         plans = understood(asked, generator.plan)
         for i, plan in enumerate(plans):
             for part in generator.generate(plan):
@@ -339,6 +347,16 @@ class Squidiff:
         write_json(folder / "manifest.json", self.manifest)
         write_json(folder / "config.json", self._settings())
 
+    def _to_start_from(self, start: Squidiff) -> Fitted:
+        """What a model leaves that is to be trained further. Raises InputError when this one cannot go on with it."""
+        if isinstance(start.fitted, UpstreamFitted) or self.config.architecture == "upstream":
+            raise InputError("upstream's architecture is trained further with `train --resume` alone")
+        if start.schema != self.schema:
+            raise InputError("the model to start from has another schema: its columns and control must be the same")
+        if start.config.normalize != self.config.normalize:
+            raise InputError("the model to start from was trained with another --normalize: give the same")
+        return start.fitted
+
     def _train(
         self,
         fitted: Fitted | UpstreamFitted,
@@ -395,11 +413,15 @@ class Squidiff:
         decays = (self.config.ema_decay, *self.config.further_ema_decays)
         return "model.pt", *(f"model_{decay}.pt" for decay in decays)
 
-    def _table(self, adata: ad.AnnData, where: str) -> CellTable:
-        """Cells to start from or to encode, with the genes of training in its order, in its unit."""
-        table = CellTable.from_anndata(self._as_sources(adata), self.schema, self.fitted.genes, where)
+    def table(self, adata: ad.AnnData, where: str, schema: Schema | None = None) -> CellTable:
+        """Cells with the genes of training in its order, in its unit; `where` names them in an error.
+
+        Their populations are those of the schema, the model's if none is given. Raises InputError as `predict`.
+        """
+        schema = self.schema if schema is None else schema
+        table = CellTable.from_anndata(self._as_sources(adata), schema, self.fitted.genes, where)
         table = self._normalized(table, adata.obs)
-        self.fitted.normalisation.require(table.survey, "the source")
+        self.fitted.normalisation.require(table.survey, where)
         return table
 
     def _normalisation(self, adata: ad.AnnData, table: CellTable) -> Normalisation:

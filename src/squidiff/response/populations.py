@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -87,6 +87,29 @@ class Populations:
             first += len(index)
         variance = np.maximum(squares - np.square(mean), 0.0)
         return cls(keys, features, mean, np.clip(1.0 - nonzero, 0.0, 1.0), n_cells, has_control, variance, genes)
+
+    def joined(self, others: Populations) -> Populations:
+        """Both, with the cells of equal keys as one population; the features of `others` where both have some.
+
+        Features are of one length, and genes the same.
+        """
+        keys = tuple(dict.fromkeys((*self.keys, *others.keys)))
+        parts = [(of, [of.find(key) for key in keys]) for of in (self, others)]
+        n = np.array([[0 if i is None else of.n_cells[i] for i in rows] for of, rows in parts])
+        share = (n / n.sum(axis=0))[:, :, None]
+
+        def pooled(values: Callable[[Populations], np.ndarray]) -> np.ndarray:
+            of_each = [np.stack([values(of)[i or 0] for i in rows]) for of, rows in parts]
+            return np.asarray((share * of_each).sum(axis=0))
+
+        mean = pooled(lambda of: of.mean)
+        variance = pooled(lambda of: of.variance + np.square(of.mean)) - np.square(mean)
+        rows = [(self, i) if j is None else (others, j) for i, j in zip(parts[0][1], parts[1][1], strict=True)]
+        features = np.stack([of.features[i or 0] for of, i in rows])
+        zeros = pooled(lambda of: of.zero_fraction)
+        return Populations(
+            keys, features, mean, zeros, n.sum(axis=0), self.has_control, np.maximum(variance, 0.0), self.genes
+        )
 
     def only(self, indices: np.ndarray) -> Populations:
         """Some of them."""

@@ -1,0 +1,195 @@
+"""squidiff changes, rank, interactions, dose-curve, trajectory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from squidiff.cli.options import Device, OneQuery, Queries, SamplingOptions, SchemaOptions, Source, given
+from squidiff.cli.predict import read_asked
+from squidiff.cli.show import progress, refuse_inside, refuse_overwriting, say, show_table
+from squidiff.config import InputError, Sampling, Schema
+from squidiff.files import require_writable, write_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from squidiff.estimator import Squidiff
+
+Run = Annotated[Path, Parameter(help="a run folder")]
+Csv = Annotated[Path, Parameter(help="the CSV file to write")]
+MAX_SHOWN = 10
+
+
+def changes(
+    run: Run,
+    /,
+    *,
+    source: Source,
+    out: Csv,
+    queries: Queries = None,
+    query: OneQuery = (),
+    device: Device = "auto",
+) -> None:
+    """Which genes a prediction changes, and how surely: a row a query and gene, with intervals, as CSV."""
+    asked = read_asked(queries, query)
+    model = _ready(run, device, out, source, queries)
+    table = model.changes(asked, source)
+    _write(out, table)
+    for (anchor, far), rows in table.groupby(["anchor", "far"], sort=False):
+        n = int(rows["changes"].sum())
+        say(f"{n:,} of {len(rows):,} means change by more than their 90 % interval; from: {anchor}")
+        _warn(far)
+    if not table["tried"].all():
+        say("the widths of some intervals are a guess: training holds too few populations to leave one out")
+    largest = table.loc[table["shift"].abs().sort_values(ascending=False, kind="stable").index[:MAX_SHOWN]]
+    shown = largest[["gene", "source_mean", "shift", "shift_low_90", "shift_high_90"]]
+    show_table(("gene", "before", "shift", "90 % from", "to"), list(shown.itertuples(index=False, name=None)))
+    say(f"all genes: {out}")
+
+
+def rank(
+    run: Run,
+    /,
+    *,
+    source: Source,
+    target: Annotated[Path, Parameter(help="the .h5ad file of the cells to come near to, all of them one population")],
+    out: Csv,
+    queries: Queries = None,
+    query: OneQuery = (),
+    sampling: SamplingOptions = Sampling(),
+    device: Device = "auto",
+) -> None:
+    """Which of several conditions brings cells nearest to a target population: the energy distance of each, as CSV."""
+    from squidiff.tasks import rank_conditions
+
+    asked = read_asked(queries, query)
+    model = _ready(run, device, out, source, target, queries)
+    with progress("predicting", None) as advance:
+        table = rank_conditions(
+            model, asked, source, target, sampling=sampling, seed=sampling.seed, on_query=lambda i, n: advance(i)
+        )
+    _write(out, table)
+    columns = [c for c in table if c not in ("before", "anchor", "far")]
+    show_table(columns, list(table[columns].head(MAX_SHOWN).itertuples(index=False, name=None)))
+    for far in table["far"].unique():
+        _warn(far)
+    say(f"share is how much of the way to the target it is; all of them: {out}")
+
+
+def interactions(
+    cells: Annotated[Path, Parameter(help="the .h5ad file of cells: control, single parts and combinations")],
+    /,
+    *,
+    out: Csv,
+    pairs: Annotated[Path | None, Parameter(help="take the combinations from this .h5ad file, as predicted")] = None,
+    n_null: Annotated[int, Parameter(help="bootstraps of the null")] = 1000,
+    seed: Annotated[int, Parameter(help="of the bootstraps")] = 0,
+    schema: SchemaOptions = Schema(),
+) -> None:
+    """Whether combinations do more or less than the sum of their parts, against a null, as CSV."""
+    from squidiff.tasks import interactions as find
+
+    if n_null < 1:
+        raise InputError(f"--n-null is {n_null}: it must be at least 1")
+    refuse_overwriting(cells, out, pairs)
+    require_writable(out)
+    table = find(cells, given(schema), pairs=pairs, n_null=n_null, seed=seed)
+    _write(out, table)
+    columns = ["context", "condition", "additive", "interaction", "expected", "strength", "fit", "p", "q"]
+    show_table(columns, list(table[columns].head(MAX_SHOWN).itertuples(index=False, name=None)))
+    say(f"all combinations: {out}")
+
+
+def dose_curve(
+    run: Run,
+    /,
+    *,
+    source: Source,
+    out: Csv,
+    doses: Annotated[str, Parameter(help="in training's unit, ascending, separated by ','")],
+    query: Annotated[str, Parameter(help="the population but for its dose, as COLUMN=VALUE,COLUMN=VALUE")],
+    device: Device = "auto",
+) -> None:
+    """How each gene's mean goes with the dose of one condition, with intervals, as CSV."""
+    from squidiff.data.splits import parse_rule
+    from squidiff.tasks import dose_curves, monotonicity
+
+    model = _ready(run, device, out, source)
+    table = dose_curves(model, parse_rule(query), _numbers(doses, "--doses"), source)
+    _write(out, table)
+    for far in table["far"].unique():
+        _warn(far)
+    ways = monotonicity(table, str(model.schema.dose_key))
+    one_way = float((ways["spearman"].abs() > 1 - 1e-9).mean())
+    say(f"{one_way:.0%} of the genes go one way over the doses; those that go farthest, and the dose of half of it:")
+    show_table(list(ways), list(ways.head(MAX_SHOWN).itertuples(index=False, name=None)))
+    say(f"all doses and genes: {out}")
+
+
+def trajectory(
+    run: Run,
+    /,
+    *,
+    source: Source,
+    times: Annotated[str, Parameter(help="ascending, separated by ','")],
+    out: Annotated[Path, Parameter(help="the .h5ad file of predicted cells to write")],
+    speeds_out: Annotated[
+        Path | None, Parameter(name="--speeds", help="CSV of the speed of each gene to write")
+    ] = None,
+    query: Annotated[str | None, Parameter(help="the other columns, as COLUMN=VALUE,COLUMN=VALUE")] = None,
+    sampling: SamplingOptions = Sampling(),
+    device: Device = "auto",
+) -> None:
+    """Cells at a series of times, and how fast each gene changes on the way."""
+    from squidiff.data.splits import parse_rule
+    from squidiff.data.table import write_cells
+    from squidiff.tasks import speeds
+    from squidiff.tasks import trajectory as predict
+
+    if speeds_out is not None and speeds_out == out:
+        raise InputError("--speeds and --out are one file: name two")
+    model = _ready(run, device, out, source)
+    if speeds_out is not None:
+        refuse_overwriting(source, speeds_out)
+        require_writable(speeds_out)
+    wanted, rest = _numbers(times, "--times"), None if query is None else parse_rule(query)
+    with progress("predicting", len(wanted)) as advance:
+        cells = predict(model, wanted, source, query=rest, sampling=sampling, on_query=lambda i, n: advance(i))
+    write_cells(out, cells)
+    for far in cells.obs["far"].unique():
+        _warn(far)
+    say(f"{cells.n_obs:,} cells at {len(wanted)} times: {out}")
+    if speeds_out is not None:
+        _write(speeds_out, speeds(model, wanted, source, query=rest))
+        say(f"the speed of each gene from one time to the next: {speeds_out}")
+
+
+def _ready(run: Path, device: str, out: Path, source: Path, *others: Path | None) -> Squidiff:
+    """The model, once `out` can be written and is no input."""
+    from squidiff.estimator import Squidiff
+
+    for file in (source, *others):
+        if file is not None:
+            refuse_overwriting(file, out)
+    refuse_inside(run, out)
+    require_writable(out)
+    return Squidiff.load(run, device)
+
+
+def _write(out: Path, table: pd.DataFrame) -> None:
+    write_atomically(out, lambda temporary: table.to_csv(temporary, index=False))
+
+
+def _warn(far: str) -> None:
+    if far:
+        say(f"far from training, so trust it less: {far}")
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} is {text!r}: give numbers, separated by ','") from None
