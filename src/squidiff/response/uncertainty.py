@@ -90,9 +90,9 @@ class Uncertainty:
         if group is None:
             return []
         found = []
-        contexts = [i for i in set(self.populations.sources.tolist()) if i >= 0]
-        nearest = self._nearest_other(self.populations.mean[sorted(contexts)])
-        distance = np.linalg.norm(self.populations.mean[sorted(contexts)] - source.mean, axis=1).min(initial=np.inf)
+        starts = self.populations.mean[[i for i, k in enumerate(self.populations.keys) if k.condition == ""]]
+        nearest = self._nearest_other(starts)
+        distance = np.linalg.norm(starts - source.mean, axis=1).min(initial=np.inf)
         if nearest is not None and distance > nearest:
             found.append(f"the cells to start from are {distance / nearest:.1f} times as far from any of training's")
         times = [k.time for k in self.populations.keys if k.time is not None]
