@@ -79,7 +79,7 @@ class Uncertainty:
         variance = populations.pooled_variance if here is None else populations.variance[here]
         noise = variance / (usual if here is None else populations.n_cells[here])
         noise = noise + (variance / usual if own is None else populations.variance[own] / populations.n_cells[own])
-        law = Law(0.0, 0.0, NORMAL, 0) if group is None else self._law(group)
+        law = Law(0.0, 0.0, NORMAL, 0) if group is None else self.law(group)
         shift = mean - source.mean
         size = law.size(shift, noise, variance)
         bounds = {level: (shift - width * size, shift + width * size) for level, width in law.widths.items()}
@@ -126,7 +126,8 @@ class Uncertainty:
         nearest = nearest[np.isfinite(nearest) & (nearest > 0)]
         return float(nearest.max()) if len(nearest) else None
 
-    def _law(self, group: Group) -> Law:
+    def law(self, group: Group) -> Law:
+        """Of the errors of a group of predictors."""
         if group not in self._laws:
             self._laws[group] = fit_law(self.anchor.errors(group))
         return self._laws[group]
