@@ -206,7 +206,7 @@ class Sampling(_Checked):
     strength: float = _setting(
         0.4,
         "how far source cells are noised before they are generated anew: near 0 keeps them, 1 starts from pure "
-        "noise, as plain generation and upstream's architecture always do",
+        "noise, as upstream's architecture always does; plain generation takes 0.9 or more",
         low=0.01,
         high=1.0,
     )

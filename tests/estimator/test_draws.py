@@ -6,11 +6,14 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.spatial.distance import cdist
 from scipy.stats import kstest
 from small_models import QUERY, TRAIN, queries, trained
 
 from made_cells import HELD_OUT, dense
 from squidiff.config import InputError, Sampling, Schema
+from squidiff.data.preprocess import normalize
+from squidiff.data.simulate import simulate_perturbation
 from squidiff.estimator import Squidiff
 from squidiff.estimator.draws import choose, draw
 
@@ -121,3 +124,21 @@ def test_plain_generation_has_no_pairs() -> None:
     plain = trained(TRAIN, Schema(context_keys=("cell_type",)))
     with pytest.raises(InputError, match="which have no other future: leave out --paired"):
         plain.predict(queries(None, cell_type="type B"), TRAIN, paired=True)
+
+
+# --- plain generation
+
+
+def test_plain_cells_are_no_nearer_to_training_cells_than_true_ones_are() -> None:
+    """They start from training cells: these are noised so far that none can be told from what comes out."""
+    cells = normalize(simulate_perturbation(40, 2, 300, seed=4), 1e4, None)
+    cells = cells[(cells.obs["condition"] == "control").to_numpy()].copy()
+    new = np.random.default_rng(0).random(cells.n_obs) < 0.3
+    schema = Schema(context_keys=("cell_type",))
+    predicted = trained(cells[~new].copy(), schema).predict(queries(None, cell_type="type A"), cells[~new].copy())
+    made, seen, true = (
+        dense(c[(c.obs["cell_type"] == "type A").to_numpy()]) for c in (predicted, cells[~new], cells[new])
+    )
+    nearest = {name: cdist(x, seen).min(axis=1) for name, x in (("made", made), ("true", true))}
+    assert np.median(nearest["made"]) > 0.9 * np.median(nearest["true"])
+    assert (nearest["made"] < np.quantile(nearest["true"], 0.05)).mean() < 0.1

@@ -31,6 +31,8 @@ N_REFERENCE = 256
 """Cells generated at least for a query of so many, so that one cell does not depend on how few are asked for."""
 N_BLOCK = 2048
 """Cells generated at once, about: memory does not grow with the number that is asked for."""
+PLAIN_STRENGTH = 0.9
+"""Of plain generation, at least: so noised, training cells give cells that lie as far from them as true cells do."""
 MAX_ASSIGNED = 1024
 """Cells that optimal transport pairs at once."""
 
@@ -58,7 +60,7 @@ class Plan:
     """In what the query lies far from training; '' where it does not."""
     condition: np.ndarray
     """(C,)"""
-    from_noise: bool
+    is_plain: bool
     """Plain generation: the source cells are of the very population that is asked for, and must not be handed back."""
 
 
@@ -129,8 +131,8 @@ class Generator:
         onward = None if self.paired or is_plain else self._onward(key, start)
         interval = self.uncertainty.interval(key, mean, group, source)
         far = "; ".join(self.uncertainty.far(key, features, source, group))
-        from_noise = is_plain and not self.paired
-        return Plan(index, query, start, onward, mean, predictor, interval, far, condition, from_noise)
+        is_new = is_plain and not self.paired
+        return Plan(index, query, start, onward, mean, predictor, interval, far, condition, is_new)
 
     def _onward(self, key: Population, start: int) -> tuple[int, float] | None:
         """The population after a time between two, if the one before it is what the prediction starts from."""
@@ -203,19 +205,19 @@ class Generator:
             start = (given.start + (plan.mean - given.start.mean(axis=0))).astype(np.float32)
         if self.sampling.first_level:
             return sp.csr_matrix(moved), self._encoded(given.source, plan).cpu().numpy()
-        cells, z_sem = self._denoised(given, None if plan.from_noise else start, plan)
+        cells, z_sem = self._denoised(given, start, plan)
         return sp.csr_matrix(take_values(cells, moved)), z_sem
 
     @torch.no_grad()
-    def _denoised(self, given: _Cells, start: np.ndarray | None, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+    def _denoised(self, given: _Cells, start: np.ndarray, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
         """Generated cells (N x G, unit of the data) and their latents (N x Z).
 
-        From pure noise where there is no start, from the start noised part of the way, or, in pairs, from the noise
-        that the denoiser would turn into the source cell, were it asked for what the source cell is.
+        From the start noised part of the way or, in pairs, from the noise that the denoiser would turn into the source
+        cell, were it asked for what the source cell is.
         """
         network = self.fitted.network
         device = network.center.device
-        strength = 1.0 if start is None else self.sampling.strength
+        strength = max(PLAIN_STRENGTH, self.sampling.strength) if plan.is_plain else self.sampling.strength
         levels = sampling_levels(self.sampling.n_sample_steps, strength)
         anchor = torch.from_numpy(plan.mean.astype(np.float32)).to(device)
         cells, latents = [], []
@@ -225,10 +227,8 @@ class Generator:
             if self.paired:
                 x_t = self._inverted(given.source[chunk], plan, levels)
             else:
-                x_t = levels[0].sigma * torch.from_numpy(given.noise[chunk]).to(device)
-                if start is not None:
-                    moved = torch.from_numpy(start[chunk]).to(device)
-                    x_t = x_t + levels[0].alpha * network.standardise(moved, anchor)
+                noise, moved = (torch.from_numpy(a[chunk]).to(device) for a in (given.noise, start))
+                x_t = levels[0].sigma * noise + levels[0].alpha * network.standardise(moved, anchor)
             x0 = last(SAMPLERS[self._sampler](network.denoise(z_sem), x_t, levels))
             cells.append(network.restore(x0, anchor).cpu().numpy())
             latents.append(z_sem.cpu().numpy())
