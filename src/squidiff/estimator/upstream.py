@@ -156,6 +156,8 @@ class LatentPlan:
     """Index of the source population in the source table."""
     shift: np.ndarray
     """(Z,) added to the source cells' latents."""
+    noise: np.ndarray
+    """(Z,) the standard deviation of what is drawn and added to them as well."""
     drugs: np.ndarray
     """(D,) the drug encoding."""
     predictor: str
@@ -226,13 +228,17 @@ class LatentGenerator:
             raise nothing_to_start_from(key, self.starts)
         if self.fitted.has_drugs:
             drugs = self.fitted.encoder.encode(query.parts)
-            return LatentPlan(index, query, start, np.zeros(1, np.float32), drugs, "drug structure")
+            nothing = np.zeros(1, np.float32)
+            return LatentPlan(index, query, start, nothing, nothing, drugs, "drug structure")
         told = [i for i, there in enumerate(self.starts.keys) if known or there != key]
-        anchor = Anchor(LATENT_GROUPS).fit(self.starts.only(np.array(told)))
+        seen = self.starts.only(np.array(told))
+        anchor = Anchor(LATENT_GROUPS).fit(seen)
         source = Source(self.starts.keys[start], self.starts.mean[start])
         mean, predictor = anchor.predict(key, np.zeros(1), source)
         shift = (mean - source.mean).astype(np.float32)
-        return LatentPlan(index, query, start, shift, np.zeros(0, np.float32), f"latents: {predictor}")
+        return LatentPlan(
+            index, query, start, shift, _widening(seen, shift), np.zeros(0, np.float32), f"latents: {predictor}"
+        )
 
     def generate(self, plan: LatentPlan) -> Iterator[ad.AnnData]:
         """The cells of a plan, in blocks; the same seed and source cells give the same cells."""
@@ -240,13 +246,31 @@ class LatentGenerator:
         which, rounds = choose(self.table.names[available], plan.query.n_cells or len(available), self.sampling.seed)
         rows, first = available[which], 0
         for block in np.array_split(np.arange(len(rows)), -(-len(rows) // self.sampling.cells_per_batch)):
-            z_sem, names, genes = self._latents(rows[block], plan), self.table.names[rows[block]], self.fitted.genes
-            noise = draw(names, rounds[block], genes, self.sampling.seed)[1]
+            names, genes, seed = self.table.names[rows[block]], self.fitted.genes, self.sampling.seed
+            z_sem = self._latents(rows[block], rounds[block], plan)
+            noise = draw(names, rounds[block], genes, seed)[1]
             cells = sp.csr_matrix(self.decode(z_sem, torch.from_numpy(noise)).cpu().numpy())
             yield annotated(cells, z_sem.cpu().numpy(), names, genes, plan.index, plan.query, plan.predictor, first)
             first += len(block)
 
-    def _latents(self, rows: np.ndarray, plan: LatentPlan) -> torch.Tensor:
+    def _latents(self, rows: np.ndarray, rounds: np.ndarray, plan: LatentPlan) -> torch.Tensor:
         if self.fitted.has_drugs:
             return self.fitted.encode(self.table.dense(rows), np.tile(plan.drugs, (len(rows), 1)))
-        return torch.from_numpy(self.z_sem[rows] + plan.shift).to(self.fitted.network.device)
+        directions = tuple(f"{i:06d}" for i in range(len(plan.noise)))
+        drawn = draw(self.table.names[rows], rounds, directions, -1 - self.sampling.seed)[1]  # a stream of its own
+        return torch.from_numpy(self.z_sem[rows] + plan.shift + plan.noise * drawn).to(self.fitted.network.device)
+
+
+def _widening(latents: Populations, shift: np.ndarray) -> np.ndarray:
+    """(Z,) how much wider latents are after a change than before: what to add to source cells' as noise, never 0.7.
+
+    The root of the mean excess of variance over the populations that have another one as source, in proportion to how
+    far the shift (Z,) goes of what theirs do on average, and no more than that; 0 where there is none.
+    """
+    changed = [i for i, source in enumerate(latents.sources) if source >= 0 and source != i]
+    usual = float(np.linalg.norm(latents.shifts(changed), axis=1).mean()) if changed else 0.0
+    if usual == 0:
+        return np.zeros(latents.mean.shape[1], dtype=np.float32)
+    excess = (latents.variance[changed] - latents.variance[latents.sources[changed]]).mean(axis=0)
+    way = min(1.0, float(np.linalg.norm(shift)) / usual)
+    return np.sqrt(way * np.maximum(excess, 0.0)).astype(np.float32)
