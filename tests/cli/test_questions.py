@@ -1,0 +1,138 @@
+"""The commands that ask a run: tables that hold what they say, and sentences where nothing can be said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from test_cli import squidiff
+
+from made_cells import HELD_OUT, SCHEMA, dense, logged, small
+from squidiff.config import Schema
+from squidiff.estimator import Squidiff
+
+ASKED = ("--query", f"condition=low,cell_type={HELD_OUT}")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cells under two conditions and both, of which the held-out type was seen under none, and runs of them."""
+    path = tmp_path_factory.mktemp("questions")
+    cells = logged(("low", "high", "low+high"))
+    held = ((cells.obs["cell_type"] == HELD_OUT) & (cells.obs["condition"] != "control")).to_numpy()
+    cells[~held].copy().write_h5ad(path / "train.h5ad")
+    wanted = held & (cells.obs["condition"] == "low").to_numpy()
+    cells[wanted].copy().write_h5ad(path / "wanted.h5ad")
+    Squidiff(SCHEMA, small(n_train_steps=2), "cpu").fit(path / "train.h5ad", out=path / "run")
+    cells.obs["day"] = cells.obs["condition"].map({"control": 0, "low": 2, "high": 4, "low+high": 6}).astype(str)
+    cells.write_h5ad(path / "days.h5ad")
+    Squidiff(Schema(time_key="day"), small(n_train_steps=2), "cpu").fit(path / "days.h5ad", out=path / "timed")
+    return path
+
+
+@pytest.fixture
+def here(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory; the cells and runs are those of `folder`."""
+    for name in ("train.h5ad", "wanted.h5ad", "days.h5ad", "run", "timed"):
+        (tmp_path / name).symlink_to(folder / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_changes_are_written_with_their_intervals(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert squidiff("changes", "run", "--source", "train.h5ad", *ASKED, "--out", "changes.csv") == 0
+    shown = capsys.readouterr().out
+    table = pd.read_csv("changes.csv", keep_default_na=False)
+    assert len(table) == 40
+    assert f"{table['changes'].sum()} of 40 means change by more than their 90 % interval; from: fold shift" in shown
+    assert (table["shift_low_90"] <= table["shift_high_90"]).all()
+    assert table["tried"].all()
+
+
+def test_candidates_are_ranked(here: Path) -> None:
+    pd.DataFrame({"condition": ["control", "high", "low"], "cell_type": HELD_OUT}).to_csv("q.csv", index=False)
+    given = ("--source", "train.h5ad", "--queries", "q.csv", "--target", "wanted.h5ad")
+    assert squidiff("rank", "run", *given, "--out", "rank.csv") == 0
+    table = pd.read_csv("rank.csv")
+    assert table["condition"].iloc[0] == "low"
+    assert table["energy_distance"].is_monotonic_increasing
+
+
+def test_interactions_are_written(here: Path) -> None:
+    flags = ("--condition-key", "condition", "--control", "control", "--context-key", "cell_type")
+    assert squidiff("interactions", "train.h5ad", *flags, "--n-null", 50, "--out", "pairs.csv") == 0
+    table = pd.read_csv("pairs.csv")
+    assert sorted(table["context"]) == ["type B", "type C"]
+    assert set(table["condition"]) == {"high + low"}
+    assert table["p"].between(1 / 51, 1).all()
+
+
+def test_a_trajectory_and_its_speeds_are_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ("--source", "days.h5ad", "--times", "0,1,8")
+    assert squidiff("trajectory", "timed", *given, "--out", "cells.h5ad", "--speeds", "speeds.csv") == 0
+    assert "far from training, so trust it less: time 8 is beyond the times seen, 0 to 6" in capsys.readouterr().out
+    cells = ad.read_h5ad("cells.h5ad")
+    assert sorted(cells.obs["day"].unique()) == [0.0, 1.0, 8.0]
+    assert list(cells.varm["shift_high_90"].columns) == ["0", "1", "2"]
+    assert len(pd.read_csv("speeds.csv")) == 2 * 40
+
+
+def test_pairs_and_the_first_level_are_flags_of_predict(here: Path) -> None:
+    for flag in ("--paired", "--first-level"):
+        assert squidiff("predict", "run", "--source", "train.h5ad", *ASKED, flag, "--out", f"out{flag}.h5ad") == 0
+    paired, first = (ad.read_h5ad(f"out{flag}.h5ad") for flag in ("--paired", "--first-level"))
+    assert sorted(paired.obs["source_cell"]) == sorted(first.obs["source_cell"])
+    np.testing.assert_allclose(dense(paired).mean(axis=0), dense(first).mean(axis=0), atol=1e-4)
+
+
+def test_a_run_is_trained_further(here: Path) -> None:
+    given = ("train", "wanted.h5ad", "--from", "run", "--n-train-steps", 2, "--out", "further")
+    assert squidiff(*given) == 2  # treated cells alone: there is nothing to start from
+    cells = ad.concat([ad.read_h5ad("wanted.h5ad"), ad.read_h5ad("train.h5ad")[:40]])
+    cells.write_h5ad("more.h5ad")
+    assert squidiff("train", "more.h5ad", "--from", "run", "--n-train-steps", 2, "--out", "further") == 0
+    known = Squidiff.load("further", "cpu").predict(
+        pd.DataFrame({"condition": ["low"], "cell_type": [HELD_OUT]}), "train.h5ad"
+    )
+    assert set(known.obs["anchor"]) == {"seen in training"}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (("changes", "run", "--source", "train.h5ad", "--out", "c.csv"), "give populations to predict by --queries"),
+        (("changes", "run", "--source", "train.h5ad", *ASKED, "--out", "run/c.csv"), "lies in the run folder"),
+        (("changes", "run", "--source", "train.h5ad", *ASKED, "--out", "train.h5ad"), "is named twice"),
+        (
+            ("rank", "run", "--source", "train.h5ad", *ASKED, "--target", "none.h5ad", "--out", "r.csv"),
+            "none.h5ad does not exist",
+        ),
+        (("interactions", "wanted.h5ad", "--out", "i.csv"), "interactions need a condition and its control"),
+        (
+            ("dose-curve", "run", "--source", "train.h5ad", "--query", "condition=low", "--doses", "1,2", "--out", "d"),
+            "trained without doses",
+        ),
+        (
+            ("trajectory", "timed", "--source", "days.h5ad", "--times", "1,x", "--out", "t.h5ad"),
+            "--times is '1,x': give numbers, separated by ','",
+        ),
+        (("trajectory", "run", "--source", "train.h5ad", "--times", "1,2", "--out", "t.h5ad"), "trained without times"),
+        (("train", "train.h5ad", "--from", "run", "--time-key", "x", "--out", "o"), "schema options have no use"),
+        (
+            ("predict", "run", "--source", "train.h5ad", *ASKED, "--paired", "--baseline", "no change", "--out", "p"),
+            "one of the two",
+        ),
+    ],
+)
+def test_what_cannot_be_asked_is_one_sentence(
+    here: Path, capsys: pytest.CaptureFixture[str], tokens: tuple[object, ...], message: str
+) -> None:
+    before = sorted(here.iterdir())
+    assert squidiff(*tokens) == 2
+    shown = capsys.readouterr().err
+    assert message in " ".join(shown.split())
+    assert "Traceback" not in shown
+    assert sorted(here.iterdir()) == before
