@@ -120,6 +120,27 @@ def test_a_run_is_trained_further(here: Path) -> None:
             "--times is '1,x': give numbers, separated by ','",
         ),
         (("trajectory", "run", "--source", "train.h5ad", "--times", "1,2", "--out", "t.h5ad"), "trained without times"),
+        (
+            (
+                "trajectory",
+                "timed",
+                "--source",
+                "days.h5ad",
+                "--times",
+                "1,2",
+                "--out",
+                "t.h5ad",
+                "--speeds",
+                "./t.h5ad",
+            ),
+            "is named twice",
+        ),
+        (
+            ("trajectory", "timed", "--source", "days.h5ad", "--times", "1,2", "--out", "t", "--speeds", "timed/s.csv"),
+            "lies in the run folder",
+        ),
+        (("changes", "run", "--source", "train.h5ad", "--query", "bogus=1", "--out", "c"), "column 'bogus'"),
+        (("train", "train.h5ad", "--from", "run", "--width", 7, "--out", "o"), "--width has no use with --from"),
         (("train", "train.h5ad", "--from", "run", "--time-key", "x", "--out", "o"), "schema options have no use"),
         (
             ("predict", "run", "--source", "train.h5ad", *ASKED, "--paired", "--baseline", "no change", "--out", "p"),

@@ -12,9 +12,11 @@ from small_models import QUERY, TRAIN, anchors, assert_mean, queries
 
 from made_cells import HELD_OUT, SCHEMA, SMALL, dense, mean_of, small
 from squidiff.config import InputError, Schema
+from squidiff.data.conditions import ConditionEncoder
 from squidiff.estimator import Squidiff
 from squidiff.estimator.fitted import Fitted
 from squidiff.response.populations import Population
+from squidiff.train.run import Record
 
 FALL = np.where(np.arange(TRAIN.n_vars) % 2, 1.0, 0.7)
 
@@ -78,11 +80,11 @@ def test_before_its_first_step_the_network_is_the_one_that_it_starts_from(model:
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_a_run_that_was_trained_further_is_saved_and_loaded(further: Squidiff, tmp_path: Path) -> None:
+def test_a_run_that_was_trained_further_is_saved_and_loaded(model: Squidiff, further: Squidiff, tmp_path: Path) -> None:
     further.save(tmp_path / "run")
     again = Squidiff.load(tmp_path / "run", "cpu")
     np.testing.assert_array_equal(dense(again.predict(QUERY, TRAIN)), dense(further.predict(QUERY, TRAIN)))
-    assert again.provenance["started_from"]
+    assert again.manifest["started_from"] == fitted(model).hash()
 
 
 def test_what_cannot_go_on_is_refused(model: Squidiff) -> None:
@@ -92,3 +94,44 @@ def test_what_cannot_go_on_is_refused(model: Squidiff) -> None:
         Squidiff(SCHEMA, small(width=SMALL.width + 8), "cpu").fit(new_cells(), start=model)
     with pytest.raises(InputError, match="missing"):
         Squidiff(SCHEMA, SMALL, "cpu").fit(new_cells()[:, :30].copy(), start=model)
+    with pytest.raises(InputError, match="trained on these very cells"):
+        Squidiff(SCHEMA, SMALL, "cpu").fit(TRAIN, start=model)
+    with pytest.raises(InputError, match=r"give a model, as Squidiff\.load returns"):
+        Squidiff(SCHEMA, SMALL, "cpu").fit(new_cells(), start="run")  # type: ignore[arg-type]
+
+
+class Stopped(Exception):
+    """Breaks a training off."""
+
+
+def test_it_is_resumed_from_the_same_start_alone(model: Squidiff, tmp_path: Path) -> None:
+    """As an uninterrupted training would be; with another start, or none, it is another run."""
+
+    def stop(record: Record) -> None:
+        if record.step == 15:
+            raise Stopped
+
+    config = small(n_train_steps=20)
+    whole = Squidiff(SCHEMA, config, "cpu").fit(new_cells(), start=model)
+    with pytest.raises(Stopped):
+        Squidiff(SCHEMA, config, "cpu").fit(new_cells(), start=model, out=tmp_path, on_record=stop)
+    for other in (None, Squidiff(SCHEMA, small(seed=1), "cpu").fit(TRAIN)):
+        with pytest.raises(InputError, match="was begun with other --from"):
+            Squidiff(SCHEMA, config, "cpu").fit(new_cells(), start=other, out=tmp_path, resume=True)
+    again = Squidiff(SCHEMA, config, "cpu").fit(new_cells(), start=model, out=tmp_path, resume=True)
+    np.testing.assert_array_equal(dense(again.predict(QUERY, TRAIN)), dense(whole.predict(QUERY, TRAIN)))
+
+
+def test_one_name_is_one_drug_and_times_keep_their_places() -> None:
+    cells = new_cells()
+    cells.obs["day"] = np.where(cells.obs["condition"] == "control", "0", "4")
+    timed = Squidiff(Schema(time_key="day"), SMALL, "cpu").fit(cells)
+    later = cells.copy()
+    later.obs["day"] = np.where(cells.obs["condition"] == "control", "8", "12")
+    later.obs_names = [f"{name}-later" for name in later.obs_names]
+    after = Squidiff(Schema(time_key="day"), SMALL, "cpu").fit(later, start=timed)
+    assert fitted(after).time_span == (0.0, 4.0)
+    one = ConditionEncoder("embedding", ("a", "b"), np.eye(2, dtype=np.float32))
+    other = ConditionEncoder("embedding", ("b", "c"), np.eye(2, dtype=np.float32))
+    with pytest.raises(InputError, match="'b' is described by other numbers than in the model"):
+        one.with_names_of(other)

@@ -114,7 +114,7 @@ def test_resuming_with_other_settings_is_refused(
 def test_resuming_with_other_data_is_refused(unfinished: Path) -> None:
     other, before = TRAIN.copy(), contents(unfinished)
     other.X.data[7] += 0.5
-    with pytest.raises(InputError, match=r"was begun with other data: give the same file"):
+    with pytest.raises(InputError, match=r"was begun with other data: give the same"):
         Squidiff(SCHEMA, SMALL, "cpu").fit(other, out=unfinished, resume=True)
     assert contents(unfinished) == before
 

@@ -117,23 +117,30 @@ def test_a_combination_of_seen_parts_is_their_sum(label: str) -> None:
 
 
 def test_a_dose_between_seen_ones_has_a_shift_in_proportion_to_its_logarithm() -> None:
-    """Ridge on log10(dose + 1), without intercept: the shifts of doses 3 and 50 are as log10(4) to log10(51)."""
+    """Between neighbours in log10(dose + 1), and of no dose no shift; beyond them ridge, without intercept."""
     cells = logged(("low", "middle", "high"))
     cells.obs["dose"] = cells.obs["condition"].map({"control": 0.0, "low": 1.0, "middle": 10.0, "high": 100.0})
     cells.obs["condition"] = np.where(cells.obs["condition"] == "control", "control", "drug")
     schema = Schema(condition_key="condition", control="control", context_keys=("cell_type",), dose_key="dose")
     model = trained(cells, schema)
     own = mean_of(cells, cell_type="type A", condition="control")
-    means = {}
-    for dose in (3, 50):
+    seen_at = {dose: mean_of(cells, cell_type="type A", dose=float(dose)) - own for dose in (0, 1, 10, 100)}
+    for dose, low, high in ((0.5, 0, 1), (3, 1, 10), (50, 10, 100)):
+        predicted = model.predict(queries(256, condition="drug", cell_type="type A", dose=dose), cells)
+        assert anchors(predicted) == {"dose interpolation"}
+        share = (np.log10(dose + 1) - np.log10(low + 1)) / (np.log10(high + 1) - np.log10(low + 1))
+        assert_mean(predicted, np.maximum(own + (1 - share) * seen_at[low] + share * seen_at[high], 0))
+    beyond = {}
+    for dose in (400, 900):
         predicted = model.predict(queries(256, condition="drug", cell_type="type A", dose=dose), cells)
         assert anchors(predicted) == {"dose shift"}
-        means[dose] = dense(predicted).mean(axis=0)
-    clear = clear_of_zero(*means.values(), own)
-    assert clear.sum() > 25
-    shifts = {dose: (mean - own)[clear] for dose, mean in means.items()}
-    assert np.linalg.norm(shifts[50]) > 0.1
-    np.testing.assert_allclose(shifts[3], shifts[50] * np.log10(4) / np.log10(51), rtol=0, atol=2e-4)
+        assert set(predicted.obs["far"]) == {"the dose is beyond those seen"}
+        beyond[dose] = dense(predicted).mean(axis=0)
+    clear = clear_of_zero(*beyond.values(), own)
+    shifts = {dose: (mean - own)[clear] for dose, mean in beyond.items()}
+    np.testing.assert_allclose(shifts[400], shifts[900] * np.log10(401) / np.log10(901), rtol=0, atol=5e-3)
+    none = model.predict(queries(None, condition="drug", cell_type="type A", dose=0), cells)
+    assert anchors(none) == {"no change"}
     seen = model.predict(queries(256, condition="drug", cell_type="type A", dose=10), cells)
     assert anchors(seen) == {"seen in training"}
 

@@ -16,6 +16,7 @@ from squidiff.response.shift import CannotPredict, WeightedShift
 from squidiff.response.stack import BASELINES, GROUPS, PREDICTORS, Anchor
 from squidiff.response.time import UNKNOWN_DAMPING
 
+SHIFTS = next(group for group in GROUPS if "fold shift" in group.names)
 SHIFT = {"a": 2.0, "b": 2.1, "c": 1.9}
 
 
@@ -95,7 +96,8 @@ def test_time_alone_is_interpolated_or_taken_from_the_other_contexts() -> None:
 
 def test_what_nothing_can_predict_is_refused_with_the_reasons_that_apply() -> None:
     reasons = (
-        "^new, Z cannot be predicted: condition 'Z' was seen in no other context that has cells to start from; "
+        "^new, Z cannot be predicted: 'Z' was not seen at doses around it in context 'new'; "
+        "condition 'Z' was seen in no other context that has cells to start from; "
         "'Z' was not seen at any strength; nothing in training resembles condition 'Z'$"
     )
     with pytest.raises(InputError, match=reasons):
@@ -122,7 +124,7 @@ def test_the_predictor_that_predicts_what_is_left_out_counts(specific: float, ex
     key = ask("b", "c3")
     mean, label = ask_anchor(made, key)
     assert label.startswith(expected)
-    errors = {name: np.square(answer(PREDICTORS[name](), made, key) - truth).mean() for name in GROUPS[2].names}
+    errors = {name: np.square(answer(PREDICTORS[name](), made, key) - truth).mean() for name in SHIFTS.names}
     assert min(errors, key=errors.__getitem__) == expected
     assert np.square(mean - truth).mean() < 1.05 * errors[expected]
 

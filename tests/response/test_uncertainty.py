@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -26,9 +28,23 @@ def test_a_law_of_errors_is_found_and_its_widths_hold(of_shift: float, of_spread
     assert law.of_spread == pytest.approx(of_spread, abs=0.26)
     assert law.n_left_out == 6
     new = left_out(rng, of_shift, of_spread)
-    scaled = np.abs(new.error) / law.size(new.shift, new.noise, new.variance)
     for level in LEVELS:
-        assert (scaled <= law.widths[level]).mean() == pytest.approx(level, abs=0.04)
+        held = np.abs(new.error) <= law.half_width(level, new.shift, new.noise, new.variance)
+        assert held.mean() == pytest.approx(level, abs=0.04)
+        largest = np.abs(new.shift) > np.quantile(np.abs(new.shift), 0.95)
+        assert held[largest].mean() == pytest.approx(level, abs=0.12)
+
+
+def test_the_largest_shifts_have_widths_of_their_own() -> None:
+    """Errors that do not grow with the shift beyond 1: of the largest, intervals are narrow as their errors are."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(6):
+        shift = rng.normal(size=2000) * rng.choice([0.3, 3.0], 2000, p=[0.95, 0.05])
+        error = 0.5 * np.minimum(np.abs(shift), 0.3) * rng.laplace(size=2000)
+        found.append(LeftOut(shift, error, np.full(2000, 1e-6), np.full(2000, 0.01)))
+    law = fit_law(found)
+    large = np.array([4.0])
+    assert law.half_width(0.9, large, np.array([1e-6]), np.array([0.01])) < 1.5
 
 
 def test_genes_that_nothing_expresses_do_not_narrow_the_intervals() -> None:
@@ -84,7 +100,19 @@ def test_of_what_training_saw_only_the_noise_of_cells_is_uncertain() -> None:
     interval = Uncertainty(anchor).interval(key, mean, group, start)
     n = [made.n_cells[i] for i in (made.find(key), made.source(key)) if i is not None]
     low, high = interval.bounds[0.9]
-    np.testing.assert_allclose(high - low, 2 * NORMAL[0.9] * np.sqrt(1e-4 * (1 / n[0] + 1 / n[1])))
+    each = [1e-4 / (k - 1) for k in n]
+    np.testing.assert_allclose(high - low, 2 * NORMAL[0.9][0] * np.sqrt(sum(each)))
+
+
+def test_a_population_of_one_cell_is_not_certain() -> None:
+    made, _ = contexts(4)
+    few = dataclasses.replace(made, n_cells=np.where(np.arange(len(made.keys)) == 3, 1, made.n_cells))
+    key = few.keys[3]
+    start = source(few, key)
+    anchor = Anchor().fit(few)
+    mean, _, group = anchor.answer(key, np.zeros(1), start)
+    low, high = Uncertainty(anchor).interval(key, mean, group, start).bounds[0.9]
+    assert (high - low).min() > 2 * NORMAL[0.9][0] * np.sqrt(1e-4)
 
 
 def far(made: Populations, key: Population, features: np.ndarray | None = None) -> list[str]:

@@ -98,6 +98,52 @@ def test_a_target_of_few_cells_or_in_another_unit_is_refused(model: Squidiff) ->
         rank_conditions(model, asked, SEEN, other)
 
 
+def test_a_candidate_is_judged_alike_whatever_stands_beside_it(model: Squidiff) -> None:
+    """Neither other candidates nor the order of cells move a number of it."""
+    wanted = (CELLS.obs["cell_type"] == HELD_OUT) & (CELLS.obs["condition"] == "low")
+    target = CELLS[wanted.to_numpy()].copy()
+    asked = pd.DataFrame({"condition": ["high", "low"], "cell_type": [HELD_OUT] * 2})
+    rng = np.random.default_rng(0)
+    one = rank_conditions(model, asked, SEEN, target)
+    turned = rank_conditions(
+        model,
+        asked[::-1].reset_index(drop=True),
+        SEEN[rng.permutation(SEEN.n_obs)].copy(),
+        target[rng.permutation(target.n_obs)].copy(),
+    )
+    pd.testing.assert_frame_equal(one, turned, rtol=1e-9)
+    alone = rank_conditions(model, asked[1:].reset_index(drop=True), SEEN, target)
+    pd.testing.assert_frame_equal(alone, one[one["condition"] == "low"].reset_index(drop=True), rtol=1e-9)
+
+
+def test_what_cannot_be_compared_is_refused(model: Squidiff) -> None:
+    asked = pd.DataFrame({"condition": ["low"], "cell_type": [HELD_OUT]})
+    twice = SEEN.copy()
+    twice.obs_names = [f"c{i % 50}" for i in range(SEEN.n_obs)]
+    with pytest.raises(InputError, match="cells of the source have one name"):
+        rank_conditions(model, asked, twice, CELLS)
+    with pytest.raises(InputError, match="candidate 1 has 3 cells: give 10 or more"):
+        rank_conditions(model, asked.assign(n_cells=3), SEEN, CELLS)
+    scaled = CELLS.copy()
+    scaled.X = dense(CELLS) - 1.0
+    with pytest.raises(InputError, match="X of the target has negative values"):
+        rank_conditions(model, asked, SEEN, scaled)
+
+
+def test_a_condition_column_may_be_called_gene(model: Squidiff) -> None:
+    schema = Schema(condition_key="gene", control="control", context_keys=("cell_type",))
+    cells = SEEN.copy()
+    cells.obs = cells.obs.rename(columns={"condition": "gene"})
+    renamed = Squidiff(schema, FEW, "cpu").fit(cells)
+    table = renamed.changes(pd.DataFrame({"gene": ["low"], "cell_type": [HELD_OUT]}), cells)
+    assert set(table["asked_gene"]) == {"low"}
+    assert list(table["gene"]) == list(cells.var_names)
+    far = cells.copy()
+    far.obs["far"] = "x"
+    with pytest.raises(InputError, match="column 'far' has a name that predictions keep for themselves"):
+        Squidiff(Schema(context_keys=("far",)), FEW, "cpu").fit(far)
+
+
 # --- doses
 
 

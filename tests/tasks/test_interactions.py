@@ -61,3 +61,30 @@ def test_without_a_pair_that_can_be_compared_it_says_so() -> None:
         interactions(screen(np.zeros(4), condition="A+C"), SCHEMA)
     with pytest.raises(InputError, match="need a condition and its control"):
         interactions(screen(np.zeros(4)), Schema())
+
+
+def test_one_pair_does_not_move_another_and_no_order_does() -> None:
+    """A second pair, and cells in another order."""
+    cells = screen(np.zeros(4))
+    third = cells[cells.obs["gene"] == "B"].copy()
+    both = cells[cells.obs["gene"] == "A+B"].copy()
+    third.obs["gene"], both.obs["gene"] = "C", "A+C"
+    more = ad.concat([cells, third, both], index_unique="-")
+    cells.obs_names = [f"{name}-0" for name in cells.obs_names]
+    order = np.random.default_rng(0).permutation(more.n_obs)
+    found = interactions(more[order].copy(), SCHEMA, n_null=50).set_index("condition").loc["A + B"]
+    alone = interactions(cells, SCHEMA, n_null=50).set_index("condition").loc["A + B"]
+    assert found.drop("q").equals(alone.drop("q"))
+
+
+def test_raw_counts_and_another_unit_are_refused() -> None:
+    counts = screen(np.zeros(4))
+    counts.X = np.rint(np.abs(counts.X)).astype(np.float32)
+    with pytest.raises(InputError, match="X of the cells holds raw counts"):
+        interactions(counts, SCHEMA)
+    with pytest.raises(InputError, match="X of the pairs holds raw counts"):
+        interactions(screen(np.zeros(4)), SCHEMA, pairs=counts)
+    with pytest.raises(InputError, match="--seed is -3"):
+        interactions(screen(np.zeros(4)), SCHEMA, seed=-3)
+    with pytest.raises(InputError, match="--n-null is 0"):
+        interactions(screen(np.zeros(4)), SCHEMA, n_null=0)

@@ -60,8 +60,8 @@ def predict(
 
         if on_disk is not None or cells_per_shard is not None:
             raise InputError("--on-disk and --cells-per-shard go with a run: a baseline holds all cells in memory")
-        if paired:
-            raise InputError("--paired goes with a run: a baseline inverts no cell")
+        if paired or sampling.first_level:
+            raise InputError("--paired and --first-level go with a run: a baseline has no diffusion")
         predicted = predict_baseline(baseline, asked, source, given(schema), seed=sampling.seed)
         write_cells(out, predicted)
         say(f"{predicted.n_obs:,} predicted cells of {predicted.n_vars:,} genes: {out}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,6 +37,7 @@ def changes(
     """Which genes a prediction changes, and how surely: a row a query and gene, with intervals, as CSV."""
     asked = read_asked(queries, query)
     model = _ready(run, device, out, source, queries)
+    _require_known(model, asked, queries)
     table = model.changes(asked, source)
     _write(out, table)
     for (anchor, far), rows in table.groupby(["anchor", "far"], sort=False):
@@ -67,6 +69,7 @@ def rank(
 
     asked = read_asked(queries, query)
     model = _ready(run, device, out, source, target, queries)
+    _require_known(model, asked, queries)
     with progress("predicting", None) as advance:
         table = rank_conditions(
             model, asked, source, target, sampling=sampling, seed=sampling.seed, on_query=lambda i, n: advance(i)
@@ -118,6 +121,7 @@ def dose_curve(
     from squidiff.tasks import dose_curves, monotonicity
 
     model = _ready(run, device, out, source)
+    _require_known(model, parse_rule(query), None)
     table = dose_curves(model, parse_rule(query), _numbers(doses, "--doses"), source)
     _write(out, table)
     for far in table["far"].unique():
@@ -149,21 +153,22 @@ def trajectory(
     from squidiff.tasks import speeds
     from squidiff.tasks import trajectory as predict
 
-    if speeds_out is not None and speeds_out == out:
-        raise InputError("--speeds and --out are one file: name two")
-    model = _ready(run, device, out, source)
-    if speeds_out is not None:
-        refuse_overwriting(source, speeds_out)
-        require_writable(speeds_out)
+    model = _ready(run, device, out, source, speeds_out)
     wanted, rest = _numbers(times, "--times"), None if query is None else parse_rule(query)
+    _require_known(model, rest or {}, None)
+    table = None
+    if speeds_out is not None:
+        refuse_inside(run, speeds_out)
+        require_writable(speeds_out)
+        table = speeds(model, wanted, source, query=rest)
     with progress("predicting", len(wanted)) as advance:
         cells = predict(model, wanted, source, query=rest, sampling=sampling, on_query=lambda i, n: advance(i))
     write_cells(out, cells)
     for far in cells.obs["far"].unique():
         _warn(far)
     say(f"{cells.n_obs:,} cells at {len(wanted)} times: {out}")
-    if speeds_out is not None:
-        _write(speeds_out, speeds(model, wanted, source, query=rest))
+    if speeds_out is not None and table is not None:
+        _write(speeds_out, table)
         say(f"the speed of each gene from one time to the next: {speeds_out}")
 
 
@@ -172,11 +177,18 @@ def _ready(run: Path, device: str, out: Path, source: Path, *others: Path | None
     from squidiff.estimator import Squidiff
 
     for file in (source, *others):
-        if file is not None:
-            refuse_overwriting(file, out)
+        refuse_overwriting(file, out)
     refuse_inside(run, out)
     require_writable(out)
     return Squidiff.load(run, device)
+
+
+def _require_known(model: Squidiff, asked: Iterable[str], queries: Path | None) -> None:
+    """Raises InputError for a column of --query that the model knows nothing of; a file may have notes."""
+    from squidiff.data.queries import require_known
+
+    for name in () if queries is not None else asked:
+        require_known(name, model.schema)
 
 
 def _write(out: Path, table: pd.DataFrame) -> None:

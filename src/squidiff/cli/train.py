@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from squidiff.cli.options import ConfigOptions, Device, OnDisk, SchemaOptions, given
-from squidiff.cli.show import progress, say, say_warnings, say_where
-from squidiff.config import Config, InputError, Schema
+from squidiff.cli.show import progress, refuse_inside, say, say_warnings, say_where
+from squidiff.config import Config, InputError, Schema, flag
 
 KEPT = (
     *("n_latent", "width", "n_blocks", "n_axes", "normalize"),
@@ -52,7 +52,13 @@ def train(
     if start is not None:
         if given(schema) is not None:
             raise InputError("schema options have no use with --from: the run knows its own")
+        if preset != "squidiff":
+            raise InputError("--preset has no use with --from: the run knows its own")
+        refuse_inside(start, out)
         earlier = Squidiff.load(start, device)
+        for name in KEPT:
+            if getattr(config, name) not in (getattr(Config(), name), getattr(earlier.config, name)):
+                raise InputError(f"{flag(name)} has no use with --from: the run's is kept")
         kept = {name: getattr(earlier.config, name) for name in KEPT}
         schema, config = earlier.schema, dataclasses.replace(config, **kept)
     model = Squidiff(schema, config, device)

@@ -213,6 +213,11 @@ class ConditionEncoder:
         if self.kind == "one-hot":
             place = np.array([names.index(name) for name in self.names], dtype=int)
             return ConditionEncoder("one-hot", names, np.eye(len(names), dtype=np.float32)), place
+        for name in {*self.names} & {*other.names}:
+            if (self.vectors[self.names.index(name)] != other.vectors[other.names.index(name)]).any():
+                raise InputError(
+                    f"{name!r} is described by other numbers than in the model: rename one, or give its own"
+                )
         vectors = {name: of.vectors[i] for of in (other, self) for i, name in enumerate(of.names)}
         both = np.stack([vectors[name] for name in names]) if names else self.vectors
         return ConditionEncoder(self.kind, names, both), np.arange(self.vectors.shape[1])

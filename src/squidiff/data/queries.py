@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,10 @@ from squidiff.data.table import Key, as_text, group_rows
 N_CELLS = "n_cells"
 MAX_CELLS = 10_000_000
 """Of one query: as sparse cells of 1,000 genes, tens of GB."""
-OWN_COLUMNS = ("anchor", "source_cell")
-"""What a prediction adds to obs: where the mean is from, and the name of the cell that it started from."""
 FAR = "far"
-"""The same: in what the query lies far from training, '' where it does not."""
+OWN_COLUMNS = ("anchor", "source_cell", FAR)
+"""What a prediction adds to obs: where the mean is from, the name of the cell that it started from, and in what the
+query lies far from training ('' where it does not)."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,19 @@ def refuse_unknown_columns(queries: Sequence[Query], schema: Schema, obs: pd.Dat
             there = set(as_text(obs[name]))
             if any(there != set(as_text(pd.Series([query.columns[name]]))) for query in queries):
                 require_known(name, schema)
+
+
+def refuse_own_names(schema: Schema) -> None:
+    """Raises InputError when a column of the schema has a name that predictions keep for themselves."""
+    clashing = sorted({*schema.columns} & {*OWN_COLUMNS})
+    if clashing:
+        raise InputError(f"column {clashing[0]!r} has a name that predictions keep for themselves: rename it")
+
+
+def told(columns: Mapping[str, object], own: Iterable[str]) -> dict[str, object]:
+    """A query's columns beside the `own` ones of a table: what has a name of theirs is called asked_NAME."""
+    names = set(own)
+    return {f"asked_{name}" if name in names else name: value for name, value in columns.items()}
 
 
 def require_known(name: str, schema: Schema) -> None:

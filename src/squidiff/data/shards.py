@@ -46,7 +46,16 @@ def _gathered(parts: Iterable[ad.AnnData], n: int) -> Iterator[ad.AnnData]:
         waiting.append(part)
         if sum(w.n_obs for w in waiting) >= n:
             whole = join(waiting)
-            yield from (whole[first : first + n].copy() for first in range(0, whole.n_obs - n + 1, n))
-            waiting = [whole[whole.n_obs - whole.n_obs % n :].copy()] if whole.n_obs % n else []
+            yield from (_piece(whole, first, first + n) for first in range(0, whole.n_obs - n + 1, n))
+            waiting = [_piece(whole, whole.n_obs - whole.n_obs % n, whole.n_obs)] if whole.n_obs % n else []
     if waiting:
         yield join(waiting)
+
+
+def _piece(whole: ad.AnnData, first: int, end: int) -> ad.AnnData:
+    """Some of the cells, with the columns of varm that are of their queries (cells are named QUERY-NUMBER)."""
+    piece = whole[first:end].copy()
+    queries = set(piece.obs_names.str.split("-").str[0])
+    for name in piece.varm:
+        piece.varm[name] = piece.varm[name][[column for column in piece.varm[name] if column in queries]]
+    return piece

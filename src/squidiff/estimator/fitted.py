@@ -43,12 +43,15 @@ class Fitted:
     highest: float
     """The largest value of all."""
     normalisation: Normalisation
+    time_span: tuple[float, float] | None
+    """Earliest and latest time of the first training, by which the network is told of times; None without time."""
 
-    @property
-    def time_span(self) -> tuple[float, float] | None:
-        """Earliest and latest time in training; None where there is no time."""
-        times = [k.time for k in self.populations.keys if k.time is not None]
-        return (min(times), max(times)) if times else None
+    def hash(self) -> str:
+        """Of all arrays: what a run that starts from this one remembers."""
+        whole = hashlib.sha256()
+        for name, tensor in sorted(self.to_tensors().items()):
+            whole.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        return whole.hexdigest()
 
     def condition(self, key: Population, features: np.ndarray, start: np.ndarray, anchor: np.ndarray) -> np.ndarray:
         """Condition features (C,): those of the parts, of the time, and where the source and the anchor mean lie."""
@@ -108,6 +111,7 @@ class Fitted:
             "vocabulary": {"kind": self.encoder.kind, "names": list(self.encoder.names)},
             "populations": [list(k) for k in self.populations.keys],
             "highest": self.highest,
+            "time_span": self.time_span,
             "normalisation": asdict(self.normalisation),
         }
 
@@ -140,7 +144,17 @@ def begin_anchored(
     found = table.survey
     highest = float(found.highest.max())
     quantiles = nonzero_quantiles(table.dense(_some_rows(table, config)))
-    fitted = Fitted(table.genes, encoder, populations, network, found.non_negative, quantiles, highest, normalisation)
+    fitted = Fitted(
+        table.genes,
+        encoder,
+        populations,
+        network,
+        found.non_negative,
+        quantiles,
+        highest,
+        normalisation,
+        _time_span(populations),
+    )
     return fitted, _pairs(fitted, table, config), RECIPE
 
 
@@ -188,6 +202,7 @@ def begin_from(
         earlier.quantiles,
         max(earlier.highest, float(found.highest.max())),
         earlier.normalisation,
+        earlier.time_span,
     )
     return fitted, _pairs(fitted, table, config), RECIPE
 
@@ -239,6 +254,11 @@ def fit_standardisation(table: CellTable, populations: Populations, config: Conf
     rest = (residual.var(axis=0, ddof=1).sum() - on_axes.sum()) / (residual.shape[1] - n_axes)  # PCA's are by n - 1
     arrays = (cells.mean(axis=0), spread, scale, pca.components_.T, on_axes, np.maximum(rest, 1e-4))
     return Standardisation(*(torch.from_numpy(np.array(a, dtype=np.float32)) for a in arrays))
+
+
+def _time_span(populations: Populations) -> tuple[float, float] | None:
+    times = [k.time for k in populations.keys if k.time is not None]
+    return (min(times), max(times)) if times else None
 
 
 def _some_rows(table: CellTable, config: Config) -> np.ndarray:
@@ -300,6 +320,7 @@ def rebuild(saved: dict[str, Any], tensors: dict[str, torch.Tensor], config: Con
             arrays["quantiles"],
             float(saved["highest"]),
             Normalisation(**saved["normalisation"]),
+            None if saved["time_span"] is None else (float(saved["time_span"][0]), float(saved["time_span"][1])),
         )
     except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"the run's model.safetensors and config.json do not belong together: {error}") from error

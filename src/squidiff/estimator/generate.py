@@ -23,7 +23,7 @@ from squidiff.estimator.fitted import Fitted, summarise
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shape import ZeroLaw, move_to_mean, take_values
 from squidiff.response.shift import CannotPredict
-from squidiff.response.stack import Anchor
+from squidiff.response.stack import Anchor, Group
 from squidiff.response.time import interpolate, times_around
 from squidiff.response.uncertainty import Interval, Uncertainty
 
@@ -118,12 +118,14 @@ class Generator:
             raise nothing_to_start_from(key, starts)
         source = Source(starts.keys[start], starts.mean[start])
         features = self.fitted.encoder.describe(query.parts)
-        mean, predictor, group = self.anchor.answer(key, features, source)
+        mean, predictor, group = self._answer(key, features, source)
         mean = np.where(self.fitted.non_negative, np.maximum(mean, 0.0), mean)
         condition = self.fitted.condition(key, features, source.mean, mean)
         is_plain = source.key == key
         if self.paired and is_plain and not starts.has_control:
             raise InputError(f"{key} starts from its own cells, which have no other future: leave out --paired")
+        if self.sampling.first_level and self.paired:
+            raise InputError("--paired and --first-level exclude each other: without the diffusion nothing is inverted")
         if self.sampling.first_level and is_plain and not starts.has_control:
             raise InputError(f"the first level of {key} are its own cells: leave out --first-level")
         if self.paired and query.n_cells is not None:
@@ -133,6 +135,12 @@ class Generator:
         far = "; ".join(self.uncertainty.far(key, features, source, group))
         is_new = is_plain and not self.paired
         return Plan(index, query, start, onward, mean, predictor, interval, far, condition, is_new)
+
+    def _answer(self, key: Population, features: np.ndarray, source: Source) -> tuple[np.ndarray, str, Group | None]:
+        """The anchor's answer; a condition without any strength, as a drug at dose 0, changes nothing."""
+        if key.condition and features[0] == 0:
+            return source.mean, "no change", None
+        return self.anchor.answer(key, features, source)
 
     def _onward(self, key: Population, start: int) -> tuple[int, float] | None:
         """The population after a time between two, if the one before it is what the prediction starts from."""
@@ -289,7 +297,7 @@ def annotated(
 ) -> ad.AnnData:
     """Predicted cells of one query from number `first` on, as many as there are names of source cells."""
     n_cells = len(source_names)
-    columns = dict(zip(OWN_COLUMNS, (predictor, source_names), strict=True)) | query.columns
+    columns = dict(zip(OWN_COLUMNS, (predictor, source_names, ""), strict=True)) | query.columns
     obs = pd.DataFrame(columns, index=pd.Index([f"{index}-{first + i}" for i in range(n_cells)]))
     predicted = ad.AnnData(X=cells[:n_cells], obs=obs, var=pd.DataFrame(index=pd.Index(genes)))
     predicted.obsm["X_z_sem"] = z_sem[:n_cells]

@@ -23,7 +23,7 @@ from squidiff.data.finding import CheckReport
 from squidiff.data.manifest import describe_table, provenance
 from squidiff.data.matrix import CellsOnDisk, scale_and_log
 from squidiff.data.preprocess import scaling
-from squidiff.data.queries import FAR, read_queries, refuse_unknown_columns
+from squidiff.data.queries import FAR, read_queries, refuse_own_names, refuse_unknown_columns, told
 from squidiff.data.shards import join
 from squidiff.data.stream import BatchStream
 from squidiff.data.table import PREPARED, CellTable, open_cells, remember_schema
@@ -110,6 +110,7 @@ class Squidiff:
             raise InputError("source_rows have no use but with upstream's architecture and SMILES: leave them out")
         if self.config.architecture == "upstream" and self.schema.embeddings is not None:
             raise InputError("--embeddings have no use with upstream's architecture: leave them out")
+        refuse_own_names(self.schema)
         adata, where = open_cells(data, on_disk), _name(data)
         report, found = examine(adata, self.schema, self.config.normalize, where)
         if as_given:
@@ -122,7 +123,7 @@ class Squidiff:
         table = CellTable.from_anndata(adata, self.schema, genes, where=where, found=None if genes else found)
         if not as_given:
             table = self._normalized(table, adata.obs)
-        encoder = ConditionEncoder.fit(table.parts, self.schema)
+        encoder = self._encoder(table, earlier)
         normalisation = self._normalisation(adata, table)
         if self.config.architecture == "upstream":
             begin = functools.partial(begin_upstream, source_rows=source_rows)
@@ -140,6 +141,9 @@ class Squidiff:
         folder = Path(out) if out is not None else None
         self.check, self.manifest = report.to_json(), describe_table(table)
         self.manifest["vocabulary_sha256"] = hashlib.sha256(encoder.vectors.tobytes()).hexdigest()
+        self.manifest["started_from"] = "" if earlier is None else earlier.hash()
+        if start is not None and start.manifest.get("data_sha256") == self.manifest["data_sha256"]:
+            raise InputError("the model to start from was trained on these very cells: give new ones")
         if folder is not None:
             self._claim(folder, resume, beside_others)
             if resume and (folder / STATE).exists() and isinstance(fitted, Fitted):
@@ -153,7 +157,6 @@ class Squidiff:
             seconds=round(time.perf_counter() - started, 1),
             noise_error=error,
             cells="on disk" if isinstance(table.cells, CellsOnDisk) else "in memory",
-            started_from="" if start is None else start.manifest.get("data_sha256", ""),
         )
         if folder is not None:
             self._write(folder)
@@ -194,10 +197,11 @@ class Squidiff:
     ) -> pd.DataFrame:
         """How each gene's mean is predicted to change: a row a query and gene, without generating cells.
 
-        Columns: the query's own, gene, source_mean, shift, its intervals (shift_low_50, ... shift_high_90: of the mean
-        of as many cells as training populations have), changes (whether 0 lies outside of that of 90 %), anchor (where
-        the mean is from), far (in what the query lies far from training, or ''), and tried (whether the widths are of
-        errors on populations that were left out, and no guess). Raises InputError as `predict`.
+        Columns: the query's own (asked_gene, say, where one is called as a column of these), gene, source_mean,
+        shift, its intervals (shift_low_50, ... shift_high_90: of the mean of as many cells as training populations
+        have), changes (whether 0 lies outside of that of 90 %), anchor (where the mean is from), far (in what the
+        query lies far from training, or ''), and tried (whether the widths are of errors on populations that were
+        left out, and no guess). Raises InputError as `predict`.
         """
         if isinstance(self.fitted, UpstreamFitted):
             raise InputError("upstream's architecture predicts cells and no means: it has no table of changes")
@@ -211,7 +215,8 @@ class Squidiff:
             of_gene = {"gene": self.fitted.genes, "source_mean": plan.mean - plan.interval.shift, **interval}
             beyond = (interval["shift_low_90"] > 0) | (interval["shift_high_90"] < 0)
             own = {"changes": beyond, "anchor": plan.predictor, FAR: plan.far, "tried": plan.interval.is_tried}
-            tables.append(pd.DataFrame(plan.query.columns | of_gene | own))
+            asked_for = told(plan.query.columns, (*of_gene, *own))
+            tables.append(pd.DataFrame(asked_for | of_gene | own))
         return pd.concat(tables, ignore_index=True)
 
     def predict_parts(
@@ -236,7 +241,7 @@ class Squidiff:
             for part in generator.generate(plan):
                 remember_schema(part, self.schema)
                 part.uns["squidiff"] = {
-                    "sampling": settings_to_json(sampling) | {"paired": paired},
+                    "sampling": settings_to_json(sampling) | ({"paired": True, "sampler": "ddim"} if paired else {}),
                     "data_sha256": self.manifest.get("data_sha256", ""),
                     "cells_sha256": self.manifest.get("cells_sha256", ""),
                     "unit": self.fitted.normalisation.unit,
@@ -332,9 +337,10 @@ class Squidiff:
                         f"{folder} was begun with another {part} ({_difference(earlier.get(part), value)}): give the "
                         "same, or another folder"
                     )
-            for part, what in (("data_sha256", "data"), ("vocabulary_sha256", "embeddings")):
-                if manifest.get(part) != self.manifest[part]:
-                    raise InputError(f"{folder} was begun with other {what}: give the same file, or another folder")
+            hashes = {"data_sha256": "data", "vocabulary_sha256": "embeddings", "started_from": "--from"}
+            for part, what in hashes.items():
+                if manifest.get(part, "") != self.manifest[part]:
+                    raise InputError(f"{folder} was begun with other {what}: give the same, or another folder")
             sweep(folder / name for name in (*RUN_FILES, *self._upstream_files))
             return
         begun = {"check.json", "manifest.json"}  # a run that was killed before config.json, which comes last
@@ -347,8 +353,17 @@ class Squidiff:
         write_json(folder / "manifest.json", self.manifest)
         write_json(folder / "config.json", self._settings())
 
+    def _encoder(self, table: CellTable, earlier: Fitted | None) -> ConditionEncoder:
+        """Of the cells' conditions; with a model to start from its own embeddings, where their file is gone."""
+        file = self.schema.embeddings
+        if earlier is not None and file is not None and not Path(file).exists():
+            return earlier.encoder
+        return ConditionEncoder.fit(table.parts, self.schema)
+
     def _to_start_from(self, start: Squidiff) -> Fitted:
         """What a model leaves that is to be trained further. Raises InputError when this one cannot go on with it."""
+        if not isinstance(start, Squidiff):
+            raise InputError(f"start is {start!r}: give a model, as Squidiff.load returns")
         if isinstance(start.fitted, UpstreamFitted) or self.config.architecture == "upstream":
             raise InputError("upstream's architecture is trained further with `train --resume` alone")
         if start.schema != self.schema:
@@ -422,6 +437,9 @@ class Squidiff:
         table = CellTable.from_anndata(self._as_sources(adata), schema, self.fitted.genes, where)
         table = self._normalized(table, adata.obs)
         self.fitted.normalisation.require(table.survey, where)
+        fitted = self.fitted
+        if isinstance(fitted, Fitted) and fitted.non_negative.all() and not table.survey.non_negative.all():
+            raise InputError(f"X of {where} has negative values, that of training had none: normalise both alike")
         return table
 
     def _normalisation(self, adata: ad.AnnData, table: CellTable) -> Normalisation:

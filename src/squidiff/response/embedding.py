@@ -66,6 +66,39 @@ class DoseShift:
         return source.mean + self.linear.predict(features[:1], features[1:])
 
 
+class DoseInterpolation:
+    """Source mean plus the shift of the same condition at doses around the one asked for, in the same context.
+
+    Linear in the strength, log10(dose + 1), between two neighbours, of which no dose, with no shift, is the lowest: a
+    curve over doses so goes through what was seen. Refused beyond the largest dose, and where one alone was seen.
+    """
+
+    def fit(self, populations: Populations) -> DoseInterpolation:
+        self.populations = populations
+        self.directions = _directions(populations.features[:, 1:])
+        return self
+
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        here = self.populations.treated_at.get((key.context, key.time), [])
+        asked = _directions(features[None, 1:])[0]
+        same = [i for i in here if features[1:].any() and np.array_equal(self.directions[i], asked)]
+        strength = self.populations.features[same, 0]
+        order = np.argsort(strength, kind="stable")
+        strength = np.concatenate([[0.0], strength[order]])
+        if (
+            len(np.unique(strength)) < 3
+            or not 0 < features[0] <= strength[-1]
+            or len(np.unique(strength)) < len(strength)
+        ):
+            raise CannotPredict(f"{key.condition!r} was not seen at doses around it in context {key.context!r}")
+        shifts = np.concatenate(
+            [np.zeros((1, len(source.mean))), self.populations.shifts(np.array(same)[order].tolist())]
+        )
+        right = int(np.searchsorted(strength, features[0]))
+        share = (features[0] - strength[right - 1]) / (strength[right] - strength[right - 1])
+        return np.asarray(source.mean + (1 - share) * shifts[right - 1] + share * shifts[right])
+
+
 class RidgeShift:
     """Source mean plus a linear function of the features, of a condition that was never seen: b m + B f.
 

@@ -168,6 +168,11 @@ class Populations:
         """(G,) within populations, over all cells: less noisy than one of few cells."""
         return np.asarray(self.n_cells / self.n_cells.sum() @ self.variance)
 
+    def variance_of(self, index: int) -> np.ndarray:
+        """(G,) of the cells of one population; over all, where it has so few that they say little."""
+        n = self.n_cells[index]
+        return self.variance[index] * n / (n - 1) if n >= MIN_CELLS else self.pooled_variance
+
     def noise(self, indices: Sequence[int]) -> np.ndarray:
         """The variances of what sampling of cells adds to their `shifts`, populations x G."""
         chosen = list(indices)

@@ -11,6 +11,7 @@ from squidiff.config import PART_SEPARATOR, InputError
 from squidiff.response.combination import Additive, LinearParts, MeanOfParts, MeasuredParts
 from squidiff.response.embedding import (
     MIN_CONDITIONS,
+    DoseInterpolation,
     DoseShift,
     MeanOfConditions,
     NearestConditions,
@@ -54,7 +55,12 @@ BASELINES: dict[str, Callable[[], Predictor]] = {
     "time shift": TimeShift,
 }
 """The baselines by name, in the order in which they are shown."""
-PREDICTORS = BASELINES | {"measured parts": MeasuredParts, "fold shift": FoldShift, "time trend": TimeTrend}
+PREDICTORS: dict[str, Callable[[], Predictor]] = BASELINES | {
+    "measured parts": MeasuredParts,
+    "fold shift": FoldShift,
+    "dose interpolation": DoseInterpolation,
+    "time trend": TimeTrend,
+}
 """These, and what the anchor is further made of."""
 
 MAX_LEFT_OUT = 200
@@ -93,6 +99,7 @@ class Group(NamedTuple):
 GROUPS = (
     Group(("measured parts",), lambda key: PART_SEPARATOR in key.condition),
     Group(("time interpolation",), lambda key: key.time is not None),
+    Group(("dose interpolation",), lambda key: key.condition != ""),
     Group(("fold shift", "two-way", "mean of conditions", "no change"), lambda key: key.condition != ""),
     Group(("time shift",), lambda key: key.time is not None),
     Group(("time trend",), lambda key: key.time is not None),
@@ -107,8 +114,9 @@ BASELINE_GROUPS = (
     Group(("additive",), lambda key: PART_SEPARATOR in key.condition),
     Group(("time interpolation",), lambda key: key.time is not None),
     Group(("proportional shift", "two-way", "mean of conditions", "no change"), lambda key: key.condition != ""),
-    *GROUPS[3:4],
-    *GROUPS[5:],
+    Group(("time shift",), lambda key: key.time is not None),
+    Group(("dose shift",), lambda key: key.condition != ""),
+    *GROUPS[-1:],
 )
 """The same of baselines alone: what is compared with the model must not be made of it."""
 
@@ -180,8 +188,8 @@ class Anchor:
                 mean, _, _ = again.answer(keys[i], populations.features[i], source)
             except InputError:
                 continue
-            noise = populations.variance[i] / populations.n_cells[i] + known.variance[start] / known.n_cells[start]
-            spread = known.variance[start]
+            spread = known.variance_of(start)
+            noise = populations.variance_of(i) / populations.n_cells[i] + spread / known.n_cells[start]
             found.append(LeftOut(mean - source.mean, populations.mean[i] - mean, noise, spread))
         return found
 

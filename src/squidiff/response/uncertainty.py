@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from squidiff.config import PART_SEPARATOR
 from squidiff.response.embedding import described_alike
 from squidiff.response.populations import Population, Source
 from squidiff.response.stack import Anchor, Group, LeftOut
@@ -20,7 +21,11 @@ OF_SPREAD = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 MIN_LEFT_OUT = 2
 UNTRIED = (0.3, 0.1)
 """What is taken where too few populations can be left out: a guess, and said to be one."""
-NORMAL = {0.5: 0.6745, 0.9: 1.6449}
+SHARES = (0.5, 0.8, 0.95, 0.99)
+"""Of genes, by the size of their shift, whose errors have widths of their own: the largest shifts are known best."""
+MIN_ERRORS = 20
+"""Of a width: of fewer, genes of smaller shifts are taken in."""
+NORMAL: dict[float, tuple[float, ...]] = {0.5: (0.6745,), 0.9: (1.6449,)}
 """Half-widths of a normal distribution's intervals, in standard deviations."""
 
 
@@ -29,9 +34,16 @@ class Law(NamedTuple):
 
     of_shift: float
     of_spread: float
-    widths: dict[float, float]
-    """For each of LEVELS the quantile of the errors in units of this size."""
+    widths: dict[float, tuple[float, ...]]
+    """For each of LEVELS the quantiles of the errors in units of this size, of genes of small shifts to large ones."""
+    edges: tuple[float, ...]
+    """The sizes of shifts that divide them."""
     n_left_out: int
+
+    def half_width(self, level: float, shift: np.ndarray, noise: np.ndarray, variance: np.ndarray) -> np.ndarray:
+        """Of the interval of each gene, (G,)."""
+        widths = np.array(self.widths[level])[np.searchsorted(self.edges, np.abs(shift))]
+        return np.asarray(widths * self.size(shift, noise, variance))
 
     def size(self, shift: np.ndarray, noise: np.ndarray, variance: np.ndarray) -> np.ndarray:
         """(G,)"""
@@ -76,25 +88,25 @@ class Uncertainty:
         """
         populations, usual = self.populations, float(np.median(self.populations.n_cells))
         here, own = populations.find(source.key), populations.find(key)
-        variance = populations.pooled_variance if here is None else populations.variance[here]
+        variance = populations.pooled_variance if here is None else populations.variance_of(here)
         noise = variance / (usual if here is None else populations.n_cells[here])
-        noise = noise + (variance / usual if own is None else populations.variance[own] / populations.n_cells[own])
-        law = Law(0.0, 0.0, NORMAL, 0) if group is None else self.law(group)
+        noise = noise + (variance / usual if own is None else populations.variance_of(own) / populations.n_cells[own])
+        law = Law(0.0, 0.0, NORMAL, (), 0) if group is None else self.law(group)
         shift = mean - source.mean
-        size = law.size(shift, noise, variance)
-        bounds = {level: (shift - width * size, shift + width * size) for level, width in law.widths.items()}
+        half = {level: law.half_width(level, shift, noise, variance) for level in law.widths}
+        bounds = {level: (shift - width, shift + width) for level, width in half.items()}
         return Interval(shift, bounds, group is None or law.n_left_out >= MIN_LEFT_OUT)
 
     def far(self, key: Population, features: np.ndarray, source: Source, group: Group | None) -> list[str]:
         """In what a question lies farther from training than training populations do from each other; else nothing."""
-        if group is None:
-            return []
         found = []
         starts = self.populations.mean[[i for i, k in enumerate(self.populations.keys) if k.condition == ""]]
         nearest = self._nearest_other(starts)
         distance = np.linalg.norm(starts - source.mean, axis=1).min(initial=np.inf)
         if nearest is not None and distance > nearest:
             found.append(f"the cells to start from are {distance / nearest:.1f} times as far from any of training's")
+        if group is None:
+            return found
         times = [k.time for k in self.populations.keys if k.time is not None]
         if key.time is not None and times and not min(times) <= key.time <= max(times):
             found.append(f"time {key.time:g} is beyond the times seen, {min(times):g} to {max(times):g}")
@@ -105,7 +117,7 @@ class Uncertainty:
             if nearest is not None and distance > nearest:
                 found.append(f"the condition is {distance / nearest:.1f} times as far from any of training's")
         strongest = self.populations.features[:, 0].max(initial=0.0)
-        if key.condition and features[0] > strongest + 1e-6 and not group.names[0].endswith("parts"):
+        if key.condition and features[0] > strongest + 1e-6 and PART_SEPARATOR not in key.condition:
             found.append("the dose is beyond those seen")
         return found
 
@@ -136,13 +148,24 @@ class Uncertainty:
 def fit_law(left_out: list[LeftOut]) -> Law:
     """The law of the errors of populations that were left out; a guess where there are fewer than MIN_LEFT_OUT."""
     if len(left_out) < MIN_LEFT_OUT:
-        return Law(*UNTRIED, NORMAL, len(left_out))
-    tried = [Law(a, b, {}, 0) for a in OF_SHIFT for b in OF_SPREAD]
+        return Law(*UNTRIED, NORMAL, (), len(left_out))
+    tried = [Law(a, b, {}, (), 0) for a in OF_SHIFT for b in OF_SPREAD]
     surprise = [sum(_surprise(law, x) for x in left_out) for law in tried]
     best = tried[int(np.argmin(surprise))]
-    scaled = np.concatenate([np.abs(x.error / best.size(x.shift, x.noise, x.variance))[x.noise > 0] for x in left_out])
-    widths = {level: float(np.quantile(scaled, level)) for level in LEVELS} if len(scaled) else NORMAL
-    return best._replace(widths=widths, n_left_out=len(left_out))
+    shown = [x.noise > 0 for x in left_out]  # of genes that nothing expresses any interval would hold the mean
+    scaled = np.concatenate(
+        [(np.abs(x.error) / best.size(x.shift, x.noise, x.variance))[s] for x, s in zip(left_out, shown, strict=True)]
+    )
+    if not len(scaled):
+        return best._replace(widths=NORMAL, n_left_out=len(left_out))
+    shift = np.concatenate([np.abs(x.shift)[s] for x, s in zip(left_out, shown, strict=True)])
+    edges = [float(edge) for edge in np.quantile(shift, SHARES)]
+    edges = [edge for edge in edges if (shift > edge).sum() >= MIN_ERRORS]
+    part = np.searchsorted(edges, shift)
+    widths = {
+        level: tuple(float(np.quantile(scaled[part == k], level)) for k in range(len(edges) + 1)) for level in LEVELS
+    }
+    return best._replace(widths=widths, edges=tuple(edges), n_left_out=len(left_out))
 
 
 def _surprise(law: Law, x: LeftOut) -> float:

@@ -9,10 +9,11 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from squidiff.config import InputError, Sampling, Schema
-from squidiff.data.queries import FAR, OWN_COLUMNS
+from squidiff.config import InputError, Sampling, Schema, check_seed
+from squidiff.data.queries import FAR, OWN_COLUMNS, told
 from squidiff.data.table import CellTable, read_cells
 from squidiff.estimator import Squidiff
+from squidiff.estimator.draws import choose
 from squidiff.evaluate.baselines import principal_axes
 from squidiff.evaluate.distributions import energy_distance
 from squidiff.evaluate.pairs import Pair, Resample
@@ -39,45 +40,60 @@ def rank_conditions(
     principal components of source and target cells together. Columns: those of the queries; energy_distance of the
     predicted cells to the target, with the bounds of its 95 % bootstrap interval over cells (low, high); before, the
     same of the cells that the prediction starts from; share, how much of the way there it is, 1 - energy_distance /
-    before; anchor and far as in `Squidiff.changes`. Raises InputError as `predict`, and for a target of few cells.
+    before (NaN where these cells are at the target already); anchor and far as in `Squidiff.changes`. A candidate's
+    numbers do not depend on the others, nor on the order of cells. Raises InputError as `predict`, for populations of
+    few cells, and for source cells of one name.
     """
+    check_seed(seed)
     source, target = read_cells(source), read_cells(target)
+    if not source.obs_names.is_unique:
+        raise InputError("cells of the source have one name: make names unique (adata.obs_names_make_unique())")
     predicted = model.predict(candidates, source, sampling, on_query=on_query)
-    genes = tuple(map(str, predicted.var_names))
     there, starts = model.table(target, "the target", Schema()), model.table(source, "the source", Schema())
-    if len(there.names) < MIN_CELLS:
-        raise InputError(f"the target has {len(there.names)} cells: give {MIN_CELLS} or more")
-    rng = np.random.default_rng(seed)
-    goal = _some(there, rng)
-    both = CellTable.from_anndata(_joined(_some(starts, rng), goal, genes), Schema())
-    center, axes = principal_axes(both, seed)
+    goal = _some(there, np.arange(len(there.names)), "the target", seed)
+    some_starts = _some(starts, np.arange(len(starts.names)), "the source", seed)
+    center, axes = _axes(np.concatenate([some_starts, goal]), seed)
     row_of = {name: row for row, name in enumerate(starts.names)}
     number = predicted.obs_names.str.split("-").str[0].astype(int)
     rows = []
-    for _, cells in predicted.obs.groupby(number, sort=True):
-        of_query = predicted[cells.index]
-        moved = _some(CellTable.from_anndata(of_query, Schema()), rng)
-        names = sorted(set(cells["source_cell"]))
-        start = starts.dense(np.array([row_of[name] for name in names]))[:MAX_CELLS]
+    for i, obs in predicted.obs.groupby(number, sort=True):
+        rng, where = np.random.default_rng(seed), f"candidate {i + 1}"
+        cells = CellTable.from_anndata(predicted[obs.index], Schema())
+        if len(obs) < MIN_CELLS:
+            raise InputError(f"{where} has {len(obs)} cells: give {MIN_CELLS} or more")
+        moved = cells.dense(np.arange(min(len(obs), MAX_CELLS)))  # they come in an order that means nothing
+        own = np.array([row_of[name] for name in sorted(set(obs["source_cell"]))])
+        start = _some(starts, own, f"what {where} starts from", seed)
         distances = _distances(moved, goal, center, axes, rng)
-        before = float(_distances(start, goal, center, axes, rng)[0])
+        before = _distances(start, goal, center, axes, rng)
         low, high = np.quantile(distances[1:], [0.025, 0.975])
-        query = cells.iloc[0].drop([*OWN_COLUMNS, FAR]).to_dict()
-        found = {"energy_distance": distances[0], "low": low, "high": high, "before": before}
-        share = 1 - distances[0] / before if before > 0 else np.nan
-        rows.append(query | found | {"share": share} | cells.iloc[0][["anchor", FAR]].to_dict())
+        is_away = np.quantile(before[1:], 0.025) > 0
+        found = {
+            "energy_distance": distances[0],
+            "low": low,
+            "high": high,
+            "before": before[0],
+            "share": 1 - distances[0] / before[0] if is_away else np.nan,
+            **obs.iloc[0][["anchor", FAR]].to_dict(),
+        }
+        rows.append(told(obs.iloc[0].drop([*OWN_COLUMNS]).to_dict(), found) | found)
     return pd.DataFrame(rows).sort_values("energy_distance", kind="stable", ignore_index=True)
 
 
-def _some(table: CellTable, rng: np.random.Generator) -> np.ndarray:
-    """At most MAX_CELLS of the cells, drawn, N x G."""
-    return table.dense(np.sort(rng.permutation(len(table.names))[:MAX_CELLS]))
+def _some(table: CellTable, rows: np.ndarray, where: str, seed: int) -> np.ndarray:
+    """At most MAX_CELLS of these cells, N x G: those that their names and the seed choose, in an order of theirs."""
+    if len(rows) < MIN_CELLS:
+        raise InputError(f"{where} has {len(rows)} cells: give {MIN_CELLS} or more")
+    chosen, _ = choose(table.names[rows], min(len(rows), MAX_CELLS), seed)
+    return table.dense(rows[chosen])
 
 
-def _joined(one: np.ndarray, other: np.ndarray, genes: tuple[str, ...]) -> ad.AnnData:
-    cells = np.concatenate([one, other]).astype(np.float32)
+def _axes(cells: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and principal axes of cells."""
     names = pd.Index([str(i) for i in range(len(cells))])
-    return ad.AnnData(cells, obs=pd.DataFrame(index=names), var=pd.DataFrame(index=pd.Index(genes)))
+    genes = pd.DataFrame(index=pd.Index([str(i) for i in range(cells.shape[1])]))
+    adata = ad.AnnData(cells.astype(np.float32), obs=pd.DataFrame(index=names), var=genes)
+    return principal_axes(CellTable.from_anndata(adata, Schema()), seed)
 
 
 def _distances(

@@ -8,8 +8,9 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from squidiff.config import PART_SEPARATOR, InputError, Schema
+from squidiff.config import InputError, Schema, check_seed
 from squidiff.data.table import CellTable, read_cells, schema_of
+from squidiff.data.unit import Normalisation
 from squidiff.response.populations import Population
 
 N_NULL = 1000
@@ -41,12 +42,21 @@ def interactions(
     schema = schema_of(adata, schema)
     if schema.control is None:
         raise InputError("interactions need a condition and its control: give --condition-key and --control")
-    table = CellTable.from_anndata(adata, schema)
-    both = table if pairs is None else CellTable.from_anndata(read_cells(pairs), schema, table.genes, "the pairs")
-    rng = np.random.default_rng(seed)
+    check_seed(seed)
+    if not isinstance(n_null, int) or n_null < 1:
+        raise InputError(f"--n-null is {n_null!r}: it must be a whole number of 1 or more")
+    table = both = CellTable.from_anndata(adata, schema)
+    _require_logged(table, "the cells")
+    if pairs is not None:
+        both = CellTable.from_anndata(read_cells(pairs), schema, table.genes, "the pairs", whose="the cells")
+        _require_logged(both, "the pairs")
+        Normalisation.of(table.survey, {}, "the values").require(both.survey, "the pairs")
     rows = []
-    for key in sorted((Population(*k) for k in both.keys), key=str):
-        parts = key.condition.split(PART_SEPARATOR)
+    for key, of_pair in sorted(
+        zip((Population(*k) for k in both.keys), both.parts, strict=True), key=lambda x: str(x[0])
+    ):
+        parts = [str(part) for part in of_pair]
+        rng = np.random.default_rng(seed)  # the same for every pair: none depends on the others
         alone = [_cells_of(table, key._replace(condition=part)) for part in parts]
         together, control = _cells_of(both, key), _cells_of(table, key._replace(condition=""))
         if len(parts) < 2 or together is None or control is None or any(part is None for part in alone):
@@ -63,12 +73,18 @@ def interactions(
     return scores.sort_values(["p", "strength"], ascending=[True, False], kind="stable", ignore_index=True)
 
 
+def _require_logged(table: CellTable, where: str) -> None:
+    if table.survey.looks_like_counts:
+        raise InputError(f"X of {where} holds raw counts: normalise it (squidiff prepare --normalize)")
+
+
 def _cells_of(table: CellTable, key: Population) -> np.ndarray | None:
     """The cells of a population; None of one that has fewer than MIN_CELLS."""
     if tuple(key) not in table.keys:
         return None
     rows = np.flatnonzero(table.population == table.keys.index(tuple(key)))
-    return table.dense(rows) if len(rows) >= MIN_CELLS else None
+    order = np.argsort(table.names[rows].astype(str), kind="stable")  # sums do not depend on the order of the file
+    return table.dense(rows[order]) if len(rows) >= MIN_CELLS else None
 
 
 def _one(

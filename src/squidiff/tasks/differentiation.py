@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from squidiff.config import InputError, Sampling
-from squidiff.data.queries import FAR
+from squidiff.data.queries import FAR, told
 from squidiff.estimator import Squidiff
+from squidiff.tasks.drug import as_numbers
 
 
 def trajectory(
@@ -45,8 +46,10 @@ def speeds(
     unit of time; low and high, of its 90 % interval (as of independent means at both times); share, of the whole speed
     (the length over genes) that is the gene's; far. The fastest genes of each step first.
     """
+    asked = _at(model, times, query)
     key = str(model.schema.time_key)
-    changes = model.changes(_at(model, times, query), source)
+    times = asked[key].tolist()
+    changes = model.changes(asked, source)
     mean = (changes["source_mean"] + changes["shift"]).to_numpy().reshape(len(times), -1)
     half = (changes["shift_high_90"] - changes["shift_low_90"]).to_numpy().reshape(len(times), -1) / 2
     genes = changes["gene"].to_numpy()[: mean.shape[1]]
@@ -59,8 +62,9 @@ def speeds(
         of_step = {"start": start, "end": end, "gene": genes, "mean": mean[i], "speed": speed}
         of_step |= {"low": speed - width, "high": speed + width, "share": share}
         far = changes[FAR].to_numpy().reshape(len(times), -1)[i : i + 2, 0]
-        told = {name: value for name, value in (query or {}).items() if name != key}
-        table = pd.DataFrame({**told, **of_step, FAR: "; ".join(filter(None, dict.fromkeys(far)))})
+        table = pd.DataFrame(
+            {**told(query or {}, of_step), **of_step, FAR: "; ".join(filter(None, dict.fromkeys(far)))}
+        )
         tables.append(table.sort_values("share", ascending=False, kind="stable"))
     return pd.concat(tables, ignore_index=True)
 
@@ -70,7 +74,7 @@ def _at(model: Squidiff, times: Sequence[float], query: Mapping[str, object] | N
     key = model.schema.time_key
     if key is None:
         raise InputError("this model was trained without times (--time-key): there is no trajectory")
-    times = [float(time) for time in times]
+    times = as_numbers(times, "times")
     if len(times) < 2 or times != sorted(set(times)):
         raise InputError(f"times are {times}: give two or more, each once, from the first to the last")
     if key in (query or {}):

@@ -26,7 +26,7 @@ def dose_curves(
     key = model.schema.dose_key
     if key is None:
         raise InputError("this model was trained without doses (--dose-key): there is no curve over them")
-    doses = [float(dose) for dose in doses]
+    doses = as_numbers(doses, "doses")
     if len(doses) < 2 or doses != sorted(set(doses)):
         raise InputError(f"doses are {doses}: give two or more, each once, from the lowest to the highest")
     if key in query:
@@ -34,15 +34,28 @@ def dose_curves(
     return model.changes(pd.DataFrame([{**query, key: dose} for dose in doses]), source)
 
 
+def as_numbers(values: Sequence[object], what: str) -> list[float]:
+    """Raises InputError for what is no finite number."""
+    try:
+        numbers = [float(str(value)) for value in values]
+    except ValueError:
+        raise InputError(f"{what} are {list(values)}: give numbers") from None
+    if not np.isfinite(numbers).all():
+        raise InputError(f"{what} are {list(values)}: give finite numbers")
+    return numbers
+
+
 def monotonicity(curves: pd.DataFrame, dose_key: str) -> pd.DataFrame:
     """Of curves over dose, for each gene: whether it goes one way, how far, and at which dose it has gone half of it.
 
     Columns: gene; shift, at the highest dose; spearman, of shift and dose, 1 for a gene that always rises and -1 for
     one that always falls (NaN for one that does not move); half, the dose at which half of the largest shift is first
-    reached, linear between the doses; the largest shifts first.
+    reached, linear between the doses; the largest shifts first. Raises InputError for a table of several curves.
     """
     from scipy.stats import rankdata
 
+    if dose_key not in curves or curves.duplicated(["gene", dose_key]).any():
+        raise InputError(f"the table holds no single curve over {dose_key!r}: give that of one query")
     shifts = curves.pivot_table(index="gene", columns=dose_key, values="shift", sort=True, observed=True)
     doses = shifts.columns.to_numpy(dtype=float)
     values = shifts.to_numpy()
