@@ -25,7 +25,7 @@ from squidiff.report.tables import training_metrics
 from squidiff.workflows.report import PAGE, write_report
 from squidiff.workflows.scores import METRICS_CSV, METRICS_JSON, SAMPLE_QUALITY, write_scores
 
-N_TRAIN_STEPS = 800
+N_TRAIN_STEPS = 500
 MARK = ".squidiff-demo"
 """A folder that holds this file is an earlier demo, and may be replaced."""
 DATA, TRAIN, TRUTH, QUERIES = "data.h5ad", "train.h5ad", "held_out.h5ad", "queries.csv"
