@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from made_populations import answer, ask, populations
 
+from made_populations import answer, ask, populations
 from squidiff.response.fold import PULLS, SATURATION, FoldShift
 from squidiff.response.populations import Populations
 from squidiff.response.shift import MeanShift, WeightedShift
@@ -39,6 +39,18 @@ def test_where_ratios_of_counts_hold_elsewhere_they_are_followed() -> None:
     fold = error(FoldShift(), made, treated[-1])
     assert fold < 0.1 * error(MeanShift(), made, treated[-1])
     assert fold < 0.1 * error(WeightedShift(), made, treated[-1])
+
+
+def test_each_gene_goes_the_way_that_it_went_elsewhere() -> None:
+    """Half of the genes fall by a ratio, half by a difference: a mean over both would be off in either."""
+    counts = levels()
+    control = np.log1p(counts) + 1.0
+    ratio = np.arange(200) % 2 == 0
+    treated = np.where(ratio, np.log1p(np.expm1(control) * 0.2), control - 0.9)
+    made = made_by(treated, control)
+    weights = FoldShift().fit(made).weights.sum(axis=(0, 2))  # of pseudo-counts, from differences to ratios
+    assert weights[0][~ratio].mean() > 2 * weights[0][ratio].mean()
+    assert weights[-2:, ratio].sum(axis=0).mean() > weights[-2:, ~ratio].sum(axis=0).mean()
 
 
 def test_where_differences_hold_elsewhere_it_is_no_worse_than_a_pull_and_saturation_make_it() -> None:

@@ -19,6 +19,12 @@ SATURATION = 0.3
 N_DIRECTIONS = 2
 """In which the errors of a population speak for one choice: fewer than for rival predictors, since all of these choices
 err alike."""
+OF_OWN_ERRORS = 2.0
+"""How much a gene's own errors, as a share of its mean error over all choices, speak for one, beside those of all."""
+SMALLEST_ERROR = 0.02
+"""Of a gene, as a share of the mean over genes: what hardly errs has nothing to say."""
+LEAST = 1e-12
+"""Mean squared error that is as good as none."""
 MAX_LEFT_OUT = 60
 
 
@@ -34,7 +40,7 @@ class FoldShift:
     the way to this level.
 
     The predictions by all BANDWIDTHS, PSEUDO_COUNTS and PULLS are averaged, each by its likelihood over the training
-    populations when each one's context is left out in turn.
+    populations when each one's context is left out in turn, and gene by gene by the gene's own errors there.
     Of the shift, what stands out of the noise of few cells is kept (`beyond_noise`).
     """
 
@@ -45,17 +51,24 @@ class FoldShift:
         self.unit = median_distance(mean[np.unique(populations.sources[populations.treated])])
         seen = [i for i in populations.treated if len(populations.elsewhere(populations.keys[i])) > 1]
         surprise = np.zeros((len(PULLS), len(self.pseudo_counts), len(BANDWIDTHS)))
-        for i in drawn(seen, MAX_LEFT_OUT):
+        of_gene = np.zeros((*surprise.shape, mean.shape[1]))
+        left_out = drawn(seen, MAX_LEFT_OUT)
+        for i in left_out:
             source = populations.source_of(i)
             assert source is not None  # the treated have one
-            errors = np.square(self._predict_all(populations.keys[i], source) - mean[i]).mean(axis=-1)
-            surprise += np.log(np.maximum(errors, np.finfo(float).tiny))
-        self.weights = np.exp((surprise.min() - surprise) * N_DIRECTIONS / 2)
-        self.weights /= self.weights.sum()
+            errors = np.square(self._predict_all(populations.keys[i], source) - mean[i])
+            of_all = np.maximum(errors.mean(axis=-1), LEAST)
+            surprise += np.log(of_all)
+            of_gene += errors / of_all.min() / len(left_out)
+        # of a gene its own errors speak as well, as far as it errs at all
+        usual = of_gene.mean(axis=(0, 1, 2)) + SMALLEST_ERROR
+        against = surprise[..., None] * N_DIRECTIONS / 2 + OF_OWN_ERRORS * of_gene / usual
+        self.weights = np.exp(against.min(axis=(0, 1, 2)) - against)
+        self.weights /= self.weights.sum(axis=(0, 1, 2))
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        mean = np.einsum("pab,pabg->g", self.weights, self._predict_all(key, source))
+        mean = np.einsum("pabg,pabg->g", self.weights, self._predict_all(key, source))
         here, others = self.populations.find(source.key), elsewhere(self.populations, key)
         seen = self.populations.n_cells[[*others, *self.populations.sources[others]]]
         n_here = np.median(seen) if here is None else self.populations.n_cells[here]
