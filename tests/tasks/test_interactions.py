@@ -32,7 +32,7 @@ def test_p_is_uniform_where_effects_add() -> None:
 
 def test_what_does_not_add_is_found_with_its_size_and_gene() -> None:
     rest = np.array([0.0, 0.0, 3.0, 0.0])
-    found = interactions(screen(rest), SCHEMA).iloc[0]
+    found = interactions(screen(rest, n=400), SCHEMA).iloc[0]
     assert found["p"] < 0.01
     assert found["interaction"] == pytest.approx(3.0, abs=0.6)
     assert found["strength"] == pytest.approx(3.0 / np.linalg.norm(EFFECT["A"] + EFFECT["B"]), abs=0.25)
@@ -46,6 +46,12 @@ def test_two_that_buffer_each_other_fit_less_than_their_sum() -> None:
     found = interactions(screen(rest), SCHEMA).iloc[0]
     assert found["fit"] == pytest.approx(0.5, abs=0.15)
     assert found["p"] < 0.01
+
+
+def test_the_fit_of_effects_that_add_is_one_although_few_cells_tell_them() -> None:
+    fits = [interactions(screen(np.zeros(4), seed, n=20), SCHEMA, n_null=2)["fit"].item() for seed in range(60)]
+    assert np.mean(fits) == pytest.approx(1.0, abs=4 * np.std(fits) / np.sqrt(60))
+    assert np.std(fits) < 0.4
 
 
 def test_pairs_may_come_from_predicted_cells() -> None:

@@ -102,7 +102,8 @@ class Squidiff:
         `on_disk` leaves X in its .h5ad file (CSR or dense) or zarr store, from which cells are read as training goes,
         with the same result; None does so where X is backed already, or larger than 2 GB. `on_check` is given the
         doctor's report, before training. With `start`, a model trained on other cells is trained further: it keeps
-        what it knows of their populations and their conditions, and must have all their genes.
+        what it knows of their populations and their conditions, and must have all their genes; cells that are given
+        once more count once more.
         Raises InputError when the data have errors (see `check`), or when the folder holds another run.
         """
         started = time.perf_counter()

@@ -58,6 +58,7 @@ BASELINES: dict[str, Callable[[], Predictor]] = {
 PREDICTORS: dict[str, Callable[[], Predictor]] = BASELINES | {
     "measured parts": MeasuredParts,
     "fold shift": FoldShift,
+    "two-way of several": lambda: TwoWay(MIN_SHARED),
     "dose interpolation": DoseInterpolation,
     "time trend": TimeTrend,
 }
@@ -67,6 +68,8 @@ MAX_LEFT_OUT = 200
 """Populations that predictors are compared on."""
 N_FOLDS = 3
 """In which conditions are left out to compare predictors of unseen ones."""
+MIN_SHARED = 3
+"""Conditions that two contexts share, of which fewer say little of how the contexts differ."""
 MAX_ERRORS = 24
 """Populations that a group is tried on for its errors."""
 SEEN = "seen in training"
@@ -100,7 +103,7 @@ GROUPS = (
     Group(("measured parts",), lambda key: PART_SEPARATOR in key.condition),
     Group(("time interpolation",), lambda key: key.time is not None),
     Group(("dose interpolation",), lambda key: key.condition != ""),
-    Group(("fold shift", "two-way", "mean of conditions", "no change"), lambda key: key.condition != ""),
+    Group(("fold shift", "two-way of several", "mean of conditions", "no change"), lambda key: key.condition != ""),
     Group(("time shift",), lambda key: key.time is not None),
     Group(("time trend",), lambda key: key.time is not None),
     Group(("dose shift",), lambda key: key.condition != ""),

@@ -31,12 +31,13 @@ def interactions(
 
     With d the change of the mean from control cells, r = d(A + B) - d(A) - d(B) is what interacts. Columns: context,
     condition, time; n_cells; effect and additive, the lengths of d(A + B) and of d(A) + d(B); interaction, the length
-    of r, and expected, the mean length that sampling of cells alone gives it; strength, the share of |d(A) + d(B)| that
-    the part of r beyond it is; fit, how much of d(A) + d(B) is there (the projection: below 1 they buffer each other,
-    above 1 they go beyond); p, by the null that r is noise (`n_null` bootstraps of the cells of all populations around
-    their means), and q, p corrected for the number of combinations (Benjamini and Hochberg 1995); genes, those that r
-    is largest in. Combinations come from `pairs` where it is given, such as predicted cells, else from `cells`; control
-    cells and parts always from `cells`. Raises InputError when there is none.
+    of r, and expected, the mean length that sampling of cells alone gives it; strength, the share of |d(A) + d(B)|
+    that the part of r beyond it is; fit, how much of d(A) + d(B) is there (the projection, its noise taken out: below
+    1 they buffer each other, above 1 they go beyond; NaN where the sum is noise); p, by the null that r is noise
+    (`n_null` bootstraps of the cells of all populations around their means), and q, p corrected for the number of
+    combinations (Benjamini and Hochberg 1995); genes, those that r is largest in. Combinations come from `pairs`
+    where it is given, such as predicted cells, else from `cells`; control cells and parts always from `cells`. Raises
+    InputError when there is none.
     """
     adata = read_cells(cells)
     schema = schema_of(adata, schema)
@@ -103,6 +104,10 @@ def _one(
     weighed = [(together, 1.0), *((part, -1.0) for part in alone), (control, len(alone) - 1.0)]
     null = np.linalg.norm(sum(w * _noise_of_mean(cells, n_null, rng) for cells, w in weighed), axis=1)
     length, size = float(np.linalg.norm(rest)), float(np.linalg.norm(additive))
+    # the sum's own noise would pull the projection on it below 1, and control cells are in both
+    of_control = float(control.var(axis=0).sum()) / len(control)
+    of_sum = sum(float(part.var(axis=0).sum()) / len(part) for part in alone) + len(alone) ** 2 * of_control
+    squared = size**2 - of_sum
     expected = float(null.mean())
     beyond = np.sqrt(max(length**2 - float(np.square(null).mean()), 0.0))
     largest = np.argsort(-np.abs(rest), kind="stable")[:N_GENES]
@@ -113,7 +118,7 @@ def _one(
         "interaction": length,
         "expected": expected,
         "strength": beyond / size if size > 0 else np.nan,
-        "fit": float(effect @ additive) / size**2 if size > 0 else np.nan,
+        "fit": (float(effect @ additive) - len(alone) * of_control) / squared if squared > 0 else np.nan,
         "p": (1 + int((null >= length).sum())) / (1 + n_null),
         "genes": ", ".join(f"{genes[g]} {rest[g]:+.2f}" for g in largest),
     }
