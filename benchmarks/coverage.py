@@ -35,7 +35,7 @@ def of_task(folder: Path) -> tuple[np.ndarray, int, int]:
     keys = tuple(Population(*key) for key in train.keys)
     known = Populations.summarise(train.blocks(), train.population, keys, features, schema.control is not None)
     anchor = Anchor().fit(known)
-    uncertainty, rows, n_far, n_learned = Uncertainty(anchor), [], 0, 0
+    uncertainty, rows, n_far, n_learned = Uncertainty(anchor), [], 0, []
     for i, parts in enumerate(true.parts):
         key = Population(*true.keys[i])
         start = known.source(key)
@@ -50,8 +50,8 @@ def of_task(folder: Path) -> tuple[np.ndarray, int, int]:
         low, high = interval.bounds[0.9]
         rows.append([*held, (high - low)[shown].mean() / np.abs(shift[shown]).mean()])
         n_far += bool(uncertainty.far(key, described, source, group))
-        n_learned = 0 if group is None else uncertainty.law(group).n_left_out
-    return np.array(rows).reshape(-1, 3), n_learned, n_far
+        n_learned += [] if group is None else [uncertainty.law(group).n_left_out]
+    return np.array(rows).reshape(-1, 3), min(n_learned, default=0), n_far
 
 
 def main() -> None:

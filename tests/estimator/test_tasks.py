@@ -145,6 +145,16 @@ def test_a_dose_between_seen_ones_has_a_shift_in_proportion_to_its_logarithm() -
     assert anchors(seen) == {"seen in training"}
 
 
+def test_two_opposite_perturbations_are_not_nothing() -> None:
+    cells = logged(("A", "B"))
+    cells.obs["direction"] = cells.obs["condition"].map({"control": "", "A": "activation", "B": "knock-down"})
+    schema = Schema(
+        condition_key="condition", control="control", context_keys=("cell_type",), direction_key="direction"
+    )
+    asked = queries(None, condition="A+B", cell_type="type A", direction="activation+knock-down")
+    assert anchors(trained(cells, schema).predict(asked, cells)) == {"measured parts"}
+
+
 def test_the_other_direction_has_the_opposite_shift() -> None:
     cells = logged(("A", "B"))
     cells.obs["direction"] = cells.obs["condition"].map({"control": "", "A": "activation", "B": "knock-down"})

@@ -223,6 +223,13 @@ def test_zeros_follow_the_change_of_the_law_and_stay_a_share() -> None:
     assert found == pytest.approx([(0.5 - 0.2 + 0.5 ** ratio[0]) / 2, 0.5 ** ratio[1] / 2, (0.3 + 0.0) / 2, 1.0])
 
 
+def test_one_gene_beyond_logarithms_changes_the_unit_on_both_sides() -> None:
+    law = ZeroLaw().fit(np.array([[1.0, 19.0], [6.0, 21.0]]), np.array([[0.5, 0.1], [0.5, 0.1]]))
+    found = law.follow(np.array([5.0, 19.0]), np.array([0.5, 0.1]), np.array([5.0, 21.0]))
+    assert found[0] == pytest.approx(0.5)  # it did not move
+    assert found[1] == pytest.approx((0.1 + 0.1 ** (21 / 19)) / 2)
+
+
 def test_zeros_of_rare_genes_go_with_the_mean() -> None:
     """Twice the counts, twice the cells that show it; where the gene was silent, the law alone."""
     law = ZeroLaw().fit(np.array([[0.0] * 2, [1.0] * 2]), np.array([[1.0] * 2, [0.9] * 2]))  # 1 - mean / 10

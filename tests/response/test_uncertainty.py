@@ -148,3 +148,14 @@ def test_a_condition_unlike_any_other_is_far() -> None:
     assert far(made, ask("", "new"), features["c3"] + 0.01 * (np.arange(6) > 0)) == []
     assert "the condition is" in far(made, ask("", "new"), np.concatenate([[1.0], np.full(5, 30.0)]))[0]
     assert "the dose is beyond those seen" in far(made, ask("", "new"), 2 * features["c3"])
+
+
+def test_many_genes_that_do_not_move_leave_no_width_without_errors() -> None:
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(3):
+        shift = rng.normal(size=400) * (rng.random(400) < 0.1)
+        found.append(LeftOut(shift, rng.normal(size=400), np.full(400, 0.1), np.full(400, 1.0)))
+    law = fit_law(found)
+    assert all(np.isfinite(width).all() for width in law.widths.values())
+    assert (law.half_width(0.9, np.zeros(400), np.full(400, 0.1), np.full(400, 1.0)) > 0).all()

@@ -176,8 +176,9 @@ def _ready(run: Path, device: str, out: Path, source: Path, *others: Path | None
     """The model, once `out` can be written and is no input."""
     from squidiff.estimator import Squidiff
 
-    for file in (source, *others):
-        refuse_overwriting(file, out)
+    for file in others:
+        refuse_overwriting(source, out, file)
+    refuse_overwriting(source, out)
     refuse_inside(run, out)
     require_writable(out)
     return Squidiff.load(run, device)

@@ -71,16 +71,30 @@ class Fitted:
         tensors = (network.center, network.scale, gaussian.axes, gaussian.axis_variance.sqrt())
         return tuple(t.cpu().numpy() for t in tensors)
 
-    def own_conditions(self, populations: Populations) -> np.ndarray:
-        """Condition features of populations that have cells, P x C; means are those of training where it saw them."""
+    def own_conditions(self, populations: Populations, sources: np.ndarray | None = None) -> np.ndarray:
+        """Condition features of populations that have cells, P x C; means are those of training where it saw them.
+
+        Sources are those that training has, where it saw the population, or those given: (P,) as `Populations.sources`.
+        """
         rows = []
         for i, (key, features) in enumerate(zip(populations.keys, populations.features, strict=True)):
             seen = self.populations.find(key)
-            known, own = (populations, i) if seen is None else (self.populations, seen)
-            source = known.source_of(own)
-            start = known.mean[own] if source is None else source.mean
-            rows.append(self.condition(key, features, start, known.mean[own]))
+            if sources is not None:
+                start = populations.keys[sources[i]] if sources[i] >= 0 else key
+            else:
+                known, own = (populations, i) if seen is None else (self.populations, seen)
+                source = known.source_of(own)
+                start = key if source is None else source.key
+            means = (self._known_mean(populations, k) for k in (start, key))
+            rows.append(self.condition(key, features, *means))
         return np.stack(rows)
+
+    def _known_mean(self, populations: Populations, key: Population) -> np.ndarray:
+        """The mean of training, where it saw the population; else that of `populations`, which has it."""
+        known = populations if self.populations.find(key) is None else self.populations
+        own = known.find(key)
+        assert own is not None  # one of both has it
+        return known.mean[own]
 
     @torch.no_grad()
     def encode(self, source: np.ndarray, condition: np.ndarray) -> torch.Tensor:
@@ -199,12 +213,18 @@ def begin_from(
         populations,
         network.to(device),
         earlier.non_negative & found.non_negative,
-        earlier.quantiles,
+        _quantiles_of(table, config, earlier),
         max(earlier.highest, float(found.highest.max())),
         earlier.normalisation,
         earlier.time_span,
     )
     return fitted, _pairs(fitted, table, config), RECIPE
+
+
+def _quantiles_of(table: CellTable, config: Config, earlier: Fitted) -> np.ndarray:
+    """Those of the earlier training, and of genes that were silent there those of the new cells."""
+    new = nonzero_quantiles(table.dense(_some_rows(table, config)))
+    return np.where(earlier.quantiles[-1] > 0, earlier.quantiles, new)
 
 
 def begin_again(fitted: Fitted, pairs: Pairs, config: Config, state: Path) -> tuple[Fitted, Pairs]:
@@ -219,7 +239,7 @@ def _pairs(fitted: Fitted, table: CellTable, config: Config) -> Pairs:
     """Of training cells; what a population's mean is, the model knows, also of cells that it was trained on before."""
     rows = np.array([fitted.populations.find(Population(*key)) for key in table.keys])
     own = fitted.populations.only(rows)
-    return Pairs(table, own.sources, own.mean, fitted.own_conditions(own), config.pairing)
+    return Pairs(table, own.sources, own.mean, fitted.own_conditions(own, own.sources), config.pairing)
 
 
 def summarise(table: CellTable, features: np.ndarray, schema: Schema) -> Populations:

@@ -23,7 +23,7 @@ from squidiff.estimator.fitted import Fitted, summarise
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shape import ZeroLaw, move_to_mean, take_values
 from squidiff.response.shift import CannotPredict
-from squidiff.response.stack import Anchor, Group
+from squidiff.response.stack import Anchor
 from squidiff.response.time import interpolate, times_around
 from squidiff.response.uncertainty import Interval, Uncertainty
 
@@ -91,6 +91,7 @@ class Generator:
     ) -> None:
         self.fitted, self.table, self.sampling, self.paired = fitted, table, sampling, paired
         self.starts = summarise(table, np.zeros((len(table.keys), fitted.encoder.n_features)), schema)
+        self._order: dict[int, np.ndarray] = {}
 
     @cached_property
     def anchor(self) -> Anchor:
@@ -118,7 +119,10 @@ class Generator:
             raise nothing_to_start_from(key, starts)
         source = Source(starts.keys[start], starts.mean[start])
         features = self.fitted.encoder.describe(query.parts)
-        mean, predictor, group = self._answer(key, features, source)
+        if query.parts and not any(part.strength for part in query.parts):  # a drug at dose 0 changes nothing
+            mean, predictor, group = source.mean, "no change", None
+        else:
+            mean, predictor, group = self.anchor.answer(key, features, source)
         mean = np.where(self.fitted.non_negative, np.maximum(mean, 0.0), mean)
         condition = self.fitted.condition(key, features, source.mean, mean)
         is_plain = source.key == key
@@ -136,12 +140,6 @@ class Generator:
         is_new = is_plain and not self.paired
         return Plan(index, query, start, onward, mean, predictor, interval, far, condition, is_new)
 
-    def _answer(self, key: Population, features: np.ndarray, source: Source) -> tuple[np.ndarray, str, Group | None]:
-        """The anchor's answer; a condition without any strength, as a drug at dose 0, changes nothing."""
-        if key.condition and features[0] == 0:
-            return source.mean, "no change", None
-        return self.anchor.answer(key, features, source)
-
     def _onward(self, key: Population, start: int) -> tuple[int, float] | None:
         """The population after a time between two, if the one before it is what the prediction starts from."""
         others = [i for i, other in enumerate(self.starts.keys) if other != key]
@@ -153,7 +151,7 @@ class Generator:
 
     def generate(self, plan: Plan) -> Iterator[ad.AnnData]:
         """The cells of a plan, in blocks; the same seed and source cells give the same cells."""
-        population, n_there = self.table.population, int((self.table.population == plan.start).sum())
+        n_there = int(self.starts.n_cells[plan.start])
         n_cells = plan.query.n_cells or n_there
         zeros, mean = self.starts.zero_fraction[plan.start], self.starts.mean[plan.start]
         if plan.onward is not None:
@@ -163,9 +161,9 @@ class Generator:
             )
         zero_fraction = self.law.follow(mean, zeros, plan.mean)
         n = n_there if plan.query.n_cells is None else max(n_cells, N_REFERENCE)
-        picks = [self._pick(np.flatnonzero(population == plan.start), n)]
+        picks = [self._pick(plan.start, n)]
         if plan.onward is not None:
-            picks.append(self._pick(np.flatnonzero(population == plan.onward[0]), n))
+            picks.append(self._pick(plan.onward[0], n))
         first = 0
         for block in np.array_split(np.arange(n), -(-n // (MAX_ASSIGNED if plan.onward else N_BLOCK))):
             given = self._given(plan, [(rows[block], rounds[block]) for rows, rounds in picks])
@@ -180,8 +178,14 @@ class Generator:
             yield part
             first += len(block)
 
-    def _pick(self, rows: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """n of these source cells, and for the how manyth time each is taken."""
+    def _pick(self, population: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """n source cells of a population, and for the how manyth time each is taken."""
+        if population not in self._order:  # of many queries that start from the same cells
+            rows = np.flatnonzero(self.table.population == population)
+            self._order[population] = rows[choose(self.table.names[rows], len(rows), self.sampling.seed)[0]]
+        rows = self._order[population]
+        if n <= len(rows):
+            return rows[:n], np.zeros(n, dtype=int)
         which, rounds = choose(self.table.names[rows], n, self.sampling.seed)
         return rows[which], rounds
 

@@ -267,7 +267,7 @@ def _widening(latents: Populations, shift: np.ndarray) -> np.ndarray:
     The root of the mean excess of variance over the populations that have another one as source, in proportion to how
     far the shift (Z,) goes of what theirs do on average, and no more than that; 0 where there is none.
     """
-    changed = [i for i, source in enumerate(latents.sources) if source >= 0 and source != i]
+    changed = latents.reliable([i for i, source in enumerate(latents.sources) if source >= 0 and source != i])
     usual = float(np.linalg.norm(latents.shifts(changed), axis=1).mean()) if changed else 0.0
     if usual == 0:
         return np.zeros(latents.mean.shape[1], dtype=np.float32)

@@ -32,7 +32,7 @@ class Pair:
     truth_pcs: np.ndarray
     """M x K"""
     control_mean: np.ndarray | None = None
-    """(G,) of the cells that the prediction starts from; None where there are none."""
+    """(G,) that changes are measured from, see `Baselines.control_mean`; None where there is none."""
     perturbed_mean: np.ndarray | None = None
     """(G,) the mean over the training conditions of the same context."""
     control: np.ndarray | None = None

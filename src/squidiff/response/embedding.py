@@ -81,8 +81,15 @@ class DoseInterpolation:
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
         here = self.populations.treated_at.get((key.context, key.time), [])
         asked = _directions(features[None, 1:])[0]
-        same = [i for i in here if features[1:].any() and np.array_equal(self.directions[i], asked)]
-        strength = self.populations.features[same, 0]
+        sign = np.sign(features[0])
+        same = [
+            i
+            for i in here
+            if features[1:].any()
+            and np.array_equal(self.directions[i], asked)
+            and np.sign(self.populations.features[i, 0]) == sign
+        ]
+        strength, wanted = np.abs(self.populations.features[same, 0]), abs(float(features[0]))
         order = np.argsort(strength, kind="stable")
         strength = np.concatenate([[0.0], strength[order]])
         if (
@@ -94,8 +101,8 @@ class DoseInterpolation:
         shifts = np.concatenate(
             [np.zeros((1, len(source.mean))), self.populations.shifts(np.array(same)[order].tolist())]
         )
-        right = int(np.searchsorted(strength, features[0]))
-        share = (features[0] - strength[right - 1]) / (strength[right] - strength[right - 1])
+        right = int(np.searchsorted(strength, wanted))
+        share = (wanted - strength[right - 1]) / (strength[right] - strength[right - 1])
         return np.asarray(source.mean + (1 - share) * shifts[right - 1] + share * shifts[right])
 
 

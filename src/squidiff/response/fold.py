@@ -69,10 +69,12 @@ class FoldShift:
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
         mean = np.einsum("pabg,pabg->g", self.weights, self._predict_all(key, source))
-        here, others = self.populations.find(source.key), elsewhere(self.populations, key)
-        seen = self.populations.n_cells[[*others, *self.populations.sources[others]]]
-        n_here = np.median(seen) if here is None else self.populations.n_cells[here]
-        noise = self.populations.pooled_variance * (1 / n_here + 1 / seen.sum())
+        others = elsewhere(self.populations, key)
+        control = self.populations.mean[self.populations.sources[others]]
+        share = self.weights.sum(axis=(0, 1)).mean(axis=-1) @ context_weights(
+            control, source.mean, self.unit, BANDWIDTHS
+        )
+        noise = np.square(share) @ self.populations.noise(others)
         return np.asarray(source.mean + beyond_noise(mean - source.mean, noise))
 
     def _predict_all(self, key: Population, source: Source) -> np.ndarray:

@@ -41,15 +41,11 @@ class ZeroLaw:
         nothing was shown.
         """
         law = zeros_here + self.predict(mean) - self.predict(here)
-        before, after = (_counts(np.maximum(m, 0.0)) for m in (here, mean))
+        are_logarithms = max(here.max(initial=0.0), mean.max(initial=0.0)) <= LARGEST_LOGARITHM
+        before, after = (np.expm1(np.maximum(m, 0.0)) if are_logarithms else np.maximum(m, 0.0) for m in (here, mean))
         ratio = np.divide(after, before, out=np.ones_like(after), where=before > 0)
         zeros = np.where(before > 0, (np.clip(law, 0.0, 1.0) + zeros_here**ratio) / 2, law)
         return np.clip(np.where(mean <= 0, 1.0, zeros), 0.0, 1.0)
-
-
-def _counts(mean: np.ndarray) -> np.ndarray:
-    """Means of logarithms as counts; larger ones are no logarithms."""
-    return np.asarray(np.expm1(mean) if mean.max(initial=0.0) <= LARGEST_LOGARITHM else mean)
 
 
 def nonzero_quantiles(cells: np.ndarray) -> np.ndarray:

@@ -169,13 +169,15 @@ class Anchor:
     def errors(self, group: Group) -> list[LeftOut]:
         """How a group would have predicted training populations, each left out of all that it learns from.
 
-        Of a group for unseen conditions, everything under the condition is left out.
+        Of a group for unseen conditions, everything under what is described alike is left out. How rivals are weighed,
+        and the ridge's penalty, have seen them.
         """
         populations, keys = self.populations, self.populations.keys
+        alike = described_alike(populations.features[:, 1:]) if group.leaves_conditions_out else np.arange(len(keys))
         asked = [i for i, key in enumerate(keys) if group.applies(key) and populations.sources[i] >= 0]
         found = []
         for i in drawn(populations.reliable(asked), MAX_ERRORS):
-            same = [j for j, key in enumerate(keys) if key.condition == keys[i].condition]
+            same = [j for j in populations.treated if alike[j] == alike[i]]
             out = np.array(same if group.leaves_conditions_out else [i])
             known = populations.only(np.setdiff1d(np.arange(len(keys)), out))
             start = known.source(keys[i])

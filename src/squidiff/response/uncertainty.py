@@ -100,8 +100,7 @@ class Uncertainty:
     def far(self, key: Population, features: np.ndarray, source: Source, group: Group | None) -> list[str]:
         """In what a question lies farther from training than training populations do from each other; else nothing."""
         found = []
-        starts = self.populations.mean[[i for i, k in enumerate(self.populations.keys) if k.condition == ""]]
-        nearest = self._nearest_other(starts)
+        starts, nearest = self._starts
         distance = np.linalg.norm(starts - source.mean, axis=1).min(initial=np.inf)
         if nearest is not None and distance > nearest:
             found.append(f"the cells to start from are {distance / nearest:.1f} times as far from any of training's")
@@ -116,10 +115,16 @@ class Uncertainty:
             nearest = self._nearest_condition
             if nearest is not None and distance > nearest:
                 found.append(f"the condition is {distance / nearest:.1f} times as far from any of training's")
-        strongest = self.populations.features[:, 0].max(initial=0.0)
-        if key.condition and features[0] > strongest + 1e-6 and PART_SEPARATOR not in key.condition:
+        strongest = np.abs(self.populations.features[:, 0]).max(initial=0.0)
+        if key.condition and abs(features[0]) > strongest + 1e-6 and PART_SEPARATOR not in key.condition:
             found.append("the dose is beyond those seen")
         return found
+
+    @cached_property
+    def _starts(self) -> tuple[np.ndarray, float | None]:
+        """The means that predictions may start from, and the largest distance of one to the nearest other."""
+        starts = self.populations.mean[[i for i, k in enumerate(self.populations.keys) if k.condition == ""]]
+        return starts, self._nearest_other(starts)
 
     @cached_property
     def _nearest_condition(self) -> float | None:
@@ -159,7 +164,8 @@ def fit_law(left_out: list[LeftOut]) -> Law:
     if not len(scaled):
         return best._replace(widths=NORMAL, n_left_out=len(left_out))
     shift = np.concatenate([np.abs(x.shift)[s] for x, s in zip(left_out, shown, strict=True)])
-    edges = [float(edge) for edge in np.quantile(shift, SHARES)]
+    # each is the shift of a gene, so that none is left without errors, also where many shifts are 0
+    edges = np.unique(np.quantile(shift, SHARES, method="higher")).tolist()
     edges = [edge for edge in edges if (shift > edge).sum() >= MIN_ERRORS]
     part = np.searchsorted(edges, shift)
     widths = {

@@ -64,7 +64,8 @@ def rank_conditions(
         moved = cells.dense(np.arange(min(len(obs), MAX_CELLS)))  # they come in an order that means nothing
         own = np.array([row_of[name] for name in sorted(set(obs["source_cell"]))])
         start = _some(starts, own, f"what {where} starts from", seed)
-        distances = _distances(moved, goal, center, axes, rng)
+        origin = pd.factorize(obs["source_cell"])[0][: len(moved)]  # copies of one cell are no pairs of cells
+        distances = _distances(moved, goal, center, axes, rng, origin)
         before = _distances(start, goal, center, axes, rng)
         low, high = np.quantile(distances[1:], [0.025, 0.975])
         is_away = np.quantile(before[1:], 0.025) > 0
@@ -97,9 +98,15 @@ def _axes(cells: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _distances(
-    cells: np.ndarray, goal: np.ndarray, center: np.ndarray, axes: np.ndarray, rng: np.random.Generator
+    cells: np.ndarray,
+    goal: np.ndarray,
+    center: np.ndarray,
+    axes: np.ndarray,
+    rng: np.random.Generator,
+    origin: np.ndarray | None = None,
 ) -> np.ndarray:
     """The energy distance of all cells, and then of bootstrap resamples of both populations."""
-    pair = Pair(*(a.astype(np.float64) for a in (cells, goal, (cells - center) @ axes, (goal - center) @ axes)))
+    arrays = (a.astype(np.float64) for a in (cells, goal, (cells - center) @ axes, (goal - center) @ axes))
+    pair = Pair(*arrays, predicted_origin=origin)
     resampled = Resample(pair, resample_counts(len(goal), rng), resample_counts(len(cells), rng))
     return np.concatenate([energy_distance(Resample.whole(pair)), energy_distance(resampled)])

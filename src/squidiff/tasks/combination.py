@@ -105,8 +105,11 @@ def _one(
     null = np.linalg.norm(sum(w * _noise_of_mean(cells, n_null, rng) for cells, w in weighed), axis=1)
     length, size = float(np.linalg.norm(rest)), float(np.linalg.norm(additive))
     # the sum's own noise would pull the projection on it below 1, and control cells are in both
-    of_control = float(control.var(axis=0).sum()) / len(control)
-    of_sum = sum(float(part.var(axis=0).sum()) / len(part) for part in alone) + len(alone) ** 2 * of_control
+    of_control = float(control.var(axis=0, dtype=np.float64).sum()) / len(control)
+    of_sum = (
+        sum(float(part.var(axis=0, dtype=np.float64).sum()) / len(part) for part in alone)
+        + len(alone) ** 2 * of_control
+    )
     squared = size**2 - of_sum
     expected = float(null.mean())
     beyond = np.sqrt(max(length**2 - float(np.square(null).mean()), 0.0))

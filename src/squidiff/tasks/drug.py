@@ -56,6 +56,7 @@ def monotonicity(curves: pd.DataFrame, dose_key: str) -> pd.DataFrame:
 
     if dose_key not in curves or curves.duplicated(["gene", dose_key]).any():
         raise InputError(f"the table holds no single curve over {dose_key!r}: give that of one query")
+    curves = curves.assign(**{dose_key: curves[dose_key].astype(float)})
     shifts = curves.pivot_table(index="gene", columns=dose_key, values="shift", sort=True, observed=True)
     doses = shifts.columns.to_numpy(dtype=float)
     values = shifts.to_numpy()
