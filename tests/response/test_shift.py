@@ -7,8 +7,8 @@ import itertools
 
 import numpy as np
 import pytest
-from made_populations import answer, ask, populations
 
+from made_populations import answer, ask, populations
 from squidiff.config import InputError
 from squidiff.response.populations import Populations
 from squidiff.response.shift import (
