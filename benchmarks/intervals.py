@@ -1,6 +1,6 @@
 """How often the intervals of the mean shift hold, on the populations that a benchmark held out.
 
-    python benchmarks/coverage.py results/bench
+    python benchmarks/intervals.py results/bench
 
 Of every task and seed in the folder: the share of genes whose true mean shift lies in its interval of 50 and of 90 %,
 by mean over the populations held out; the mean width of that of 90 % by the mean size of a true shift; how many
