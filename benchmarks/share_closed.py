@@ -72,8 +72,9 @@ def main() -> None:
     for (task, metric), of in found.items():
         share = f"{of['share']:.2f}" if metric in SHARED and of["share"] == of["share"] else "-"
         ours = f"{of['model']:.3f} ({of['least']:.3f} to {of['most']:.3f})"
-        best = f"{of['baseline']:.3f} ({of['low']:.3f} to {of['high']:.3f})"
-        numbers = f"{ours} | {of['beside']:.3f} | {best} | {of['ceiling']:.3f}"
+        best = f"{of['baseline']:.3f}" + (f" ({of['low']:.3f} to {of['high']:.3f})" if of["low"] == of["low"] else "")
+        other = f"{of['beside']:.3f}" if of["beside"] == of["beside"] else "-"
+        numbers = f"{ours} | {other} | {best} | {of['ceiling']:.3f}"
         print(f"| {task} | {metric.replace('_', ' ')} | {numbers} | {share} |")
     for metric in SHARED:
         shares = [of["share"] for (_, name), of in found.items() if name == metric and of["share"] == of["share"]]
