@@ -20,6 +20,8 @@ from squidiff.data.unit import Normalisation
 from squidiff.model.network import Network, Standardisation
 from squidiff.response.populations import Population, Populations
 from squidiff.response.shape import N_QUANTILES, nonzero_quantiles
+from squidiff.response.stack import Anchor
+from squidiff.response.uncertainty import Uncertainty
 from squidiff.train.checkpoint import load_standardisation, require_finite_tensors
 from squidiff.train.loop import RECIPE, Recipe
 
@@ -45,6 +47,16 @@ class Fitted:
     normalisation: Normalisation
     time_span: tuple[float, float] | None
     """Earliest and latest time of the first training, by which the network is told of times; None without time."""
+
+    @cached_property
+    def anchor(self) -> Anchor:
+        """Answers with the mean of any population; kept, as what it learns from does not change."""
+        return Anchor().fit(self.populations)
+
+    @cached_property
+    def uncertainty(self) -> Uncertainty:
+        """Of these answers."""
+        return Uncertainty(self.anchor)
 
     def hash(self) -> str:
         """Of all arrays: what a run that starts from this one remembers."""

@@ -23,9 +23,8 @@ from squidiff.estimator.fitted import Fitted, summarise
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shape import ZeroLaw, move_to_mean, take_values
 from squidiff.response.shift import CannotPredict
-from squidiff.response.stack import Anchor
 from squidiff.response.time import interpolate, times_around
-from squidiff.response.uncertainty import Interval, Uncertainty
+from squidiff.response.uncertainty import Interval
 
 N_REFERENCE = 256
 """Cells generated at least for a query of so many, so that one cell does not depend on how few are asked for."""
@@ -94,16 +93,6 @@ class Generator:
         self._order: dict[int, np.ndarray] = {}
 
     @cached_property
-    def anchor(self) -> Anchor:
-        """Answers with the mean of any population."""
-        return Anchor().fit(self.fitted.populations)
-
-    @cached_property
-    def uncertainty(self) -> Uncertainty:
-        """Of these answers."""
-        return Uncertainty(self.anchor)
-
-    @cached_property
     def law(self) -> ZeroLaw:
         """How zero fractions follow the mean, over the training populations."""
         return ZeroLaw().fit(self.fitted.populations.mean, self.fitted.populations.zero_fraction)
@@ -122,7 +111,7 @@ class Generator:
         if query.parts and not any(part.strength for part in query.parts):  # a drug at dose 0 changes nothing
             mean, predictor, group = source.mean, "no change", None
         else:
-            mean, predictor, group = self.anchor.answer(key, features, source)
+            mean, predictor, group = self.fitted.anchor.answer(key, features, source)
         mean = np.where(self.fitted.non_negative, np.maximum(mean, 0.0), mean)
         condition = self.fitted.condition(key, features, source.mean, mean)
         is_plain = source.key == key
@@ -135,8 +124,8 @@ class Generator:
         if self.paired and query.n_cells is not None:
             raise InputError("n_cells has no use with --paired: there is one cell for each source cell")
         onward = None if self.paired or is_plain else self._onward(key, start)
-        interval = self.uncertainty.interval(key, mean, group, source)
-        far = "; ".join(self.uncertainty.far(key, features, source, group))
+        interval = self.fitted.uncertainty.interval(key, mean, group, source)
+        far = "; ".join(self.fitted.uncertainty.far(key, features, source, group))
         is_new = is_plain and not self.paired
         return Plan(index, query, start, onward, mean, predictor, interval, far, condition, is_new)
 
