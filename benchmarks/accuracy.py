@@ -9,8 +9,9 @@ which its learning rate then falls, as its own option says) and samples by its o
 its own defaults, and it is said when that took longer than the budget. Each predicted cell starts from a cell of the
 source, so a population has as many as its source, --cells at most, of both models.
 
-Upstream predicts by the arithmetic of mean latents, without noise on them, as `estimator.upstream.LatentGenerator` does
-it: the mean shift of other contexts, the shifts of a combination's parts added, or the mean between the times around.
+Upstream predicts by the arithmetic of mean latents, as `estimator.upstream.LatentGenerator` does it, but without the
+noise that ours adds to them: the mean shift of other contexts, the shifts of a combination's parts added, or the mean
+between the times around.
 With drugs its encoder is shown control cells and the fingerprint that is asked for. The weights are the newest
 (`model.pt`), which its sampler is given; its average (decay 0.9999) is still mostly the untrained model after the few
 thousand steps of a CPU.
@@ -286,7 +287,7 @@ def predict_upstream(schema: Schema, folder: Path, settings: Settings) -> Path:
 
 
 def start_rows(table: CellTable, plan: LatentPlan, seed: int) -> np.ndarray:
-    """The source cells of a population, as LatentGenerator draws them."""
+    """The source cells of a population: as many as it asks for, each as often as any other, give or take one."""
     available = np.flatnonzero(table.population == plan.start)
     assert plan.query.n_cells is not None  # write_populations says it
     return draw_rows(available, plan.query.n_cells, np.random.default_rng((seed, plan.index)))

@@ -73,8 +73,8 @@ def predict(
     if given(schema) is not None:
         raise InputError("schema options go with --baseline only: the run knows its own")
     model = Squidiff.load(Path(str(run)), device)
-    for name in () if queries is not None else asked:
-        require_known(name, model.schema)
+    if queries is None:
+        require_known(asked, model.schema)
     n_queries = len(read_queries(asked, model.schema))
     say_where(source, on_disk)
     anchors: set[str] = set()

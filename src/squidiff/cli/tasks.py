@@ -188,8 +188,8 @@ def _require_known(model: Squidiff, asked: Iterable[str], queries: Path | None) 
     """Raises InputError for a column of --query that the model knows nothing of; a file may have notes."""
     from squidiff.data.queries import require_known
 
-    for name in () if queries is not None else asked:
-        require_known(name, model.schema)
+    if queries is None:
+        require_known(asked, model.schema)
 
 
 def _write(out: Path, table: pd.DataFrame) -> None:

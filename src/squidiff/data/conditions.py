@@ -8,7 +8,7 @@ so that the order of the parts does not matter.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -230,6 +230,10 @@ class ConditionEncoder:
     def describe(self, parts: tuple[Part, ...]) -> np.ndarray:
         """What predictors and the network are told of a condition, (1 + F,): its total strength, then `encode`."""
         return np.concatenate([[np.float32(sum(part.strength for part in parts))], self.encode(parts)])
+
+    def describe_each(self, conditions: Sequence[tuple[Part, ...]]) -> np.ndarray:
+        """`describe` of P conditions, P x (1 + F)."""
+        return np.stack([self.describe(parts) for parts in conditions])
 
     def encode(self, parts: tuple[Part, ...]) -> np.ndarray:
         """Features (F,) of a condition. Raises InputError on a part that training gives no way to describe."""

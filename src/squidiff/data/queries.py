@@ -64,7 +64,7 @@ def refuse_unknown_columns(queries: Sequence[Query], schema: Schema, obs: pd.Dat
         if name not in schema.columns and name in obs.columns:
             there = set(as_text(obs[name]))
             if any(there != set(as_text(pd.Series([query.columns[name]]))) for query in queries):
-                require_known(name, schema)
+                require_known([name], schema)
 
 
 def refuse_own_names(schema: Schema) -> None:
@@ -80,9 +80,11 @@ def told(columns: Mapping[str, object], own: Iterable[str]) -> dict[str, object]
     return {f"asked_{name}" if name in names else name: value for name, value in columns.items()}
 
 
-def require_known(name: str, schema: Schema) -> None:
-    """Raises InputError when a queries' column is none of the schema's."""
-    if name not in (*schema.columns, N_CELLS):
+def require_known(names: Iterable[str], schema: Schema) -> None:
+    """Raises InputError when one of the queries' columns is none of the schema's."""
+    for name in names:
+        if name in (*schema.columns, N_CELLS):
+            continue
         known = ", ".join(map(repr, schema.columns)) or "none: it generates cells like those of the source"
         raise InputError(
             f"column {name!r} of the queries means nothing to this model, whose columns are {known}; leave it out, or "

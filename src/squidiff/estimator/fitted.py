@@ -143,7 +143,7 @@ class Fitted:
 
     def encode_table(self, table: CellTable, schema: Schema) -> np.ndarray:
         """z_sem of each cell under its own condition, N x Z."""
-        features = np.stack([self.encoder.describe(parts) for parts in table.parts])
+        features = self.encoder.describe_each(table.parts)
         condition = self.own_conditions(summarise(table, features, schema))
         chunks = in_chunks(np.arange(len(table.names)))
         latents = (self.encode(table.dense(chunk), condition[table.population[chunk]]) for chunk in chunks)
@@ -164,7 +164,7 @@ def begin_anchored(
     device: torch.device,
 ) -> tuple[Fitted, Pairs, Recipe[Batch]]:
     """An untrained model, the pairs to train it on and how. Raises InputError when no gene varies."""
-    populations = summarise(table, np.stack([encoder.describe(parts) for parts in table.parts]), schema)
+    populations = summarise(table, encoder.describe_each(table.parts), schema)
     standardisation = fit_standardisation(table, populations, config)
     network = Network.initialise(config, standardisation, n_condition(populations, standardisation)).to(device)
     found = table.survey
@@ -202,7 +202,7 @@ def begin_from(
     features = np.zeros((len(before), encoder.n_features), dtype=before.dtype)
     features[:, np.concatenate([[0], 1 + place])] = before
     known = replace(earlier.populations, features=features)
-    own = summarise(table, np.stack([encoder.describe(parts) for parts in table.parts]), schema)
+    own = summarise(table, encoder.describe_each(table.parts), schema)
     populations, standardisation = known.joined(own), Standardisation.of_buffers(earlier.network.state_dict())
     network = Network.initialise(config, standardisation, n_condition(populations, standardisation))
     weights = dict(earlier.network.state_dict())

@@ -48,7 +48,7 @@ class Baselines:
     def __init__(self, train: CellTable, schema: Schema, seed: int = 0) -> None:
         self.table, self.seed = train, seed
         self.encoder = ConditionEncoder.fit(train.parts, schema)
-        features = np.stack([self.encoder.describe(parts) for parts in train.parts])
+        features = self.encoder.describe_each(train.parts)
         keys = tuple(Population(*key) for key in train.keys)
         has_control = schema.control is not None
         self.populations = Populations.summarise(

@@ -39,6 +39,8 @@ def interactions(
     where it is given, such as predicted cells, else from `cells`; control cells and parts always from `cells`. Raises
     InputError when there is none.
     """
+    from scipy.stats import false_discovery_control
+
     adata = read_cells(cells)
     schema = schema_of(adata, schema)
     if schema.control is None:
@@ -70,7 +72,7 @@ def interactions(
             "nothing to compare it with"
         )
     scores = pd.DataFrame(rows)
-    scores.insert(scores.columns.get_loc("p") + 1, "q", _benjamini_hochberg(scores["p"].to_numpy()))
+    scores.insert(scores.columns.get_loc("p") + 1, "q", false_discovery_control(scores["p"]))
     return scores.sort_values(["p", "strength"], ascending=[True, False], kind="stable", ignore_index=True)
 
 
@@ -131,9 +133,3 @@ def _noise_of_mean(cells: np.ndarray, n_null: int, rng: np.random.Generator) -> 
     """How the mean of resampled cells differs from the mean, n_null x G."""
     weights = rng.multinomial(len(cells), np.full(len(cells), 1 / len(cells)), size=n_null) / len(cells)
     return np.asarray((weights - 1 / len(cells)) @ cells)
-
-
-def _benjamini_hochberg(p: np.ndarray) -> np.ndarray:
-    from scipy.stats import false_discovery_control
-
-    return np.asarray(false_discovery_control(p))

@@ -13,7 +13,7 @@ import pandas as pd
 from squidiff.config import InputError, Sampling
 from squidiff.data.queries import FAR, told
 from squidiff.estimator import Squidiff
-from squidiff.tasks.drug import as_numbers
+from squidiff.tasks.series import along
 
 
 def trajectory(
@@ -74,9 +74,4 @@ def _at(model: Squidiff, times: Sequence[float], query: Mapping[str, object] | N
     key = model.schema.time_key
     if key is None:
         raise InputError("this model was trained without times (--time-key): there is no trajectory")
-    times = as_numbers(times, "times")
-    if len(times) < 2 or times != sorted(set(times)):
-        raise InputError(f"times are {times}: give two or more, each once, from the first to the last")
-    if key in (query or {}):
-        raise InputError(f"the query gives {key!r}, of which --times gives the values: leave it out")
-    return pd.DataFrame([{**(query or {}), key: time} for time in times])
+    return along(key, times, query or {}, "times", "from the first to the last")

@@ -11,6 +11,7 @@ import pandas as pd
 
 from squidiff.config import InputError
 from squidiff.estimator import Squidiff
+from squidiff.tasks.series import along
 
 
 def dose_curves(
@@ -26,23 +27,7 @@ def dose_curves(
     key = model.schema.dose_key
     if key is None:
         raise InputError("this model was trained without doses (--dose-key): there is no curve over them")
-    doses = as_numbers(doses, "doses")
-    if len(doses) < 2 or doses != sorted(set(doses)):
-        raise InputError(f"doses are {doses}: give two or more, each once, from the lowest to the highest")
-    if key in query:
-        raise InputError(f"the query gives {key!r}, of which --doses gives the values: leave it out")
-    return model.changes(pd.DataFrame([{**query, key: dose} for dose in doses]), source)
-
-
-def as_numbers(values: Sequence[object], what: str) -> list[float]:
-    """Raises InputError for what is no finite number."""
-    try:
-        numbers = [float(str(value)) for value in values]
-    except ValueError:
-        raise InputError(f"{what} are {list(values)}: give numbers") from None
-    if not np.isfinite(numbers).all():
-        raise InputError(f"{what} are {list(values)}: give finite numbers")
-    return numbers
+    return model.changes(along(key, doses, query, "doses", "from the lowest to the highest"), source)
 
 
 def monotonicity(curves: pd.DataFrame, dose_key: str) -> pd.DataFrame:
