@@ -12,6 +12,7 @@ from small_models import TRAIN, anchors, assert_mean, clear_of_zero, queries, tr
 from made_cells import HELD_OUT, SCHEMA, dense, logged, mean_of
 from squidiff.config import InputError, Sampling, Schema
 from squidiff.estimator import Squidiff
+from squidiff.estimator.fitted import Fitted
 
 
 def test_a_time_between_two_has_the_mean_between_them() -> None:
@@ -30,6 +31,19 @@ def times() -> tuple[ad.AnnData, Schema]:
     cells = logged(("early", "late"))
     cells.obs["day"] = cells.obs["condition"].map({"control": 0.0, "early": 3.0, "late": 6.0})
     return cells, Schema(time_key="day", context_keys=("cell_type",))
+
+
+def test_between_more_than_two_times_the_cells_tell_the_course_and_a_saved_run_keeps_it(tmp_path: Path) -> None:
+    cells, _ = times()
+    model = trained(cells, Schema(time_key="day"))
+    model.save(tmp_path / "run")
+    one, other = (m.predict(queries(day=4.5), cells) for m in (model, Squidiff.load(tmp_path / "run", "cpu")))
+    assert anchors(one) == {"time course"}
+    np.testing.assert_array_equal(dense(one), dense(other))
+    assert isinstance(model.fitted, Fitted)
+    course = model.fitted.populations.course
+    assert course is not None
+    assert course.any(axis=1).all()
 
 
 def test_a_context_of_one_time_goes_on_as_the_others_do() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -91,6 +93,18 @@ def test_plain_generation_starts_from_the_same_context() -> None:
     made = populations({("a", "", None): [0], ("b", "", None): [1]}, has_control=False)
     assert source_key(made, ask("b", "")) == ("b", "", None)
     assert source_key(made, ask("c", "")) is None
+
+
+def test_new_cells_tell_how_a_time_goes_on_unless_they_are_silent() -> None:
+    earlier = replace(populations({("a", "", 0.0): [0], ("a", "", 1.0): [1]}), course=np.array([[1.0], [2.0]]))
+    new = replace(populations({("a", "", 1.0): [3], ("a", "", 0.0): [4], ("b", "", 2.0): [5]}), course=np.zeros((3, 1)))
+    assert new.course is not None
+    new.course[0] = 7.0
+    joined = earlier.joined(new)
+    assert [key.time for key in joined.keys] == [0.0, 1.0, 2.0]
+    assert joined.course is not None
+    assert joined.course.ravel().tolist() == [1.0, 7.0, 0.0]
+    assert earlier.joined(replace(new, course=None)).course is None
 
 
 def test_find_needs_the_whole_key() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -92,6 +93,15 @@ def test_time_alone_is_interpolated_or_taken_from_the_other_contexts() -> None:
     assert (mean.item(), name) == (3.0 + UNKNOWN_DAMPING * 2.0, "time trend")
     with pytest.raises(InputError, match=r"^new, time 9 cannot be predicted: .*new was seen 0 to 0, which does not"):
         ask_anchor(made, ask("new", "", 9.0))
+
+
+def test_between_times_the_course_comes_first_and_the_straight_line_where_no_cells_tell_it() -> None:
+    made = populations({("a", "", t): [t**2 + t] for t in (0.0, 1.0, 2.0)}, has_control=False)
+    told = replace(made, course=np.array([[1.0], [3.0], [5.0]]))
+    assert ask_anchor(made, ask("a", "", 1.5)) == (4.0, "time interpolation")
+    assert ask_anchor(told, ask("a", "", 1.5)) == (3.75, "time course")
+    told.course[2] = 0.0  # type: ignore[index]
+    assert ask_anchor(told, ask("a", "", 1.5)) == (4.0, "time interpolation")
 
 
 def test_what_nothing_can_predict_is_refused_with_the_reasons_that_apply() -> None:

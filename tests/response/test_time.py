@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,14 @@ from made_populations import NO_FEATURES, answer, ask, populations
 from squidiff.config import InputError
 from squidiff.response.populations import Populations, Source
 from squidiff.response.shift import CannotPredict
-from squidiff.response.time import TimeInterpolation, TimeShift, TimeTrend, interpolate, last_time
+from squidiff.response.time import (
+    TimeCourse,
+    TimeInterpolation,
+    TimeShift,
+    TimeTrend,
+    interpolate,
+    last_time,
+)
 
 START, SLOPE = np.array([1.0, 0.0, 5.0]), np.array([0.5, 2.0, -1.0])
 TIMES = (6.0, 0.0, 24.0, 12.0)  # in no order
@@ -92,6 +101,45 @@ def test_the_last_time_is_the_one_before(line: Populations) -> None:
         last_time(line, ask("a", "", 0.0))
     with pytest.raises(CannotPredict, match=r"^a has no time$"):
         last_time(line, ask("a", ""))
+
+
+def on_a_cubic(times: list[float], sign: float = 1.0) -> Populations:
+    """Means on the cubics t^3 and t^2 - t, and how they go on there; the latter times `sign`."""
+    means = {("", "", t): [t**3, t**2 - t] for t in times}
+    return replace(
+        populations(means, has_control=False), course=sign * np.array([[3 * t**2, 2 * t - 1] for t in times])
+    )
+
+
+@pytest.mark.parametrize("asked", [0.5, 1.5, 2.0, 2.25])
+def test_a_course_that_foretold_the_times_between_is_followed_on_its_curve(asked: float) -> None:
+    found = answer(TimeCourse(), on_a_cubic([0.0, 1.0, 2.0, 3.0]), ask("", "", asked))
+    np.testing.assert_allclose(found, [asked**3, asked**2 - asked], atol=1e-12)
+
+
+def test_a_course_that_misled_between_the_times_is_left() -> None:
+    made = on_a_cubic([0.0, 1.0, 2.0, 3.0], sign=-1.0)
+    found = answer(TimeCourse(), made, ask("", "", 1.5))
+    np.testing.assert_allclose(found, answer(TimeInterpolation(), made, ask("", "", 1.5)), atol=1e-12)
+
+
+def test_between_two_times_alone_nothing_confirms_a_course() -> None:
+    with pytest.raises(
+        CannotPredict, match=r"^no time between two others tells whether means go on as their cells say$"
+    ):
+        answer(TimeCourse(), on_a_cubic([0.0, 2.0]), ask("", "", 1.0))
+
+
+def test_without_a_course_at_both_sides_it_refuses() -> None:
+    made = on_a_cubic([0.0, 1.0, 2.0, 3.0])
+    assert made.course is not None
+    told_at_some = replace(made, course=made.course * [[1.0], [1.0], [1.0], [0.0]])
+    with pytest.raises(CannotPredict, match=r"^the cells around time 2\.5 do not tell how they go on$"):
+        answer(TimeCourse(), told_at_some, ask("", "", 2.5))
+    with pytest.raises(CannotPredict, match=r"^no time between two others tells"):
+        answer(TimeCourse(), replace(made, course=None), ask("", "", 2.5))
+    with pytest.raises(CannotPredict, match="does not hold time 5"):
+        answer(TimeCourse(), made, ask("", "", 5.0))
 
 
 def over_time(times: list[float], means: list[list[float]]) -> Populations:

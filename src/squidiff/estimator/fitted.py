@@ -18,6 +18,7 @@ from squidiff.data.dataset import Pairs
 from squidiff.data.table import CellTable
 from squidiff.data.unit import Normalisation
 from squidiff.model.network import Network, Standardisation
+from squidiff.response.course import courses
 from squidiff.response.populations import Population, Populations
 from squidiff.response.shape import N_QUANTILES, nonzero_quantiles
 from squidiff.response.stack import Anchor
@@ -127,6 +128,8 @@ class Fitted:
             "non_negative": self.non_negative,
             "quantiles": self.quantiles,
         }
+        if self.populations.course is not None:
+            arrays["populations.course"] = self.populations.course
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         return tensors | {f"network.{name}": t for name, t in self.network.state_dict().items()}
 
@@ -164,7 +167,7 @@ def begin_anchored(
     device: torch.device,
 ) -> tuple[Fitted, Pairs, Recipe[Batch]]:
     """An untrained model, the pairs to train it on and how. Raises InputError when no gene varies."""
-    populations = summarise(table, encoder.describe_each(table.parts), schema)
+    populations = _of_training(table, encoder, schema, config)
     standardisation = fit_standardisation(table, populations, config)
     network = Network.initialise(config, standardisation, n_condition(populations, standardisation)).to(device)
     found = table.survey
@@ -202,7 +205,7 @@ def begin_from(
     features = np.zeros((len(before), encoder.n_features), dtype=before.dtype)
     features[:, np.concatenate([[0], 1 + place])] = before
     known = replace(earlier.populations, features=features)
-    own = summarise(table, encoder.describe_each(table.parts), schema)
+    own = _of_training(table, encoder, schema, config)
     populations, standardisation = known.joined(own), Standardisation.of_buffers(earlier.network.state_dict())
     network = Network.initialise(config, standardisation, n_condition(populations, standardisation))
     weights = dict(earlier.network.state_dict())
@@ -258,6 +261,16 @@ def summarise(table: CellTable, features: np.ndarray, schema: Schema) -> Populat
     """The populations of a table, with the condition features (P x F) that are given."""
     keys = tuple(Population(*k) for k in table.keys)
     return Populations.summarise(table.blocks(), table.population, keys, features, schema.control is not None)
+
+
+def _of_training(table: CellTable, encoder: ConditionEncoder, schema: Schema, config: Config) -> Populations:
+    """The same, and where there are times, how each goes on; that from at most MAX_CELLS_FOR_AXES cells, drawn."""
+    populations = summarise(table, encoder.describe_each(table.parts), schema)
+    if _time_span(populations) is None:
+        return populations
+    rows = _some_rows(table, config)
+    course = courses(table.dense(rows), table.population[rows], populations.keys)
+    return replace(populations, course=course)
 
 
 def n_condition(populations: Populations, standardisation: Standardisation) -> int:
@@ -324,6 +337,7 @@ def rebuild(saved: dict[str, Any], tensors: dict[str, torch.Tensor], config: Con
             arrays["populations.n_cells"],
             saved["schema"]["control"] is not None,
             arrays["populations.variance"],
+            course=arrays["populations.course"] if saved["time_span"] is not None else None,
         )
         network = Network.initialise(config, standardisation, n_condition(populations, standardisation))
         network.load_state_dict(weights)
@@ -336,6 +350,7 @@ def rebuild(saved: dict[str, Any], tensors: dict[str, torch.Tensor], config: Con
             "populations.n_cells": (len(populations.keys),),
             "populations.variance": (len(populations.keys), len(genes)),
             "non_negative": (len(genes),),
+            **({} if populations.course is None else {"populations.course": (len(populations.keys), len(genes))}),
             "quantiles": (N_QUANTILES, len(genes)),
             "network.center": (len(genes),),
         }

@@ -44,7 +44,7 @@ RUN_FILES = (
     *(METRICS, STATE.as_posix(), WEIGHTS),
 )
 """What a run folder holds, from its root."""
-FORMAT = 3
+FORMAT = 4
 """Of the run folder; raised when an older version could not read it."""
 
 MIN_CELLS = 10

@@ -57,6 +57,9 @@ class Populations:
     """P x G, over the cells of each: what the noise of its mean is made of."""
     genes: tuple[str, ...] = ()
     """Their names, (G,); () where nothing asks for them."""
+    course: np.ndarray | None = None
+    """P x G, per unit of time: how the mean goes on at each time, see `response.course`; 0 where its cells do not tell,
+    None where nothing asks for it."""
 
     @classmethod
     def summarise(
@@ -106,10 +109,17 @@ class Populations:
         variance = pooled(lambda of: of.variance + np.square(of.mean)) - np.square(mean)
         rows = [(self, i) if j is None else (others, j) for i, j in zip(parts[0][1], parts[1][1], strict=True)]
         features = np.stack([of.features[i or 0] for of, i in rows])
-        zeros = pooled(lambda of: of.zero_fraction)
-        return Populations(
-            keys, features, mean, zeros, n.sum(axis=0), self.has_control, np.maximum(variance, 0.0), self.genes
-        )
+        zeros, variance = pooled(lambda of: of.zero_fraction), np.maximum(variance, 0.0)
+        course = None
+        if self.course is not None and others.course is not None:
+            silent = np.zeros_like(mean[0])
+            own, new = (
+                np.stack([silent if i is None else of[i] for i in rows])
+                for of, (_, rows) in zip((self.course, others.course), parts, strict=True)
+            )
+            # new cells of one time alone do not tell how it goes on, though the earlier ones may
+            course = np.where(new.any(axis=1, keepdims=True), new, own)
+        return Populations(keys, features, mean, zeros, n.sum(axis=0), self.has_control, variance, self.genes, course)
 
     def only(self, indices: np.ndarray) -> Populations:
         """Some of them."""
@@ -122,6 +132,7 @@ class Populations:
             self.has_control,
             self.variance[indices],
             self.genes,
+            None if self.course is None else self.course[indices],
         )
 
     def find(self, key: Population) -> int | None:

@@ -33,7 +33,7 @@ from squidiff.response.shift import (
     drawn,
     likelihood,
 )
-from squidiff.response.time import TimeInterpolation, TimeShift, TimeTrend
+from squidiff.response.time import TimeCourse, TimeInterpolation, TimeShift, TimeTrend
 
 BASELINES: dict[str, Callable[[], Predictor]] = {
     "no change": NoChange,
@@ -60,6 +60,7 @@ PREDICTORS: dict[str, Callable[[], Predictor]] = BASELINES | {
     "fold shift": FoldShift,
     "two-way of several": lambda: TwoWay(MIN_SHARED),
     "dose interpolation": DoseInterpolation,
+    "time course": TimeCourse,
     "time trend": TimeTrend,
 }
 """These, and what the anchor is further made of."""
@@ -101,6 +102,7 @@ class Group(NamedTuple):
 
 GROUPS = (
     Group(("measured parts",), lambda key: PART_SEPARATOR in key.condition),
+    Group(("time course",), lambda key: key.time is not None),
     Group(("time interpolation",), lambda key: key.time is not None),
     Group(("dose interpolation",), lambda key: key.condition != ""),
     Group(("fold shift", "two-way of several", "mean of conditions", "no change"), lambda key: key.condition != ""),
@@ -164,7 +166,9 @@ class Anchor:
                     return *self._averaged(group, key, features, source), group
                 except CannotPredict as reason:
                     reasons.append(str(reason))
-        raise InputError(f"{key} cannot be predicted: {'; '.join(reasons) or 'it was not seen in training'}")
+        raise InputError(
+            f"{key} cannot be predicted: {'; '.join(dict.fromkeys(reasons)) or 'it was not seen in training'}"
+        )
 
     def errors(self, group: Group) -> list[LeftOut]:
         """How a group would have predicted training populations, each left out of all that it learns from.

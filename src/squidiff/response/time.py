@@ -21,6 +21,49 @@ class TimeInterpolation:
         return _mean_at(self.populations, key)
 
 
+class TimeCourse:
+    """The means of the same context and condition, on a curve between the times around, which the cells there tell.
+
+    The curve is the cubic one that has the means and, at both ends, the directions of `response.course` (Hermite's).
+    Of its way off the straight line, the share is taken that would have predicted the times between two others best
+    (least squares over them, each time alike, within 0 and 1). Where there is no such time, nothing confirms a curve.
+    """
+
+    def fit(self, populations: Populations) -> TimeCourse:
+        self.populations, along, size = populations, 0.0, 0.0
+        for context, condition in dict.fromkeys((key.context, key.condition) for key in populations.keys):
+            seen = populations.reliable(populations.over_time(context, condition))
+            for before, middle, after in zip(seen, seen[1:], seen[2:], strict=False):
+                try:
+                    line, curve = self._line_and_curve(before, after, populations.keys[middle].time or 0.0)
+                except CannotPredict:
+                    continue
+                error, bend = populations.mean[middle] - line, curve - line
+                if error.any():
+                    along += float(bend @ error / (error @ error))
+                    size += float(bend @ bend / (error @ error))
+        self.share = float(np.clip(along / size, 0, 1)) if size > 0 else None
+        return self
+
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        before, after, _ = times_around(self.populations, key)
+        if self.share is None:
+            raise CannotPredict("no time between two others tells whether means go on as their cells say")
+        line, curve = self._line_and_curve(before, after, key.time or 0.0)
+        return np.asarray(line + self.share * (curve - line))
+
+    def _line_and_curve(self, before: int, after: int, time: float) -> tuple[np.ndarray, np.ndarray]:
+        from scipy.interpolate import CubicHermiteSpline
+
+        populations, ends = self.populations, [before, after]
+        if before == after or populations.course is None or not populations.course[ends].any(axis=1).all():
+            raise CannotPredict(f"the cells around time {time:g} do not tell how they go on")
+        times, mean = [populations.keys[i].time or 0.0 for i in ends], populations.mean[ends]
+        share = (time - times[0]) / (times[1] - times[0])
+        line = (1 - share) * mean[0] + share * mean[1]
+        return line, CubicHermiteSpline(times, mean, populations.course[ends])(time)
+
+
 class TimeTrend:
     """Beyond the times seen: the mean at the last time, gone on as it went between the last two, but damped.
 

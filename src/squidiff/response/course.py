@@ -1,0 +1,49 @@
+"""How the mean goes on at a time that was seen, from how the cells of that time differ."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from squidiff.response.populations import MIN_CELLS, Population
+
+N_COMPONENTS = 50
+"""Of the cells of one context and condition, that their times are told by."""
+PENALTIES = tuple(10.0**k for k in range(-2, 5))
+
+
+def courses(cells: np.ndarray, population: np.ndarray, keys: tuple[Population, ...]) -> np.ndarray:
+    """The change of the mean per unit of time at each population, P x G, from cells (N x G) of known population (N,).
+
+    Cells of one time are not all as far on their way. How far each is, is told by a ridge regression of time on the
+    principal components of all cells of its context and condition; the genes' covariance with it, within one time,
+    gives the direction in which that time's mean moves. 0 where a context was seen at one time alone, or at a time of
+    fewer than MIN_CELLS cells.
+    """
+    found = np.zeros((len(keys), cells.shape[1]))
+    times = np.array([np.nan if key.time is None else key.time for key in keys])
+    for trajectory in {key._replace(time=None) for key in keys}:
+        members = [i for i, key in enumerate(keys) if key._replace(time=None) == trajectory]
+        rows = np.flatnonzero(np.isin(population, members) & np.isfinite(times[population]))
+        of_row = population[rows]
+        counted = [i for i in np.unique(of_row) if (of_row == i).sum() >= MIN_CELLS]
+        x = cells[rows].astype(np.float64)
+        if len(counted) < 2 or not np.ptp(x, axis=0).any():
+            continue
+        told, speed = _told_times(x, times[of_row])
+        for i in counted:
+            here = of_row == i
+            ahead = told[here] - told[here].mean()
+            if ahead.any():
+                found[i] = speed * (ahead @ (x[here] - x[here].mean(axis=0))) / np.square(ahead).sum()
+    return found
+
+
+def _told_times(cells: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, float]:
+    """The time that each cell looks like (n,), and how much of it goes by per unit of true time."""
+    from sklearn.decomposition import PCA
+    from sklearn.linear_model import RidgeCV
+    from sklearn.pipeline import make_pipeline
+
+    components = PCA(min(N_COMPONENTS, *(n - 1 for n in cells.shape)), random_state=0)
+    told = make_pipeline(components, RidgeCV(PENALTIES)).fit(cells, times).predict(cells)
+    return told, float(np.polyfit(times, told, 1)[0])
