@@ -78,9 +78,8 @@ def main() -> None:
         print(f"| {task} | {metric.replace('_', ' ')} | {numbers} | {share} |")
     for metric in SHARED:
         shares = [of["share"] for (_, name), of in found.items() if name == metric and of["share"] == of["share"]]
-        print(
-            f"share closed of {metric.replace('_', ' ')}, mean of {len(shares)} tasks: {sum(shares) / len(shares):.2f}"
-        )
+        mean = f"{sum(shares) / len(shares):.2f}" if shares else "no task has a way to go"
+        print(f"share closed of {metric.replace('_', ' ')}, mean of {len(shares)} tasks: {mean}")
 
 
 if __name__ == "__main__":

@@ -292,3 +292,17 @@ def test_a_dose_between_two_is_interpolated_in_its_own_direction() -> None:
     for strength in (2.5, -1.0, 0.0):  # beyond, seen at one strength alone, none
         with pytest.raises(CannotPredict, match="was not seen at doses around it"):
             answer(DoseInterpolation(), made, ask("", "g @ x"), np.array([strength, strength]))
+
+
+def test_doses_of_a_knock_down_make_a_curve_of_their_own() -> None:
+    effect = {-1.0: -2.0, -2.0: -6.0, 1.0: 50.0}
+    features = {f"g @ {s:g}": np.array([s, s]) for s in effect}
+    means: dict[tuple[str, str, float | None], object] = {("", "", None): np.array([10.0])}
+    means |= {("", f"g @ {s:g}", None): np.array([10.0 + e]) for s, e in effect.items()}
+    made = populations(means, features)
+    for strength, expected in ((-0.5, 9.0), (-1.5, 6.0), (-2.0, 4.0)):
+        found = answer(DoseInterpolation(), made, ask("", "g @ x"), np.array([strength, strength]))
+        assert found.item() == pytest.approx(expected)
+    for strength in (-2.5, 0.5):  # beyond, seen at one strength alone
+        with pytest.raises(CannotPredict, match="was not seen at doses around it"):
+            answer(DoseInterpolation(), made, ask("", "g @ x"), np.array([strength, strength]))

@@ -95,8 +95,6 @@ def interactions(
     """Whether combinations do more or less than the sum of their parts, against a null, as CSV."""
     from squidiff.tasks import interactions as find
 
-    if n_null < 1:
-        raise InputError(f"--n-null is {n_null}: it must be at least 1")
     refuse_overwriting(cells, out, pairs)
     require_writable(out)
     table = find(cells, given(schema), pairs=pairs, n_null=n_null, seed=seed)

@@ -182,7 +182,7 @@ def begin_anchored(
         quantiles,
         highest,
         normalisation,
-        _time_span(populations),
+        populations.time_span,
     )
     return fitted, _pairs(fitted, table, config), RECIPE
 
@@ -266,7 +266,7 @@ def summarise(table: CellTable, features: np.ndarray, schema: Schema) -> Populat
 def _of_training(table: CellTable, encoder: ConditionEncoder, schema: Schema, config: Config) -> Populations:
     """The same, and where there are times, how each goes on; that from at most MAX_CELLS_FOR_AXES cells, drawn."""
     populations = summarise(table, encoder.describe_each(table.parts), schema)
-    if _time_span(populations) is None:
+    if populations.time_span is None:
         return populations
     rows = _some_rows(table, config)
     course = courses(table.dense(rows), table.population[rows], populations.keys)
@@ -299,11 +299,6 @@ def fit_standardisation(table: CellTable, populations: Populations, config: Conf
     rest = (residual.var(axis=0, ddof=1).sum() - on_axes.sum()) / (residual.shape[1] - n_axes)  # PCA's are by n - 1
     arrays = (cells.mean(axis=0), spread, scale, pca.components_.T, on_axes, np.maximum(rest, 1e-4))
     return Standardisation(*(torch.from_numpy(np.array(a, dtype=np.float32)) for a in arrays))
-
-
-def _time_span(populations: Populations) -> tuple[float, float] | None:
-    times = [k.time for k in populations.keys if k.time is not None]
-    return (min(times), max(times)) if times else None
 
 
 def _some_rows(table: CellTable, config: Config) -> np.ndarray:

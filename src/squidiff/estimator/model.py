@@ -23,7 +23,7 @@ from squidiff.data.finding import CheckReport
 from squidiff.data.manifest import describe_table, provenance
 from squidiff.data.matrix import CellsOnDisk, scale_and_log
 from squidiff.data.preprocess import scaling
-from squidiff.data.queries import FAR, read_queries, refuse_own_names, refuse_unknown_columns, told
+from squidiff.data.queries import FAR, Query, read_queries, refuse_own_names, refuse_unknown_columns, told
 from squidiff.data.shards import join
 from squidiff.data.stream import BatchStream
 from squidiff.data.table import PREPARED, CellTable, open_cells, remember_schema
@@ -206,11 +206,8 @@ class Squidiff:
         """
         if isinstance(self.fitted, UpstreamFitted):
             raise InputError("upstream's architecture predicts cells and no means: it has no table of changes")
-        asked = read_queries(queries, self.schema)
-        cells = open_cells(source, on_disk)
-        refuse_unknown_columns(asked, self.schema, cells.obs)
-        generator = Generator(self.fitted, self.table(cells, _name(source)), self.schema, Sampling())
-        tables = []
+        asked, table = self._asked(queries, source, on_disk)
+        generator, tables = Generator(self.fitted, table, self.schema, Sampling()), []
         for plan in understood(asked, generator.plan):
             interval = plan.interval.columns()
             of_gene = {"gene": self.fitted.genes, "source_mean": plan.mean - plan.interval.shift, **interval}
@@ -232,11 +229,9 @@ class Squidiff:
     ) -> Iterator[ad.AnnData]:
         """The same cells in parts of a few thousand, each made when it is asked for: for more cells than memory."""
         sampling = sampling or Sampling()
-        asked = read_queries(queries, self.schema)
-        cells = open_cells(source, on_disk)
-        refuse_unknown_columns(asked, self.schema, cells.obs)
         make = LatentGenerator if isinstance(self.fitted, UpstreamFitted) else Generator
-        generator = make(self.fitted, self.table(cells, _name(source)), self.schema, sampling, paired)
+        asked, table = self._asked(queries, source, on_disk)
+        generator = make(self.fitted, table, self.schema, sampling, paired)
         plans = understood(asked, generator.plan)
         for i, plan in enumerate(plans):
             for part in generator.generate(plan):
@@ -251,6 +246,14 @@ class Squidiff:
                 yield part
             if on_query is not None:
                 on_query(i + 1, len(plans))
+
+    def _asked(
+        self, queries: pd.DataFrame | str | Path, source: ad.AnnData | str | Path, on_disk: bool | None
+    ) -> tuple[list[Query], CellTable]:
+        """What is asked for, and the cells that predictions start from."""
+        asked, cells = read_queries(queries, self.schema), open_cells(source, on_disk)
+        refuse_unknown_columns(asked, self.schema, cells.obs)
+        return asked, self.table(cells, _name(source))
 
     def save(self, folder: str | Path) -> None:
         """Writes a run folder, new or empty until then. Raises InputError when it is neither or cannot be written."""

@@ -92,11 +92,7 @@ class DoseInterpolation:
         strength, wanted = np.abs(self.populations.features[same, 0]), abs(float(features[0]))
         order = np.argsort(strength, kind="stable")
         strength = np.concatenate([[0.0], strength[order]])
-        if (
-            len(np.unique(strength)) < 3
-            or not 0 < features[0] <= strength[-1]
-            or len(np.unique(strength)) < len(strength)
-        ):
+        if len(strength) < 3 or not 0 < wanted <= strength[-1] or not (np.diff(strength) > 0).all():
             raise CannotPredict(f"{key.condition!r} was not seen at doses around it in context {key.context!r}")
         shifts = np.concatenate(
             [np.zeros((1, len(source.mean))), self.populations.shifts(np.array(same)[order].tolist())]

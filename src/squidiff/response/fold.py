@@ -56,7 +56,8 @@ class FoldShift:
         for i in left_out:
             source = populations.source_of(i)
             assert source is not None  # the treated have one
-            errors = np.square(self._predict_all(populations.keys[i], source) - mean[i])
+            guesses = self._predict_all(*self._others(populations.keys[i], source), source)
+            errors = np.square(guesses - mean[i])
             of_all = np.maximum(errors.mean(axis=-1), LEAST)
             surprise += np.log(of_all)
             of_gene += errors / of_all.min() / len(left_out)
@@ -68,20 +69,21 @@ class FoldShift:
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        mean = np.einsum("pabg,pabg->g", self.weights, self._predict_all(key, source))
-        others = elsewhere(self.populations, key)
-        control = self.populations.mean[self.populations.sources[others]]
-        share = self.weights.sum(axis=(0, 1)).mean(axis=-1) @ context_weights(
-            control, source.mean, self.unit, BANDWIDTHS
-        )
+        others, weights = self._others(key, source)
+        mean = np.einsum("pabg,pabg->g", self.weights, self._predict_all(others, weights, source))
+        share = self.weights.sum(axis=(0, 1)).mean(axis=-1) @ weights
         noise = np.square(share) @ self.populations.noise(others)
         return np.asarray(source.mean + beyond_noise(mean - source.mean, noise))
 
-    def _predict_all(self, key: Population, source: Source) -> np.ndarray:
-        """The prediction by each choice, pulls x pseudo-counts x bandwidths x G."""
+    def _others(self, key: Population, source: Source) -> tuple[list[int], np.ndarray]:
+        """The populations under the same condition elsewhere, and how much each counts, bandwidths x populations."""
         others = elsewhere(self.populations, key)
+        control = self.populations.mean[self.populations.sources[others]]
+        return others, context_weights(control, source.mean, self.unit, BANDWIDTHS)
+
+    def _predict_all(self, others: list[int], weights: np.ndarray, source: Source) -> np.ndarray:
+        """The prediction by each choice, pulls x pseudo-counts x bandwidths x G."""
         control, treated = self.populations.mean[self.populations.sources[others]], self.populations.mean[others]
-        weights = context_weights(control, source.mean, self.unit, BANDWIDTHS)
         level = weights @ treated
         moved = np.stack([_moved(source.mean, control, treated, weights, a) for a in self.pseudo_counts])
         moved -= SATURATION * np.maximum(moved - np.maximum(level, source.mean), 0.0)

@@ -223,6 +223,12 @@ class Populations:
         return [i for i in indices if self.n_cells[i] >= MIN_CELLS] or list(indices)
 
     @cached_property
+    def time_span(self) -> tuple[float, float] | None:
+        """Earliest and latest time; None without any."""
+        times = [key.time for key in self.keys if key.time is not None]
+        return (min(times), max(times)) if times else None
+
+    @cached_property
     def contexts(self) -> tuple[str, ...]:
         """Every context once."""
         return tuple(dict.fromkeys(key.context for key in self.keys))

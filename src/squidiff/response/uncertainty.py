@@ -106,9 +106,9 @@ class Uncertainty:
             found.append(f"the cells to start from are {distance / nearest:.1f} times as far from any of training's")
         if group is None:
             return found
-        times = [k.time for k in self.populations.keys if k.time is not None]
-        if key.time is not None and times and not min(times) <= key.time <= max(times):
-            found.append(f"time {key.time:g} is beyond the times seen, {min(times):g} to {max(times):g}")
+        span = self.populations.time_span
+        if key.time is not None and span is not None and not span[0] <= key.time <= span[1]:
+            found.append(f"time {key.time:g} is beyond the times seen, {span[0]:g} to {span[1]:g}")
         if group.leaves_conditions_out:
             known = self.populations.features[self.populations.treated, 1:]
             distance = np.linalg.norm(known - features[1:], axis=1).min(initial=np.inf)

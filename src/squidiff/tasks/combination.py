@@ -41,13 +41,13 @@ def interactions(
     """
     from scipy.stats import false_discovery_control
 
+    check_seed(seed)
+    if not isinstance(n_null, int) or n_null < 1:
+        raise InputError(f"--n-null is {n_null!r}: it must be a whole number of 1 or more")
     adata = read_cells(cells)
     schema = schema_of(adata, schema)
     if schema.control is None:
         raise InputError("interactions need a condition and its control: give --condition-key and --control")
-    check_seed(seed)
-    if not isinstance(n_null, int) or n_null < 1:
-        raise InputError(f"--n-null is {n_null!r}: it must be a whole number of 1 or more")
     table = both = CellTable.from_anndata(adata, schema)
     _require_logged(table, "the cells")
     if pairs is not None:
