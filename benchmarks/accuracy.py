@@ -46,7 +46,7 @@ from squidiff.data.survey import LARGEST_LOG_VALUE
 from squidiff.data.table import CellTable, as_text, read_cells, remember_schema, write_cells
 from squidiff.estimator.fitted import summarise
 from squidiff.estimator.generate import annotated, understood
-from squidiff.estimator.model import WEIGHTS
+from squidiff.estimator.run_folder import WEIGHTS
 from squidiff.estimator.upstream import LatentGenerator, LatentPlan, UpstreamFitted
 from squidiff.evaluate.scoring import LEAKS, OVERALL
 from squidiff.files import read_json, write_atomically, write_json

@@ -23,6 +23,15 @@ class InputError(ValueError):
     """Input that cannot be used. The message is one sentence: what was found, where, and what to do."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal ended the work, after it was saved. The message is one sentence."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+        """Of the signal."""
+
+
 PART_SEPARATOR = " + "
 """Joins the parts of a condition's canonical spelling; a bare '+' may stand inside a part's name."""
 
@@ -167,7 +176,14 @@ class Config(_Checked):
     )
     validate_every_steps: int = _setting(100, "steps between two validation losses", low=1)
     log_every_steps: int = _setting(20, "steps between two lines of metrics.jsonl", low=1)
-    save_every_steps: int = _setting(200, "steps between two saves of the resumable state", low=1)
+    save_every_steps: int = _setting(200, "steps between two saves of the resumable state, at most", low=1)
+    save_every_minutes: float = _setting(10.0, "minutes between two saves of the resumable state, at most", low=0.0)
+    patience: int | None = _setting(
+        5,
+        "stop when the validation loss has not fallen this many times in a row (None: never; this project's "
+        "architecture only)",
+        low=1,
+    )
     pairing: Literal["random", "optimal-transport"] = _setting(
         "random",
         "how a batch's treated cells meet source cells of their context: at random, or so that the squared distances "

@@ -10,7 +10,15 @@ import torch
 from exact_gaussian import ExactGaussian
 
 from squidiff.config import NoiseLevel, Prediction
-from squidiff.diffusion.loss import Losses, add_noise, denoising_loss, loss_by_quartile, upstream_loss
+from squidiff.diffusion.loss import (
+    Losses,
+    add_noise,
+    denoising_loss,
+    draw_noise,
+    draw_upstream_noise,
+    loss_by_quartile,
+    upstream_loss,
+)
 from squidiff.diffusion.schedule import MAX_ANGLE, MIN_ANGLE, StepSchedule, draw_angles
 
 
@@ -31,7 +39,7 @@ def gaussian_loss(deviation: float, n_cells: int = 8000) -> Losses:
     """The loss of the exact denoiser on cells of 32 independent genes."""
     data = ExactGaussian(torch.full((32,), 0.7), torch.full((32,), deviation))
     cells = 0.7 + deviation * torch.randn(n_cells, 32, generator=seeded(1))
-    return denoising_loss(data.predict, cells, seeded(2))
+    return denoising_loss(data.predict, cells, draw_noise(cells.shape, seeded(2)))
 
 
 @pytest.mark.parametrize("deviation", [0.5, 1.0, 2.0])
@@ -85,7 +93,7 @@ def test_the_loss_is_the_squared_error_of_v() -> None:
         guessed = 3.0 * torch.sin(x_t) + level.sigma
         return Prediction(guessed, (x_t - level.alpha * guessed) / level.sigma)
 
-    loss, position = denoising_loss(guess, x0, seeded(6))
+    loss, position = denoising_loss(guess, x0, draw_noise(x0.shape, seeded(6)))
     [(x_t, seen_level)] = seen
     alpha, sigma = (part.double() for part in seen_level)
     eps = (x_t - alpha * x0) / sigma
@@ -104,7 +112,7 @@ def test_noise_is_standard_normal_and_independent_of_the_cell() -> None:
         seen.append((x_t - level.alpha * x0) / level.sigma)
         return Prediction(x_t, x_t)
 
-    denoising_loss(guess, x0, seeded(8))
+    denoising_loss(guess, x0, draw_noise(x0.shape, seeded(8)))
     joint = torch.cat([seen[0], x0], dim=1)
     torch.testing.assert_close(torch.cov(joint.T), torch.eye(6), rtol=0, atol=5 * math.sqrt(2 / 20_000))
     torch.testing.assert_close(joint.mean(dim=0), torch.zeros(6), rtol=0, atol=5 / math.sqrt(20_000))
@@ -131,7 +139,7 @@ def test_upstreams_loss_is_the_squared_error_of_eps_at_uniform_steps() -> None:
         seen.append((x_t, step))
         return torch.full_like(x_t, 0.5)
 
-    losses = upstream_loss(guess, x0, schedule, seeded(10))
+    losses = upstream_loss(guess, x0, schedule, draw_upstream_noise(x0.shape, 40, seeded(10)))
     [(x_t, step)] = seen
     alpha_squared = torch.cumprod(1 - torch.linspace(0.1 / 40, 20 / 40, 40, dtype=torch.float64), 0)[step].unsqueeze(1)
     eps = (x_t - alpha_squared.sqrt() * x0) / (1 - alpha_squared).sqrt()

@@ -16,7 +16,7 @@ from made_cells import HELD_OUT, SCHEMA, contents, counts, dense, logged, small
 from squidiff.config import Config, InputError, Sampling, Schema
 from squidiff.data import dataset, matrix, stream
 from squidiff.estimator import Squidiff, generate
-from squidiff.train.run import STATE
+from squidiff.train.saving import STATE
 
 
 @pytest.fixture(autouse=True)

@@ -181,11 +181,24 @@ def test_a_folder_that_is_not_there_is_not_loaded(tmp_path: Path) -> None:
 
 def test_training_that_diverges_is_stopped_and_leaves_no_model(tmp_path: Path) -> None:
     config = dataclasses.replace(SMALL, learning_rate=1e30, n_warmup_steps=0)
-    with pytest.raises(InputError, match=r"^training diverged at step \d+: lower --learning-rate, in another folder$"):
+    with pytest.raises(InputError, match=r"^training diverged at step \d+, its loss is nan: lower --learning-rate"):
         Squidiff(SCHEMA, config, "cpu").fit(logged(), out=tmp_path / "run")
     assert not (tmp_path / "run" / "model.safetensors").exists()
     with pytest.raises(InputError, match="training has not finished"):
         Squidiff.load(tmp_path / "run", "cpu")
+
+
+def test_training_that_diverges_late_leaves_its_best_weights(tmp_path: Path) -> None:
+    """Its first step, which is validated, leaps so far that the second one's loss explodes."""
+    leaping = {"learning_rate": 100.0, "n_warmup_steps": 0}
+    config = dataclasses.replace(SMALL, validate_every_steps=1, log_every_steps=1, **leaping)
+    message = r"^training diverged at step \d+, its loss is .* folder; .*run holds the best weights before that$"
+    with pytest.raises(InputError, match=message) as found:
+        Squidiff(SCHEMA, config, "cpu").fit(logged(), out=tmp_path / "run")
+    model = Squidiff.load(tmp_path / "run", "cpu")
+    assert str(found.value).startswith(model.provenance["diverged"])
+    assert not (tmp_path / "run" / "resume").exists()
+    assert model.predict(QUERY, logged()).n_obs > 0
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from squidiff.estimator import Squidiff
 from squidiff.estimator.draws import draw
 from squidiff.estimator.upstream import UpstreamFitted
 from squidiff.model.upstream import UpstreamDenoiser
-from squidiff.train.run import STATE
+from squidiff.train.saving import STATE
 
 FEW = Sampling(n_sample_steps=3, sampler="ddim")
 DRUGS = Schema(condition_key="SMILES", control="", smiles_key="SMILES", dose_key="dose")

@@ -8,9 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 from easy_problem import config, network, run, same, stream, weights, whole
+from safetensors.torch import save
 
 from squidiff.config import InputError
-from squidiff.train.checkpoint import load_standardisation, load_state, read_tensors, save_state, write_tensors
+from squidiff.train.checkpoint import (
+    Unreadable,
+    load_standardisation,
+    load_state,
+    read_state,
+    read_tensors,
+    save_state,
+    write_tensors,
+)
 from squidiff.train.loop import TrainState, training_steps
 
 
@@ -33,7 +42,7 @@ def saved(tmp_path: Path) -> Path:
     """The state after ten steps."""
     state, _ = run(config(), 10)
     path = tmp_path / "state.safetensors"
-    save_state(path, state, clones(state.average), 0.5)
+    save_state(path, state, {}, {})
     return path
 
 
@@ -42,7 +51,7 @@ def test_twenty_steps_equal_ten_a_save_a_load_and_ten_more(saved: Path) -> None:
     settings = config(seed=99)  # the fresh state differs in all that must come from the file
     state = TrainState.start(network(settings), settings)
     assert not any(torch.equal(t, weights(expected)[name]) for name, t in weights(state).items())
-    load_state(saved, state, 20)
+    load_state(read_state(saved), state, 20)
     assert state.step == 10
     rest = list(training_steps(state, stream(10), config()))
     assert same(whole(state), whole(expected))
@@ -53,21 +62,23 @@ def test_twenty_steps_equal_ten_a_save_a_load_and_ten_more(saved: Path) -> None:
 
 def test_loading_gives_all_that_was_saved(tmp_path: Path) -> None:
     state, _ = run(config(), 10)
-    best = {name: t + 1 for name, t in state.average.items()}
-    save_state(tmp_path / "s.safetensors", state, best, 0.5)
-    fresh = TrainState.start(network(), config())
-    weights_of_best, loss = load_state(tmp_path / "s.safetensors", fresh, 20)
+    state.micro_batch_size = 8
+    kept = {f"best.{name}": t + 1 for name, t in state.average.items()}
+    save_state(tmp_path / "s.safetensors", state, kept, {"validation_loss": float("inf")})
+    fresh, saved = TrainState.start(network(), config()), read_state(tmp_path / "s.safetensors")
+    load_state(saved, fresh, 20)
     assert same(whole(fresh), whole(state))
-    assert same(weights_of_best, best)
-    assert loss == 0.5
+    assert same(saved.kept("best."), {name: t + 1 for name, t in state.average.items()})
+    assert saved.note["validation_loss"] == float("inf")
+    assert (saved.step, fresh.micro_batch_size) == (10, 8)
 
 
-def test_no_validation_yet_survives(tmp_path: Path) -> None:
-    """Before the first validation the lowest loss is infinite."""
-    state, _ = run(config(), 1)
-    save_state(tmp_path / "s.safetensors", state, clones(state.average), float("inf"))
-    _, loss = load_state(tmp_path / "s.safetensors", TrainState.start(network(), config()), 20)
-    assert loss == float("inf")
+def test_a_changed_value_is_noticed(saved: Path) -> None:
+    content = bytearray(saved.read_bytes())
+    content[-5] ^= 1
+    saved.write_bytes(content)
+    with pytest.raises(Unreadable, match="its values are not those that were written"):
+        read_tensors(saved)
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, 0.5, -1])
@@ -77,7 +88,7 @@ def test_a_truncated_file_is_refused(saved: Path, kept: float) -> None:
     state = TrainState.start(network(), config())
     before = weights(state)
     with pytest.raises(InputError, match=r"state\.safetensors cannot be read as a safetensors file"):
-        load_state(saved, state, 20)
+        load_state(read_state(saved), state, 20)
     assert same(weights(state), before)
 
 
@@ -97,7 +108,7 @@ def test_a_pickle_is_refused_and_not_executed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"model\.safetensors cannot be read"):
         read_tensors(path)
     with pytest.raises(InputError, match=r"model\.safetensors cannot be read"):
-        load_state(path, TrainState.start(network(), config()), 20)
+        load_state(read_state(path), TrainState.start(network(), config()), 20)
     torch.save({"weights": Bomb(trace)}, path)
     with pytest.raises(InputError, match=r"model\.safetensors cannot be read"):
         read_tensors(path)
@@ -108,13 +119,13 @@ def test_a_pickle_is_refused_and_not_executed(tmp_path: Path) -> None:
 def test_the_state_of_another_model_is_refused(saved: Path, change: dict[str, int]) -> None:
     other = config(**change)
     with pytest.raises(InputError, match=r"state\.safetensors does not belong to this model"):
-        load_state(saved, TrainState.start(network(other), other), 20)
+        load_state(read_state(saved), TrainState.start(network(other), other), 20)
 
 
 def test_tensors_that_are_no_state_are_refused(tmp_path: Path) -> None:
     write_tensors(tmp_path / "t.safetensors", {"a": torch.ones(2)})
     with pytest.raises(InputError, match=r"t\.safetensors does not belong to this model"):
-        load_state(tmp_path / "t.safetensors", TrainState.start(network(), config()), 20)
+        load_state(read_state(tmp_path / "t.safetensors"), TrainState.start(network(), config()), 20)
 
 
 def rewritten(saved: Path, without: str = " ", note: object = None) -> Path:
@@ -125,10 +136,10 @@ def rewritten(saved: Path, without: str = " ", note: object = None) -> Path:
     return saved
 
 
-@pytest.mark.parametrize("part", ["weights.", "average.", "best.", "optimizer.", "generator"])
+@pytest.mark.parametrize("part", ["weights.", "average.", "optimizer.", "generator"])
 def test_a_state_with_a_part_missing_is_refused_with_what_to_do(saved: Path, part: str) -> None:
     with pytest.raises(InputError, match=r"does not belong to this model .*: delete its folder to start anew, or name"):
-        load_state(rewritten(saved, part), TrainState.start(network(), config()), 20)
+        load_state(read_state(rewritten(saved, part)), TrainState.start(network(), config()), 20)
 
 
 @pytest.mark.parametrize(
@@ -142,20 +153,26 @@ def test_a_state_with_a_part_missing_is_refused_with_what_to_do(saved: Path, par
 )
 def test_a_state_with_another_note_is_refused(saved: Path, note: dict[str, object]) -> None:
     with pytest.raises(InputError, match="does not belong to this model"):
-        load_state(rewritten(saved, note=note), TrainState.start(network(), config()), 20)
+        load_state(read_state(rewritten(saved, note=note)), TrainState.start(network(), config()), 20)
+
+
+def with_note(path: Path, note: str) -> Path:
+    """Of no run of ours."""
+    path.write_bytes(save({"a": torch.ones(2)}, {"note": note}))
+    return path
 
 
 def test_a_note_that_is_no_object_is_refused(saved: Path) -> None:
     with pytest.raises(InputError, match="its note is no JSON object"):
-        read_tensors(rewritten(saved, note=[1]))
+        read_tensors(with_note(saved, "[1]"))
 
 
 def test_the_standardisation_of_a_state_comes_back_or_is_missed(saved: Path) -> None:
-    found = load_standardisation(saved)
+    found = load_standardisation(read_state(saved))
     assert torch.equal(found.axes, network().denoiser.gaussian.axes)
     assert torch.equal(found.scale, network().scale)
-    with pytest.raises(InputError, match=r"is no saved state \('\w+' is missing\): delete its folder"):
-        load_standardisation(rewritten(saved, "buffers."))
+    with pytest.raises(InputError, match=r"does not belong to this model \('\w+'\): delete its folder"):
+        load_standardisation(read_state(rewritten(saved, "buffers.")))
 
 
 def test_tensors_and_note_come_back_as_they_were(tmp_path: Path) -> None:

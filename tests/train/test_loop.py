@@ -9,10 +9,8 @@ import pytest
 import torch
 from easy_problem import batch, config, network, run, same, stream, weights, whole
 
-from squidiff.config import InputError
-from squidiff.diffusion.loss import Losses
+from squidiff.config import Config, InputError
 from squidiff.train.loop import (
-    RECIPE,
     TrainState,
     averaged_weights,
     find_device,
@@ -203,22 +201,61 @@ def test_a_cpu_is_found_and_nonsense_is_refused() -> None:
         find_device("nonsense")
 
 
-def test_a_batch_in_parts_has_the_gradient_of_the_whole() -> None:
-    """The parts draw other noise than the whole, so the loss is made one that needs none."""
-    settings = config(max_grad_norm=None)
-    recipe = dataclasses.replace(
-        RECIPE, losses=lambda n, b, g: Losses(n.encode(b.source, b.condition).mean(1) ** 2, b.target[:, 0])
-    )
-    gradients = []
+def after_some_steps(settings: Config) -> TrainState:
+    """Not before the fourth step has the loss a gradient in every layer."""
+    return run(dataclasses.replace(settings, n_train_steps=20), 5)[0]
+
+
+def gradients(state: TrainState) -> list[torch.Tensor]:
+    return [p.grad.clone() for p in state.network.parameters() if p.grad is not None]
+
+
+def test_a_batch_in_parts_has_the_losses_and_the_gradient_of_the_whole() -> None:
+    found = []
     for size in (None, 10):
-        state = TrainState.start(network(settings), settings)
-        steps = training_steps(state, stream(0), dataclasses.replace(settings, micro_batch_size=size), recipe)
-        losses = next(steps).losses
-        gradients.append([p.grad for p in state.network.encoder.parameters()])
-        assert len(losses.loss) == 32
-        assert torch.equal(losses.position, batch(0).target[:, 0])
-    for one, other in zip(*gradients, strict=True):
+        state = after_some_steps(config(max_grad_norm=None))
+        state.micro_batch_size = size
+        step = next(training_steps(state, stream(5), config(max_grad_norm=None)))
+        assert step.micro_batch_size == size
+        found.append((step.losses, gradients(state)))
+    (losses, whole_batch), (losses_of_parts, in_some) = found
+    torch.testing.assert_close(losses_of_parts.loss, losses.loss, rtol=1e-5, atol=1e-7)
+    assert torch.equal(losses_of_parts.position, losses.position)
+    for one, other in zip(in_some, whole_batch, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
+
+
+def bears(state: TrainState, n_cells: int) -> None:
+    """From now on the network runs out of memory on more cells than these."""
+
+    def encode(module: object, given: tuple[torch.Tensor, ...]) -> None:
+        if len(given[0]) > n_cells:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.14 GiB")
+
+    state.network.encoder.register_forward_pre_hook(encode)
+
+
+def test_what_does_not_fit_the_memory_is_taken_in_parts_from_then_on() -> None:
+    expected, state = after_some_steps(config()), after_some_steps(config())
+    bears(state, 10)
+    step, wanted = (next(training_steps(s, stream(5), config())) for s in (state, expected))
+    assert (step.micro_batch_size, state.micro_batch_size) == (8, 8)  # 32, 16, 8
+    for one, other in zip(gradients(state), gradients(expected), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
+    assert torch.equal(step.losses.position, wanted.losses.position)  # the noise was not drawn again
+    assert next(training_steps(state, stream(6), config())).micro_batch_size == 8
+
+
+def test_where_two_cells_do_not_fit_it_ends_in_a_sentence_and_other_errors_stay_what_they_are() -> None:
+    state = after_some_steps(config())
+    bears(state, 1)
+    with pytest.raises(InputError, match=r"^the memory of cpu does not hold a step of 2 cells: lower --width, or take"):
+        next(training_steps(state, stream(5), config()))
+    state = after_some_steps(config())
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        next(
+            training_steps(after_some_steps(config()), lambda: batch(0)._replace(condition=torch.ones(32, 7)), config())
+        )
 
 
 @pytest.mark.parametrize(("n", "size", "expected"), [(8, 3, [3, 3, 2]), (3, 2, [3]), (5, 2, [3, 2]), (4, 9, [4])])

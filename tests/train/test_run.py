@@ -14,7 +14,8 @@ from easy_problem import batch, config, network, run, same, stream, weights
 from squidiff.config import Batch, Config
 from squidiff.model.network import Network
 from squidiff.train.loop import TrainState, learning_rate, validation_loss
-from squidiff.train.run import METRICS, STATE, Record, train
+from squidiff.train.run import METRICS, Record, train
+from squidiff.train.saving import STATE
 
 VALIDATION = [batch(10**6), batch(10**6 + 1)]
 CONTRARY = [batch(10**6, sign=-1.0), batch(10**6 + 1, sign=-1.0)]

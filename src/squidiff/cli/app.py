@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,10 +26,11 @@ from squidiff.cli import (
     train,
 )
 from squidiff.cli.show import heard_or_not, say_error
-from squidiff.config import InputError, flag
+from squidiff.config import InputError, Stopped, flag
 
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
+EXIT_SIGNAL = 128
+"""Added to the number of the signal that ended the work, as a shell does."""
 
 
 def _version() -> str:
@@ -57,7 +59,7 @@ app.command(datasets.datasets)
 
 
 def main(tokens: Sequence[str] | None = None) -> None:
-    """Runs one command and ends the process: 0, 2 for input that cannot be used, 130 when interrupted."""
+    """Runs one command and ends the process: 0, 2 for input that cannot be used, 128 and its number after a signal."""
     with ending_with_a_sentence():
         app(tokens, exit_on_error=False, print_error=False)
 
@@ -67,7 +69,7 @@ def ending_with_a_sentence(
     interrupted: str = "interrupted; training goes on with `train --resume`, an experiment or a benchmark with the "
     "same command",
 ) -> Iterator[None]:
-    """Inside, input that cannot be used ends the process with one sentence and code 2, an interruption with 130."""
+    """Inside, input that cannot be used ends the process with one sentence and code 2, a signal with 128 + number."""
     # OpenMP's threads spin while they wait for each other; where another process holds one of the cores, a training
     # step then takes ten times as long. Read when torch is loaded, so it is set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -77,9 +79,12 @@ def ending_with_a_sentence(
         except (InputError, CycloptsError) as error:
             say_error(_sentence(error))
             sys.exit(EXIT_BAD_INPUT)
+        except Stopped as stopped:
+            say_error(str(stopped))
+            sys.exit(EXIT_SIGNAL + stopped.number)
         except KeyboardInterrupt:
             say_error(interrupted)
-            sys.exit(EXIT_INTERRUPTED)
+            sys.exit(EXIT_SIGNAL + signal.SIGINT)
 
 
 def _sentence(error: Exception) -> str:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from squidiff.cli.options import ConfigOptions, Device, OnDisk, SchemaOptions, given
 from squidiff.cli.show import progress, refuse_inside, say, say_warnings, say_where
 from squidiff.config import Config, InputError, Schema, flag
+
+if TYPE_CHECKING:
+    from squidiff.train.run import Record
 
 KEPT = (
     *("n_latent", "width", "n_blocks", "n_axes", "normalize"),
@@ -40,13 +44,18 @@ def train(
     config: ConfigOptions = Config(),
     device: Device = "auto",
     on_disk: OnDisk = None,
+    logger: Annotated[
+        Literal["tensorboard"] | None,
+        Parameter(help="log into OUT/tensorboard too, beside metrics.jsonl (needs the extra 'tensorboard')"),
+    ] = None,
 ) -> None:
     """Train a model and save it in a run folder."""
     from squidiff.estimator import Squidiff
-    from squidiff.estimator.model import WEIGHTS
+    from squidiff.estimator.run_folder import WEIGHTS
     from squidiff.report.plots import save, training_loss
     from squidiff.report.tables import training_metrics
-    from squidiff.train.run import STATE
+    from squidiff.train.saving import has_state
+    from squidiff.train.tensorboard import to_tensorboard
 
     earlier = None
     if start is not None:
@@ -62,13 +71,28 @@ def train(
         kept = {name: getattr(earlier.config, name) for name in KEPT}
         schema, config = earlier.schema, dataclasses.replace(config, **kept)
     model = Squidiff(schema, config, device)
-    if resume and not (out / STATE).exists() and not (out / WEIGHTS).exists():
+    if resume and not has_state(out) and not (out / WEIGHTS).exists():
         say(f"{out} holds no saved state: training starts at its first step")
     say_where(data, on_disk)
-    with progress("training", config.n_train_steps) as advance:
-        on_record = lambda record: advance(record.step, record)  # noqa: E731
+    with (
+        progress("training", config.n_train_steps) as advance,
+        nullcontext(None) if logger is None else to_tensorboard(out / logger) as log,
+    ):
+
+        def on_record(record: Record) -> None:
+            advance(record.step, record.live)
+            if log is not None:
+                log(record)
+
         model.fit(
-            data, out=out, resume=resume, on_record=on_record, on_disk=on_disk, on_check=say_warnings, start=earlier
+            data,
+            out=out,
+            resume=resume,
+            on_record=on_record,
+            on_disk=on_disk,
+            on_check=say_warnings,
+            on_note=say,
+            start=earlier,
         )
     is_upstream = config.architecture == "upstream"
     figure = training_loss(training_metrics(out), "eps" if is_upstream else "v")

@@ -44,7 +44,7 @@ def train_squidiff(tokens: Sequence[str] | None = None) -> None:
             config = settings(values, chosen, say, seed=args["seed"])
             with progress("training", config.n_train_steps) as advance:
                 model, folder = train(
-                    values, config, say, device=args["device"], on_record=lambda r: advance(r.step, r)
+                    values, config, say, device=args["device"], on_record=lambda r: advance(r.step, r.live)
                 )
         except InputError as error:
             raise in_upstreams_flags(error) from error

@@ -30,18 +30,37 @@ class Losses(NamedTuple):
     """(B,) in the range of noise that training covers: from 0, the least, to 1."""
 
 
-def denoising_loss(denoise: Denoise, x0: torch.Tensor, generator: torch.Generator) -> Losses:
-    """The squared error of v at levels drawn over the whole range.
+class Noise(NamedTuple):
+    """What is drawn for a batch: drawn for the whole of it at once, so that its parts lose nothing."""
+
+    place: torch.Tensor
+    """(B,) the angle of each cell's level or, in upstream's loss, the step"""
+    eps: torch.Tensor
+    """B x G"""
+
+
+def draw_noise(shape: torch.Size, generator: torch.Generator) -> Noise:
+    """Of a batch of that shape, B x G, for `denoising_loss`: levels over the whole range, stratified."""
+    angle = draw_angles(shape[0], generator).squeeze(1)
+    return Noise(angle, torch.randn(shape, generator=generator, device=generator.device))
+
+
+def draw_upstream_noise(shape: torch.Size, n_steps: int, generator: torch.Generator) -> Noise:
+    """Of a batch of that shape, B x G, for `upstream_loss`: steps drawn uniformly."""
+    step = torch.randint(n_steps, (shape[0],), generator=generator, device=generator.device)
+    return Noise(step, torch.randn(shape, generator=generator, device=generator.device))
+
+
+def denoising_loss(denoise: Denoise, x0: torch.Tensor, noise: Noise) -> Losses:
+    """The squared error of v at the levels drawn.
 
     The squared error of x0 is weighed by 1 / sigma^2, which with alpha^2 + sigma^2 = 1 is the squared error of
     v = alpha eps - sigma x0 (Salimans and Ho 2022, Progressive Distillation, section 4): 1 on average for a predictor
     that knows nothing of unit-variance data, at every level.
     """
-    angle = draw_angles(x0.shape[0], generator).to(x0.device)
-    level = level_from_angle(angle)
-    eps = _noise_like(x0, generator)
-    prediction = denoise(add_noise(x0, eps, level), level)
-    position = (angle.squeeze(1) - MIN_ANGLE) / (MAX_ANGLE - MIN_ANGLE)
+    level = level_from_angle(noise.place.unsqueeze(1))
+    prediction = denoise(add_noise(x0, noise.eps, level), level)
+    position = (noise.place - MIN_ANGLE) / (MAX_ANGLE - MIN_ANGLE)
     return Losses(((prediction.x0 - x0) / level.sigma).square().mean(dim=1), position)
 
 
@@ -49,20 +68,12 @@ def upstream_loss(
     predict_eps: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     x0: torch.Tensor,
     schedule: StepSchedule,
-    generator: torch.Generator,
+    noise: Noise,
 ) -> Losses:
-    """Upstream's loss: the squared error of eps = predict_eps(x_t, step) at steps (B,) drawn uniformly."""
-    n_steps = len(schedule.betas)
-    step = torch.randint(n_steps, (x0.shape[0],), generator=generator, device=generator.device)
-    level = NoiseLevel(*(part.to(x0).unsqueeze(1) for part in schedule.level(step)))
-    eps = _noise_like(x0, generator)
-    step = step.to(x0.device)
-    predicted = predict_eps(add_noise(x0, eps, level), step)
-    return Losses((predicted - eps).square().mean(dim=1), step / n_steps)
-
-
-def _noise_like(x0: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    return torch.randn(x0.shape, generator=generator, device=generator.device).to(x0.device)
+    """Upstream's loss: the squared error of eps = predict_eps(x_t, step) at the steps (B,) drawn."""
+    level = NoiseLevel(*(part.to(x0).unsqueeze(1) for part in schedule.level(noise.place.cpu())))
+    predicted = predict_eps(add_noise(x0, noise.eps, level), noise.place)
+    return Losses((predicted - noise.eps).square().mean(dim=1), noise.place / len(schedule.betas))
 
 
 def loss_by_quartile(losses: Losses) -> list[float]:

@@ -1,5 +1,6 @@
 """Squidiff: fit, encode, predict, save and load on AnnData."""
 
-from squidiff.estimator.model import RUN_FILES, Squidiff
+from squidiff.estimator.model import Squidiff
+from squidiff.estimator.run_folder import RUN_FILES
 
 __all__ = ["RUN_FILES", "Squidiff"]

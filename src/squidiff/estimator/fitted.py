@@ -6,7 +6,6 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from squidiff.response.populations import Population, Populations
 from squidiff.response.shape import N_QUANTILES, nonzero_quantiles
 from squidiff.response.stack import Anchor
 from squidiff.response.uncertainty import Uncertainty
-from squidiff.train.checkpoint import load_standardisation, require_finite_tensors
+from squidiff.train.checkpoint import Saved, load_standardisation, require_finite_tensors
 from squidiff.train.loop import RECIPE, Recipe
 
 SMALLEST_SCALE = 0.01
@@ -242,7 +241,7 @@ def _quantiles_of(table: CellTable, config: Config, earlier: Fitted) -> np.ndarr
     return np.where(earlier.quantiles[-1] > 0, earlier.quantiles, new)
 
 
-def begin_again(fitted: Fitted, pairs: Pairs, config: Config, state: Path) -> tuple[Fitted, Pairs]:
+def begin_again(fitted: Fitted, pairs: Pairs, config: Config, state: Saved) -> tuple[Fitted, Pairs]:
     """The same with the standardisation of a saved state: another machine may compute other axes from equal cells."""
     standardisation = load_standardisation(state)
     network = Network.initialise(config, standardisation, n_condition(fitted.populations, standardisation))

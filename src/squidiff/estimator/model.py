@@ -7,6 +7,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from squidiff.config import Config, InputError, Sampling, Schema, flag, settings_from_json, settings_to_json
+from squidiff.config import Config, InputError, Sampling, Schema, settings_from_json, settings_to_json
 from squidiff.data.check import examine
 from squidiff.data.conditions import ConditionEncoder
 from squidiff.data.dataset import Pairs, ShownPairs
@@ -30,22 +31,15 @@ from squidiff.data.table import PREPARED, CellTable, open_cells, remember_schema
 from squidiff.data.unit import COUNTS, UNKNOWN, Normalisation
 from squidiff.estimator.fitted import Fitted, begin_again, begin_anchored, begin_from, digest, rebuild
 from squidiff.estimator.generate import Generator, understood
+from squidiff.estimator.run_folder import FORMAT, WEIGHTS, begin_folder, read_object, refuse_claim
 from squidiff.estimator.upstream import LatentGenerator, UpstreamFitted, begin_upstream, rebuild_upstream
-from squidiff.files import read_json, require_empty, sweep, write_json
+from squidiff.files import require_empty, write_json
 from squidiff.model.upstream import UpstreamNetwork
 from squidiff.train.checkpoint import read_tensors, write_tensors
 from squidiff.train.loop import Recipe, TrainState, find_device, noise_error
-from squidiff.train.run import METRICS, STATE, Record, read_records, train, write_records
+from squidiff.train.run import METRICS, Diverged, Record, read_records, train, write_records
+from squidiff.train.saving import STATE, has_state, locked, newest_state
 from squidiff.train.upstream_checkpoint import write_upstream
-
-WEIGHTS = "model.safetensors"
-RUN_FILES = (
-    *("check.json", "config.json", "manifest.json", "provenance.json"),
-    *(METRICS, STATE.as_posix(), WEIGHTS),
-)
-"""What a run folder holds, from its root."""
-FORMAT = 4
-"""Of the run folder; raised when an older version could not read it."""
 
 MIN_CELLS = 10
 """Of training: fewer have no axes worth the name."""
@@ -91,6 +85,7 @@ class Squidiff:
         beside_others: bool = False,
         on_disk: bool | None = None,
         on_check: Callable[[CheckReport], None] | None = None,
+        on_note: Callable[[str], None] | None = None,
         start: Squidiff | None = None,
     ) -> Squidiff:
         """Trains on AnnData, backed AnnData or a path; equal data, settings and machine give equal weights, bit by bit.
@@ -101,7 +96,9 @@ class Squidiff:
         `beside_others` writes into a folder that holds other files, as long as none of them is to be replaced.
         `on_disk` leaves X in its .h5ad file (CSR or dense) or zarr store, from which cells are read as training goes,
         with the same result; None does so where X is backed already, or larger than 2 GB. `on_check` is given the
-        doctor's report, before training. With `start`, a model trained on other cells is trained further: it keeps
+        doctor's report, before training, and `on_note` a sentence where not the newest state could be taken up again.
+        SIGINT and SIGTERM end training in order where there is `out`: the state is saved, and Stopped raised. With
+        `start`, a model trained on other cells is trained further: it keeps
         what it knows of their populations and their conditions, and must have all their genes; cells that are given
         once more count once more.
         Raises InputError when the data have errors (see `check`), or when the folder holds another run.
@@ -145,23 +142,25 @@ class Squidiff:
         self.manifest["started_from"] = "" if earlier is None else earlier.hash()
         if start is not None and start.manifest.get("data_sha256") == self.manifest["data_sha256"]:
             raise InputError("the model to start from was trained on these very cells: give new ones")
-        if folder is not None:
-            self._claim(folder, resume, beside_others)
-            if resume and (folder / STATE).exists() and isinstance(fitted, Fitted):
-                fitted, pairs = begin_again(fitted, pairs, self.config, folder / STATE)
-        self.history, error = self._train(fitted, pairs, recipe, folder, resume, on_record)
-        self._fitted = fitted
-        self.provenance = provenance(
-            data="" if isinstance(data, ad.AnnData) else Path(data).name,
-            device=str(self.device),
-            seed=self.config.seed,
-            seconds=round(time.perf_counter() - started, 1),
-            noise_error=error,
-            cells="on disk" if isinstance(table.cells, CellsOnDisk) else "in memory",
-        )
-        if folder is not None:
-            self._write(folder)
-            shutil.rmtree((folder / STATE).parent, ignore_errors=True)
+        with nullcontext() if folder is None else self._claimed(folder, resume, beside_others):
+            if resume and folder is not None and has_state(folder) and isinstance(fitted, Fitted):
+                fitted, pairs = begin_again(fitted, pairs, self.config, newest_state(folder)[0])
+            error, diverged = self._train(fitted, pairs, recipe, folder, resume, on_record, on_note)
+            self._fitted = fitted
+            self.provenance = provenance(
+                data="" if isinstance(data, ad.AnnData) else Path(data).name,
+                device=str(self.device),
+                seed=self.config.seed,
+                seconds=round(time.perf_counter() - started, 1),
+                noise_error=error,
+                cells="on disk" if isinstance(table.cells, CellsOnDisk) else "in memory",
+                diverged=diverged,
+            )
+            if folder is not None:
+                self._write(folder)
+        if diverged:
+            where = "this model has" if folder is None else f"{folder} holds"
+            raise InputError(f"{diverged}; {where} the best weights before that")
         return self
 
     def encode(self, data: ad.AnnData | str | Path, *, on_disk: bool | None = None) -> np.ndarray:
@@ -282,14 +281,14 @@ class Squidiff:
             elif folder.exists():
                 reason = "it is not a run folder, as `squidiff train --out` writes"
             raise InputError(f"{folder} holds no trained model: {reason}")
-        saved = _object(folder / "config.json")
+        saved = read_object(folder / "config.json")
         if saved.get("format") != FORMAT:
             raise InputError(f"{folder} has format {saved.get('format')!r}, this version reads {FORMAT}: train again")
         if not all(isinstance(saved.get(part), dict) for part in ("schema", "config")):
             raise InputError(f"{folder}/config.json has no schema or no config: it was cut or changed by hand")
         model = cls(settings_from_json(Schema, saved["schema"]), settings_from_json(Config, saved["config"]), device)
-        model.manifest, model.check = _object(folder / "manifest.json"), _object(folder / "check.json")
-        model.provenance = _object(folder / "provenance.json")
+        model.manifest, model.check = read_object(folder / "manifest.json"), read_object(folder / "check.json")
+        model.provenance = read_object(folder / "provenance.json")
         model.history = read_records(folder / METRICS)
         tensors, note = read_tensors(folder / WEIGHTS)
         if note.get("config_sha256") != digest(saved):
@@ -324,38 +323,18 @@ class Squidiff:
             "config": settings_to_json(self.config),
         }
 
-    def _claim(self, folder: Path, resume: bool, beside_others: bool) -> None:
-        """Makes the run folder, or makes sure that an unfinished run in it is this one."""
-        if (folder / WEIGHTS).exists():
-            raise InputError(f"{folder} already holds a trained model: choose another folder")
-        if (folder / "config.json").exists():
-            if not resume:
-                raise InputError(f"{folder} holds an unfinished run: go on with --resume, or choose another folder")
-            earlier = _object(folder / "config.json")
-            if "format" not in earlier:
-                raise InputError(f"{folder} holds a config.json that is of no run: choose another folder")
-            manifest = _object(folder / "manifest.json")
-            for part, value in self._settings().items():
-                if earlier.get(part) != value:
-                    raise InputError(
-                        f"{folder} was begun with another {part} ({_difference(earlier.get(part), value)}): give the "
-                        "same, or another folder"
-                    )
-            hashes = {"data_sha256": "data", "vocabulary_sha256": "embeddings", "started_from": "--from"}
-            for part, what in hashes.items():
-                if manifest.get(part, "") != self.manifest[part]:
-                    raise InputError(f"{folder} was begun with other {what}: give the same, or another folder")
-            sweep(folder / name for name in (*RUN_FILES, *self._upstream_files))
-            return
-        begun = {"check.json", "manifest.json"}  # a run that was killed before config.json, which comes last
-        there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        if beside_others:
-            there &= {*(name.split("/")[0] for name in RUN_FILES), *self._upstream_files}
-        if not there <= begun:
-            raise InputError(f"{folder} holds {min(there - begun)!r} and no run: choose another folder")
-        write_json(folder / "check.json", self.check)
-        write_json(folder / "manifest.json", self.manifest)
-        write_json(folder / "config.json", self._settings())
+    @contextmanager
+    def _claimed(self, folder: Path, resume: bool, beside_others: bool) -> Iterator[None]:
+        """Inside, the run folder is this run's alone."""
+        asked = functools.partial(
+            refuse_claim, folder, self._settings(), self.manifest, resume=resume, beside_others=beside_others
+        )
+        asked(further=self._upstream_files)  # before the lock makes a file in it
+        with locked(folder):
+            asked(further=self._upstream_files)
+            begin_folder(folder, self._settings(), self.manifest, self.check, self._upstream_files)
+            yield
+        shutil.rmtree((folder / STATE).parent, ignore_errors=True)
 
     def _encoder(self, table: CellTable, earlier: Fitted | None) -> ConditionEncoder:
         """Of the cells' conditions; with a model to start from its own embeddings, where their file is gone."""
@@ -384,30 +363,39 @@ class Squidiff:
         folder: Path | None,
         resume: bool,
         on_record: Callable[[Record], None] | None,
-    ) -> tuple[list[Record], float]:
-        """The records, and the error of the predicted noise on training cells."""
+        on_note: Callable[[str], None] | None,
+    ) -> tuple[float, str]:
+        """The error of the predicted noise on training cells, and how training diverged, '' where it did not.
+
+        Raises Diverged where no good weights had been kept.
+        """
         config = self.config
         rows = np.random.default_rng((config.seed, 2)).permutation(pairs.target_rows())
         n_validation = min(round(config.validation_fraction * len(rows)), MAX_VALIDATION_CELLS)
         held, trained = rows[:n_validation], np.sort(rows[n_validation:])
         chunks = np.array_split(held, -(-len(held) // config.batch_size)) if len(held) else []
         rng = np.random.default_rng((config.seed, 3))
-        history = train(
-            fitted.network,
-            lambda n: BatchStream(pairs, trained, config.batch_size, config.seed, n).draw,
-            [pairs.batch(chunk, rng) for chunk in chunks],
-            config,
-            recipe,
-            out=folder,
-            resume=resume,
-            on_record=on_record,
-            on_save=None if folder is None else functools.partial(self._save_as_upstream, folder),
-        )
+        diverged = ""
+        try:
+            self.history = train(
+                fitted.network,
+                lambda n: BatchStream(pairs, trained, config.batch_size, config.seed, n).draw,
+                [pairs.batch(chunk, rng) for chunk in chunks],
+                config,
+                recipe,
+                out=folder,
+                resume=resume,
+                on_record=on_record,
+                on_save=None if folder is None else functools.partial(self._save_as_upstream, folder),
+                on_note=on_note,
+            )
+        except Diverged as error:
+            if not error.has_weights:
+                raise
+            self.history, diverged = error.records, str(error)
         some = trained[np.linspace(0, len(trained) - 1, min(len(trained), MAX_VALIDATION_CELLS)).astype(int)]
-        error = noise_error(
-            fitted.network, pairs.batch(some, np.random.default_rng((config.seed, 4))), config.seed, recipe
-        )
-        return history, error
+        batch = pairs.batch(some, np.random.default_rng((config.seed, 4)))
+        return noise_error(fitted.network, batch, config.seed, recipe), diverged
 
     def _as_sources(self, adata: ad.AnnData) -> ad.AnnData:
         """With upstream's drugs, cells that have no SMILES column are control cells all, as in its control files."""
@@ -470,20 +458,3 @@ class Squidiff:
 def _name(data: ad.AnnData | str | Path) -> str:
     """What an error calls the data."""
     return "the data" if isinstance(data, ad.AnnData) else str(data)
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises InputError when it holds anything else."""
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise InputError(f"{path} holds no JSON object: it was changed by hand")
-    return value
-
-
-def _difference(before: Any, now: Any) -> str:
-    """The first setting that differs, in words."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in now:
-            if before.get(key) != now[key]:
-                return f"{flag(key)} was {before.get(key)!r}, is {now[key]!r}"
-    return f"was {before!r}, is {now!r}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,26 +19,44 @@ from squidiff.train.loop import TrainState
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW remembers of a parameter."""
+HASH = "values_sha256"
+"""In the note: of all values."""
+
+
+class Unreadable(InputError):
+    """A file of tensors that is missing or damaged."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], note: Mapping[str, Any] | None = None) -> None:
     """Writes tensors, and a JSON-able note in the same file, atomically."""
     flat = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
-    metadata = {"note": json.dumps(note or {})}
+    metadata = {"note": json.dumps({**(note or {}), HASH: _hash(flat)})}  # one entry: several come in any order
     write_atomically(path, lambda temporary: temporary.write_bytes(save(flat, metadata)))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The tensors and the note. Raises InputError when the file is missing or damaged."""
+    """The tensors and the note. Raises Unreadable when the file is missing or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            note = json.loads((file.metadata() or {}).get("note", "{}"))
-            if not isinstance(note, dict):
-                raise ValueError("its note is no JSON object")
+            metadata = file.metadata() or {}
+        note = json.loads(metadata.get("note", "{}"))
+        if not isinstance(note, dict):
+            raise ValueError("its note is no JSON object")
+        if note.pop(HASH, None) not in (None, _hash(tensors)):
+            raise ValueError("its values are not those that were written")
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a safetensors file: {error}") from error
+        raise Unreadable(f"{path} cannot be read as a safetensors file: {error}") from error
     return tensors, note
+
+
+def _hash(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Of all values: safetensors itself would not notice a changed one."""
+    whole = hashlib.sha256()
+    for name in sorted(tensors):
+        whole.update(name.encode())
+        whole.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return whole.hexdigest()
 
 
 def require_finite_tensors(tensors: Mapping[str, torch.Tensor]) -> None:
@@ -47,13 +66,28 @@ def require_finite_tensors(tensors: Mapping[str, torch.Tensor]) -> None:
         raise ValueError(f"{damaged[0]} holds values that are not finite")
 
 
-def save_state(path: Path, state: TrainState, best: Mapping[str, torch.Tensor], best_loss: float) -> None:
-    """Writes all that resuming needs: weights, their averages, the best one if any, optimiser and random state."""
-    tensors = {"generator": state.generator.get_state()}
+class Saved(NamedTuple):
+    """A saved state, as it was read."""
+
+    path: Path
+    tensors: dict[str, torch.Tensor]
+    note: dict[str, Any]
+
+    @property
+    def step(self) -> object:
+        return self.note.get("step")
+
+    def kept(self, prefix: str) -> dict[str, torch.Tensor]:
+        """The tensors whose names begin so, without it."""
+        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
+
+
+def save_state(path: Path, state: TrainState, kept: Mapping[str, torch.Tensor], note: Mapping[str, Any]) -> None:
+    """Writes all that resuming needs: weights, their averages, optimiser and random state, and what the run keeps."""
+    tensors = {"generator": state.generator.get_state(), **kept}
     tensors |= {f"weights.{name}": p for name, p in state.network.named_parameters()}
     tensors |= {f"buffers.{name}": b for name, b in state.network.named_buffers()}
     tensors |= {f"average.{name}": t for name, t in state.average.items()}
-    tensors |= {f"best.{name}": t for name, t in best.items()}
     for i, average in enumerate(state.further):
         tensors |= {f"further.{i}.{name}": t for name, t in average.items()}
     unmoved = []  # a parameter that the loss does not depend on never has a gradient
@@ -62,20 +96,18 @@ def save_state(path: Path, state: TrainState, best: Mapping[str, torch.Tensor], 
             tensors |= {f"optimizer.{name}.{moment}": state.optimizer.state[p][moment] for moment in MOMENTS}
         else:
             unmoved.append(name)
-    note = {"step": state.step, "validation_loss": best_loss, "keeps_best": bool(best), "unmoved": unmoved}
-    write_tensors(path, tensors, note)
+    of_state = {"step": state.step, "unmoved": unmoved, "micro_batch_size": state.micro_batch_size}
+    write_tensors(path, tensors, {**note, **of_state})
 
 
-def load_state(path: Path, state: TrainState, n_train_steps: int) -> tuple[dict[str, torch.Tensor], float]:
-    """Fills a fresh state from a file; returns the best average, if one was kept, and its validation loss.
+def read_state(path: Path) -> Saved:
+    """Raises Unreadable when the file is missing or damaged."""
+    return Saved(path, *read_tensors(path))
 
-    Raises InputError when the file is damaged or is not of this model and this number of steps.
-    """
-    try:
-        tensors, note = read_tensors(path)
-    except InputError as error:
-        raise InputError(f"{error}; delete its folder to start anew") from error
-    best: dict[str, torch.Tensor] = {}
+
+def load_state(saved: Saved, state: TrainState, n_train_steps: int) -> None:
+    """Fills a fresh state. Raises InputError when what was saved is not of this model and this number of steps."""
+    tensors, note = saved.tensors, saved.note
     try:
         with torch.no_grad():
             for name, p in state.network.named_parameters():
@@ -86,25 +118,27 @@ def load_state(path: Path, state: TrainState, n_train_steps: int) -> tuple[dict[
                 if name not in note["unmoved"]:
                     moments = {moment: tensors[f"optimizer.{name}.{moment}"] for moment in MOMENTS}
                     state.optimizer.state[p] = {moment: value.to(state.device) for moment, value in moments.items()}
-                if note["keeps_best"]:
-                    best[name] = tensors[f"best.{name}"].to(state.average[name])
             for name, buffer in state.network.named_buffers():
                 buffer.copy_(tensors[f"buffers.{name}"])
         state.generator.set_state(tensors["generator"])
-        state.step, best_loss = int(note["step"]), float(note["validation_loss"])
+        state.step = int(note["step"])
+        state.micro_batch_size = None if note["micro_batch_size"] is None else int(note["micro_batch_size"])
         if state.step > n_train_steps:
             raise ValueError(f"step {state.step} of {n_train_steps}")
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path} does not belong to this model ({error}): delete its folder to start anew, or name another --out"
-        ) from error
-    return best, best_loss
+        raise foreign(saved, error) from error
 
 
-def load_standardisation(path: Path) -> Standardisation:
+def foreign(saved: Saved, error: Exception) -> InputError:
+    """What to say of a state that is not of this model."""
+    return InputError(
+        f"{saved.path} does not belong to this model ({error}): delete its folder to start anew, or name another --out"
+    )
+
+
+def load_standardisation(saved: Saved) -> Standardisation:
     """The standardisation that the run of a saved state was begun with. Raises InputError when it is not there."""
-    tensors, _ = read_tensors(path)
     try:
-        return Standardisation.of_buffers({name.removeprefix("buffers."): t for name, t in tensors.items()})
+        return Standardisation.of_buffers(saved.kept("buffers."))
     except KeyError as error:
-        raise InputError(f"{path} is no saved state ({error} is missing): delete its folder to start anew") from error
+        raise foreign(saved, error) from error

@@ -12,11 +12,20 @@ import torch
 from torch import nn
 
 from squidiff.config import Batch, Config, InputError, NoiseLevel
-from squidiff.diffusion.loss import Losses, denoising_loss, upstream_loss
+from squidiff.diffusion.loss import (
+    Losses,
+    Noise,
+    denoising_loss,
+    draw_noise,
+    draw_upstream_noise,
+    upstream_loss,
+)
 from squidiff.diffusion.schedule import StepSchedule
 from squidiff.model.network import Network
 
 N_UPSTREAM_STEPS = 1000
+SMALLEST_PART = 2
+"""Cells of a backward pass: BatchNorm needs two."""
 AnyBatch = TypeVar("AnyBatch", bound=tuple[Any, ...])
 """A named tuple of tensors."""
 
@@ -30,6 +39,8 @@ class Step(NamedTuple):
     learning_rate: float
     gradient_norm: torch.Tensor
     """() before it was clipped"""
+    micro_batch_size: int | None
+    """Cells a backward pass; None where it was all of the batch."""
 
 
 @dataclass
@@ -44,6 +55,8 @@ class TrainState:
     optimizer: torch.optim.AdamW
     generator: torch.Generator
     """Of noise and levels, on the CPU so that every device draws the same."""
+    micro_batch_size: int | None
+    """Cells a backward pass, None for all of a batch; less than was asked for once memory did not hold as many."""
     step: int = 0
 
     @property
@@ -59,7 +72,8 @@ class TrainState:
         network.train()
         average = {name: p.detach().clone() for name, p in network.named_parameters()}
         further = tuple({name: t.clone() for name, t in average.items()} for _ in config.further_ema_decays)
-        return cls(network, average, further, optimizer, torch.Generator().manual_seed(config.seed))
+        generator = torch.Generator().manual_seed(config.seed)
+        return cls(network, average, further, optimizer, generator, config.micro_batch_size)
 
 
 def find_device(name: str) -> torch.device:
@@ -78,12 +92,26 @@ def find_device(name: str) -> torch.device:
 
 
 @dataclass(frozen=True)
+class Loss(Generic[AnyBatch]):
+    """A loss, and the noise that it is taken at."""
+
+    draw: Callable[[torch.Size, torch.Generator], Noise]
+    """For targets of that shape, B x G."""
+    of: Callable[[nn.Module, AnyBatch, Noise], Losses]
+    """A batch, or a part of it with its part of the noise."""
+
+    def at_drawn_noise(self, network: nn.Module, batch: AnyBatch, generator: torch.Generator) -> Losses:
+        """Of a whole batch, which is on the network's device."""
+        return self.of(network, batch, on_device(self.draw(batch[0].shape, generator), batch[0].device))
+
+
+@dataclass(frozen=True)
 class Recipe(Generic[AnyBatch]):
     """What one architecture's training does otherwise than another's; numbers are settings."""
 
-    losses: Callable[[nn.Module, AnyBatch, torch.Generator], Losses]
-    """Of a batch."""
-    noise_losses: Callable[[nn.Module, AnyBatch, torch.Generator], Losses]
+    loss: Loss[AnyBatch]
+    """What is trained on."""
+    noise_loss: Loss[AnyBatch]
     """The squared error of eps at steps of upstream's schedule, which all architectures can be compared by."""
     learning_rate: Callable[[int, Config], float]
     """Of step number n, from 0."""
@@ -108,14 +136,14 @@ def _young_decay(n_steps: int, config: Config) -> float:
     return min(config.ema_decay, (1 + n_steps) / (10 + n_steps))
 
 
-def _network_losses(network: nn.Module, batch: Batch, generator: torch.Generator) -> Losses:
+def _network_losses(network: nn.Module, batch: Batch, noise: Noise) -> Losses:
     assert isinstance(network, Network)
     z_sem = network.encode(batch.source, batch.condition)
     x0 = network.standardise(batch.target, batch.anchor)
-    return denoising_loss(network.denoise(z_sem), x0, generator)
+    return denoising_loss(network.denoise(z_sem), x0, noise)
 
 
-def _noise_losses(network: nn.Module, batch: Batch, generator: torch.Generator) -> Losses:
+def _noise_losses(network: nn.Module, batch: Batch, noise: Noise) -> Losses:
     """In the unit of the diffusion, at the steps of Squidiff 1.0.8."""
     assert isinstance(network, Network)
     z_sem = network.encode(batch.source, batch.condition)
@@ -125,10 +153,20 @@ def _noise_losses(network: nn.Module, batch: Batch, generator: torch.Generator) 
         level = NoiseLevel(*(part.to(x_t).unsqueeze(1) for part in schedule.level(step.cpu())))
         return denoise(x_t, level).eps
 
-    return upstream_loss(predict_eps, network.standardise(batch.target, batch.anchor), schedule, generator)
+    return upstream_loss(predict_eps, network.standardise(batch.target, batch.anchor), schedule, noise)
 
 
-RECIPE: Recipe[Batch] = Recipe(_network_losses, _noise_losses, learning_rate, _young_decay, keeps_average=True)
+def _draw_upstream_noise(shape: torch.Size, generator: torch.Generator) -> Noise:
+    return draw_upstream_noise(shape, N_UPSTREAM_STEPS, generator)
+
+
+RECIPE: Recipe[Batch] = Recipe(
+    Loss(draw_noise, _network_losses),
+    Loss(_draw_upstream_noise, _noise_losses),
+    learning_rate,
+    _young_decay,
+    keeps_average=True,
+)
 """Of this project's own architecture."""
 
 
@@ -139,13 +177,9 @@ def training_steps(
     parameters = list(state.network.parameters())
     averages = [state.average[name] for name, _ in state.network.named_parameters()]
     while state.step < config.n_train_steps:
-        batch = on_device(draw(), state.device)
-        n_cells, done = len(batch[0]), []
-        state.optimizer.zero_grad(set_to_none=True)
-        for part in in_parts(batch, config.micro_batch_size or n_cells):
-            losses = recipe.losses(state.network, part, state.generator)
-            (losses.loss.sum() / n_cells).backward()
-            done.append(Losses(losses.loss.detach(), losses.position))
+        batch = draw()
+        noise = recipe.loss.draw(batch[0].shape, state.generator)
+        losses = _with_gradients(state, batch, noise, recipe.loss)
         norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm or math.inf)
         rate = recipe.learning_rate(state.step, config)
         for group in state.optimizer.param_groups:
@@ -155,7 +189,49 @@ def training_steps(
         torch._foreach_lerp_(averages, [p.detach() for p in parameters], 1 - recipe.decay(state.step, config))
         for decay, average in zip(config.further_ema_decays, state.further, strict=True):
             torch._foreach_lerp_(list(average.values()), [p.detach() for p in parameters], 1 - decay)
-        yield Step(state.step, Losses(*map(torch.cat, zip(*done, strict=True))), rate, norm.detach())
+        yield Step(state.step, losses, rate, norm.detach(), state.micro_batch_size)
+
+
+def _with_gradients(state: TrainState, batch: AnyBatch, noise: Noise, loss: Loss[AnyBatch]) -> Losses:
+    """The losses of a batch; the parameters are given the gradients of their mean.
+
+    Where memory does not hold a whole batch, it is taken in parts of half the size, and again of half, and so are the
+    batches after it. Raises InputError when not even two cells fit.
+    """
+    while True:
+        size = state.micro_batch_size or len(batch[0])
+        try:
+            return _accumulated(state, batch, noise, loss, size)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if size <= SMALLEST_PART:
+                raise InputError(
+                    f"the memory of {state.device} does not hold a step of {size} cells: lower --width, or take fewer "
+                    "genes (`squidiff prepare --n-genes`)"
+                ) from None
+        # not before here, where the error and with it the tensors of the step are gone
+        state.micro_batch_size = max(SMALLEST_PART, -(-size // 2))
+        if state.device.type != "cpu":
+            torch.get_device_module(state.device).empty_cache()
+
+
+def _accumulated(state: TrainState, batch: AnyBatch, noise: Noise, loss: Loss[AnyBatch], size: int) -> Losses:
+    state.optimizer.zero_grad(set_to_none=True)
+    n_cells, done = len(batch[0]), []
+    batch, noise = on_device(batch, state.device), on_device(noise, state.device)
+    for part, part_of_noise in zip(in_parts(batch, size), in_parts(noise, size), strict=True):
+        losses = loss.of(state.network, part, part_of_noise)
+        (losses.loss.sum() / n_cells).backward()
+        done.append(Losses(losses.loss.detach(), losses.position))
+    return Losses(*map(torch.cat, zip(*done, strict=True)))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory, of the machine or of an accelerator, did not suffice."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        words in str(error) for words in ("out of memory", "not enough memory", "can't allocate memory")
+    )
 
 
 def in_parts(batch: AnyBatch, size: int) -> list[AnyBatch]:
@@ -177,7 +253,8 @@ def validation_loss(
     """Mean loss of the averaged weights over fixed batches (at least one), with the same noise at every call."""
     generator = torch.Generator().manual_seed(seed)
     with averaged_weights(state):
-        losses = [recipe.losses(state.network, on_device(batch, state.device), generator).loss for batch in batches]
+        on = (on_device(batch, state.device) for batch in batches)  # one after the other: memory is for one
+        losses = [recipe.loss.at_drawn_noise(state.network, batch, generator).loss for batch in on]
     return torch.cat(losses).mean().item()
 
 
@@ -186,7 +263,7 @@ def noise_error(network: nn.Module, batch: AnyBatch, seed: int, recipe: Recipe[A
     """Mean squared error of the predicted noise of a batch, on the network's device: the loss of Squidiff 1.0.8."""
     device = next(network.parameters()).device
     generator = torch.Generator().manual_seed(seed)
-    return recipe.noise_losses(network, on_device(batch, device), generator).loss.mean().item()
+    return recipe.noise_loss.at_drawn_noise(network, on_device(batch, device), generator).loss.mean().item()
 
 
 @contextmanager

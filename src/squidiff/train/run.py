@@ -7,21 +7,27 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import torch
 from torch import nn
 
-from squidiff.config import Config, InputError
+from squidiff.config import Config, InputError, Stopped
 from squidiff.diffusion.loss import Losses, loss_by_quartile
 from squidiff.files import saying_where, write_atomically
-from squidiff.train.checkpoint import load_state, save_state
+from squidiff.train.checkpoint import Saved, foreign, load_state
 from squidiff.train.loop import RECIPE, AnyBatch, Recipe, Step, TrainState, training_steps, validation_loss
+from squidiff.train.saving import Saves, has_state, newest_state, told_to_stop
 
 METRICS = "metrics.jsonl"
-STATE = Path("resume", "state.safetensors")
+N_AVERAGED = 10
+"""Records that the moving average of the loss is of, about."""
+EXPLODED = 100.0
+"""Times the first record's loss."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +50,36 @@ class Record:
     """Peak memory of tensors on the accelerator so far; None on a CPU, and where the device does not tell."""
     gradient_norm: float | None = None
     """Mean before clipping; None in runs of before it was logged."""
+    loss_average: float | None = None
+    """Moving average of the losses of this record and those before it; None in runs of before it was logged."""
+    micro_batch_size: int | None = None
+    """Cells a backward pass, where a batch is taken in parts: as was asked for, or because memory did not hold it."""
+
+    @property
+    def live(self) -> str:
+        """What a progress bar says."""
+        memory = self.device_memory_mb or self.memory_mb
+        parts = (
+            str(self),
+            f"average {self.loss_average:.3f}",
+            f"{self.cells_per_s:,.0f} cells/s",
+            "" if memory is None else f"{memory / 1000:.1f} GB",
+            "" if self.micro_batch_size is None else f"in parts of {self.micro_batch_size} cells",
+        )
+        return ", ".join(filter(None, parts))
 
     def __str__(self) -> str:
         validation = "" if self.validation_loss is None else f", validation {self.validation_loss:.3f}"
         return f"loss {self.loss:.3f}{validation}"
 
 
-@dataclass
-class Best:
-    """The averaged weights of the lowest validation loss so far; none where the recipe keeps the newest weights."""
+class Diverged(InputError):
+    """The loss was no number any more, or exploded."""
 
-    weights: dict[str, torch.Tensor]
-    validation_loss: float = float("inf")
+    has_weights = False
+    """Whether the network was given the best weights before that."""
+    records: list[Record]
+    """Those before that."""
 
 
 def train(
@@ -69,98 +93,183 @@ def train(
     resume: bool = False,
     on_record: Callable[[Record], None] | None = None,
     on_save: Callable[[TrainState], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> list[Record]:
     """Trains the network in place; it ends with the averaged weights of the lowest validation loss.
 
     Where the recipe keeps the newest weights, it ends with those. `on_save` is called at every save and at the end.
+    It ends early where the validation loss has not fallen `config.patience` times in a row.
 
     `stream(n)` gives the function that draws batches from the n-th on. With `out`, metrics.jsonl and the resumable
-    state are written there; with `resume`, training goes on from that state if there is one. Returns all records,
-    those before a resumption included.
+    state are written there; with `resume`, training goes on from that state if there is one, and `on_note` is told
+    where that is not the newest. Returns all records, those before a resumption included. Raises Stopped at SIGINT
+    and SIGTERM, with the state saved (without `out` they act at once), and Diverged, with the best weights so far.
     """
-    state = TrainState.start(network, config)
-    best = Best(_to_keep(state, recipe))
-    if resume and out is not None and (out / STATE).exists():
-        best = Best(*load_state(out / STATE, state, config.n_train_steps))
+    state, best, window = TrainState.start(network, config), Best(), _Window()
+    if resume and out is not None and has_state(out):
+        saved, note = newest_state(out)
+        load_state(saved, state, config.n_train_steps)
+        best, window = Best.of(saved, state), _Window.of(saved, state)
+        if note and on_note is not None:
+            on_note(note)
     kept = read_records(out / METRICS) if out is not None and state.step > 0 else []
     records = [record for record in kept if record.step <= state.step]
-    log = _Log(out, records)
-    window = _Window(config)
-    saved = state.step
-    with log:
-        for step in training_steps(state, stream(state.step), config, recipe):
-            window.add(step)
-            is_last = step.step == config.n_train_steps
-            loss = None
-            if is_last or step.step % config.validate_every_steps == 0:
-                loss = _keep_best(state, best, validation, config, recipe)
-            if not (is_last or loss is not None or step.step % config.log_every_steps == 0):
-                continue
-            record = window.record(loss)
-            if not all(math.isfinite(x) for x in (record.loss, record.loss if loss is None else loss)):
-                raise InputError(f"training diverged at step {record.step}: lower --learning-rate, in another folder")
-            log.write(record)
-            if on_record is not None:
-                on_record(record)
-            # only where a record ends, so that the records of a resumed run are those of an uninterrupted one
-            if out is not None and not is_last and step.step - saved >= config.save_every_steps:
-                save_state(out / STATE, state, best.weights, best.validation_loss)
-                if on_save is not None:
-                    on_save(state)
-                saved = step.step
+    saves = None if out is None else Saves(out, config, state.step)
+
+    def save() -> None:
+        """Nothing of a step whose loss is no number is written over a state that is good."""
+        window.require_finite(records)
+        assert saves is not None
+        saves.write(state, best.tensors() | window.tensors(), best.note())
+        if on_save is not None:
+            on_save(state)
+
+    with _Log(out, records) as log, told_to_stop() if saves is not None else nullcontext([]) as asked:
+        try:
+            for step in training_steps(state, stream(state.step), config, recipe):
+                window.add(step)
+                loss, is_last = None, step.step == config.n_train_steps
+                if is_last or step.step % config.validate_every_steps == 0:
+                    loss = best.offer(state, validation, config, recipe)
+                    window.require_finite(records, loss)
+                    is_last = is_last or best.is_stale(config)
+                if is_last or loss is not None or step.step % config.log_every_steps == 0:
+                    log.write(window.record(loss, records))
+                    if on_record is not None:
+                        on_record(records[-1])
+                if is_last:
+                    break
+                if saves is not None and (asked or saves.is_due(step.step)):
+                    save()
+                if asked:
+                    raise Stopped(f"stopped at step {step.step}; training goes on with `train --resume`", asked[0])
+        except Diverged as error:
+            best.give(network)
+            error.has_weights, error.records = bool(best.weights), records
+            raise
     if on_save is not None:
         on_save(state)
-    if recipe.keeps_average:
-        with torch.no_grad():
-            for name, p in network.named_parameters():
-                p.copy_(best.weights[name])
-    network.eval()
+    best.give(network)
     return records
 
 
-def _keep_best(
-    state: TrainState, best: Best, validation: Sequence[AnyBatch], config: Config, recipe: Recipe[AnyBatch]
-) -> float | None:
-    """The validation loss of the averaged weights; without validation cells the newest weights are the best."""
-    loss = validation_loss(state, validation, config.seed, recipe) if validation else None
-    if loss is None or loss < best.validation_loss:
-        best.weights = _to_keep(state, recipe)
-        best.validation_loss = float("inf") if loss is None else loss
-    return loss
+@dataclass
+class Best:
+    """The averaged weights of the lowest validation loss so far, or the newest where there are no validation cells.
 
+    Without weights: before the first validation, and where the recipe keeps the newest weights.
+    """
 
-def _to_keep(state: TrainState, recipe: Recipe[AnyBatch]) -> dict[str, torch.Tensor]:
-    """A copy of the averaged weights; none where the recipe keeps the newest."""
-    return {name: t.clone() for name, t in state.average.items()} if recipe.keeps_average else {}
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    validation_loss: float = math.inf
+    n_worse: int = 0
+    """Validations in a row since then."""
+
+    @classmethod
+    def of(cls, saved: Saved, state: TrainState) -> Best:
+        """Raises InputError when a part is missing."""
+        try:
+            weights = {name: t.to(state.device) for name, t in saved.kept("best.").items()}
+            if weights.keys() not in (set(), state.average.keys()) or saved.note["keeps_best"] != bool(weights):
+                raise KeyError("best")
+            return cls(weights, float(saved.note["validation_loss"]), int(saved.note["n_worse"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise foreign(saved, error) from error
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {f"best.{name}": t for name, t in self.weights.items()}
+
+    def note(self) -> dict[str, object]:
+        return {"keeps_best": bool(self.weights), "validation_loss": self.validation_loss, "n_worse": self.n_worse}
+
+    def offer(
+        self, state: TrainState, validation: Sequence[AnyBatch], config: Config, recipe: Recipe[AnyBatch]
+    ) -> float | None:
+        """The validation loss of the averaged weights, which are kept if it is the lowest."""
+        loss = validation_loss(state, validation, config.seed, recipe) if validation else None
+        self.n_worse += 1
+        if loss is None or loss < self.validation_loss:
+            self.n_worse = 0
+            self.validation_loss = math.inf if loss is None else loss
+            if recipe.keeps_average:
+                self.weights = {name: t.clone() for name, t in state.average.items()}
+        return loss
+
+    def is_stale(self, config: Config) -> bool:
+        """Whether training is to end."""
+        return bool(self.weights) and config.patience is not None and self.n_worse >= config.patience
+
+    def give(self, network: nn.Module) -> None:
+        """Ends training: the network has the weights, if any were kept."""
+        with torch.no_grad():
+            for name, p in network.named_parameters():
+                if self.weights:
+                    p.copy_(self.weights[name])
+        network.eval()
 
 
 class _Window:
     """Gathers steps between two records, without asking the device for a number at every step."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.steps: list[Step] = []
+    def __init__(self, losses: Losses | None = None, norms: torch.Tensor | None = None) -> None:
+        self.losses = [] if losses is None else [losses]
+        self.norms = [] if norms is None else [norms]
+        self.n_before = 0 if losses is None else len(losses.loss)
+        """Cells of before a resumption, which took none of the time."""
         self.started = time.perf_counter()
 
-    def add(self, step: Step) -> None:
-        self.steps.append(step)
+    @classmethod
+    def of(cls, saved: Saved, state: TrainState) -> _Window:
+        """What was gathered when a state was saved."""
+        found = {name: t.to(state.device) for name, t in saved.kept("window.").items()}
+        try:
+            return cls(Losses(found["loss"], found["position"]), found["norm"]) if found else cls()
+        except KeyError as error:
+            raise foreign(saved, error) from error
 
-    def record(self, validation: float | None) -> Record:
-        losses = Losses(*(torch.cat(part) for part in zip(*(s.losses for s in self.steps), strict=True)))
-        mean_loss = losses.loss.mean().item()  # waits for the device, so it comes before the clock
-        now = time.perf_counter()
+    def tensors(self) -> dict[str, torch.Tensor]:
+        if not self.losses:
+            return {}
+        parts = (*self._all(), torch.cat(self.norms))
+        return {f"window.{name}": t for name, t in zip(("loss", "position", "norm"), parts, strict=True)}
+
+    def add(self, step: Step) -> None:
+        self.step = step
+        self.losses.append(step.losses)
+        self.norms.append(step.gradient_norm.reshape(1))
+
+    def _all(self) -> Losses:
+        return Losses(*(torch.cat(part) for part in zip(*self.losses, strict=True)))
+
+    def require_finite(self, records: Sequence[Record], validation: float | None = None) -> None:
+        """Raises Diverged when a mean loss is no number, or many times that of the first record."""
+        of_training = self._all().loss.mean().item() if self.losses else 0.0
+        loss = of_training if validation is None else float(np.maximum(of_training, validation))  # NaN if either is
+        if not math.isfinite(loss) or (records and loss > EXPLODED * records[0].loss):
+            raise Diverged(
+                f"training diverged at step {self.step.step}, its loss is {loss:.3g}: lower --learning-rate, or raise "
+                "--n-warmup-steps, in another folder"
+            )
+
+    def record(self, validation: float | None, records: Sequence[Record]) -> Record:
+        """What was gathered, after the records before it; the window is then empty."""
+        self.require_finite(records)  # waits for the device, so it comes before the clock
+        losses, now = self._all(), time.perf_counter()
+        loss, before = losses.loss.mean().item(), records[-1].loss_average if records else None
         record = Record(
-            self.steps[-1].step,
-            mean_loss,
+            self.step.step,
+            loss,
             validation,
             *(None if math.isnan(q) else q for q in loss_by_quartile(losses)),
-            self.steps[-1].learning_rate,
-            len(losses.loss) / (now - self.started),
+            self.step.learning_rate,
+            (len(losses.loss) - self.n_before) / (now - self.started),
             peak_memory_mb(),
             peak_device_memory_mb(losses.loss.device),
-            torch.stack([s.gradient_norm for s in self.steps]).mean().item(),
+            torch.cat(self.norms).mean().item(),
+            loss if before is None else before + (loss - before) / N_AVERAGED,
+            self.step.micro_batch_size,
         )
-        self.steps, self.started = [], now
+        self.losses, self.norms, self.n_before, self.started = [], [], 0, now
         return record
 
 

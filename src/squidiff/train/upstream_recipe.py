@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from squidiff.config import Config, ShownBatch
-from squidiff.diffusion.loss import Losses, upstream_loss
+from squidiff.diffusion.loss import Losses, Noise, draw_upstream_noise, upstream_loss
 from squidiff.diffusion.schedule import StepSchedule
 from squidiff.model.upstream import UpstreamNetwork
-from squidiff.train.loop import Recipe, warmed_up_rate
+from squidiff.train.loop import Loss, Recipe, warmed_up_rate
 
 
 def upstream_learning_rate(step: int, config: Config) -> float:
@@ -24,9 +24,13 @@ def upstream_learning_rate(step: int, config: Config) -> float:
 def upstream_recipe(schedule: StepSchedule) -> Recipe[ShownBatch]:
     """The newest weights are what is saved: upstream's model.pt."""
 
-    def losses(network: nn.Module, batch: ShownBatch, generator: torch.Generator) -> Losses:
+    def losses(network: nn.Module, batch: ShownBatch, noise: Noise) -> Losses:
         assert isinstance(network, UpstreamNetwork)
         z_sem = network.encoder(batch.shown)
-        return upstream_loss(lambda x_t, step: network(x_t, step, z_sem), batch.target, schedule, generator)
+        return upstream_loss(lambda x_t, step: network(x_t, step, z_sem), batch.target, schedule, noise)
 
-    return Recipe(losses, losses, upstream_learning_rate, lambda n_steps, config: config.ema_decay, keeps_average=False)
+    def draw(shape: torch.Size, generator: torch.Generator) -> Noise:
+        return draw_upstream_noise(shape, len(schedule.betas), generator)
+
+    loss = Loss(draw, losses)
+    return Recipe(loss, loss, upstream_learning_rate, lambda n_steps, config: config.ema_decay, keeps_average=False)

@@ -16,7 +16,7 @@ from squidiff.data.preprocess import prepare
 from squidiff.data.readers import read_file
 from squidiff.data.table import write_all_cells, write_cells
 from squidiff.estimator import Squidiff
-from squidiff.estimator.model import WEIGHTS
+from squidiff.estimator.run_folder import WEIGHTS
 from squidiff.evaluate.baselines import NAMES
 from squidiff.evaluate.scoring import ADVICE, COLUMNS_OF, GENES, LEAKS, MODELS, RESERVED, UNSCORED
 from squidiff.files import json_writer, read_json, write_atomically, write_json, write_together

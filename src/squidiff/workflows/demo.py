@@ -111,7 +111,7 @@ def run_demo(
     config = Config(n_train_steps=N_TRAIN_STEPS, seed=seed)
     model = Squidiff(task.schema, config, device)
     with progress("training", N_TRAIN_STEPS) as advance:
-        model.fit(train, out=out / RUN, on_record=lambda record: advance(record.step, record))
+        model.fit(train, out=out / RUN, on_record=lambda record: advance(record.step, record.live))
     say(f"trained {N_TRAIN_STEPS} steps on {model.device} in {model.provenance['seconds']:g} s")
     queries = prepared.test.obs[list(task.schema.columns)].value_counts().index.to_frame(index=False)
     write_atomically(out / QUERIES, lambda temporary: queries.to_csv(temporary, index=False))

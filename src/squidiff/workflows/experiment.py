@@ -23,15 +23,16 @@ from squidiff.data.preprocess import Prepared, prepare
 from squidiff.data.simulate import simulate_perturbation
 from squidiff.data.table import group_rows, read_cells, write_all_cells, write_cells
 from squidiff.estimator import Squidiff
-from squidiff.estimator.model import RUN_FILES, WEIGHTS
+from squidiff.estimator.run_folder import RUN_FILES, WEIGHTS
 from squidiff.evaluate.scoring import LEAKS, MODEL, OVERALL
 from squidiff.evaluate.verdict import severity
 from squidiff.files import read_json, write_atomically, write_json
 from squidiff.report.plots import save
 from squidiff.report.tables import METRICS_CSV, read_scores
 from squidiff.response.populations import Population
-from squidiff.train.run import STATE, read_records
 from squidiff.train.run import Record as LogLine
+from squidiff.train.run import read_records
+from squidiff.train.saving import STATE
 from squidiff.workflows import pictures
 from squidiff.workflows.benchmark import hash_file
 from squidiff.workflows.demo import Progress
@@ -324,7 +325,7 @@ class _Runner:
         with self.progress("training", config.n_train_steps) as advance:
 
             def on_record(line: LogLine) -> None:
-                advance(line.step, line)
+                advance(line.step, line.live)
                 if watch is not None:
                     watch.note(line)
 

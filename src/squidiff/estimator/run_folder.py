@@ -1,0 +1,97 @@
+"""What a run folder holds, and how a run claims one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from squidiff.config import InputError, flag
+from squidiff.files import read_json, sweep, write_json
+from squidiff.train.run import METRICS
+from squidiff.train.saving import LOCK, PREVIOUS, STATE
+
+WEIGHTS = "model.safetensors"
+RUN_FILES = (
+    *("check.json", "config.json", "manifest.json", "provenance.json"),
+    *(METRICS, STATE.as_posix(), PREVIOUS.as_posix(), LOCK.as_posix(), WEIGHTS),
+)
+"""What a run folder holds, from its root."""
+FORMAT = 4
+"""Of the run folder; raised when an older version could not read it."""
+MUST_BE_THE_SAME = {"data_sha256": "data", "vocabulary_sha256": "embeddings", "started_from": "--from"}
+"""Of the manifest, to go on with a run."""
+
+
+def refuse_claim(
+    folder: Path,
+    settings: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    *,
+    resume: bool,
+    beside_others: bool,
+    further: Sequence[str],
+) -> None:
+    """Raises InputError when a run may not be begun, or gone on with, in a folder. Nothing is written.
+
+    `further` are files that it writes besides RUN_FILES.
+    """
+    if (folder / WEIGHTS).exists():
+        raise InputError(f"{folder} already holds a trained model: choose another folder")
+    if (folder / "config.json").exists():
+        if not resume:
+            raise InputError(f"{folder} holds an unfinished run: go on with --resume, or choose another folder")
+        earlier = read_object(folder / "config.json")
+        if "format" not in earlier:
+            raise InputError(f"{folder} holds a config.json that is of no run: choose another folder")
+        for part, value in settings.items():
+            if earlier.get(part) != value:
+                raise InputError(
+                    f"{folder} was begun with another {part} ({_difference(earlier.get(part), value)}): give the "
+                    "same, or another folder"
+                )
+        begun_with = read_object(folder / "manifest.json")
+        for part, what in MUST_BE_THE_SAME.items():
+            if begun_with.get(part, "") != manifest[part]:
+                raise InputError(f"{folder} was begun with other {what}: give the same, or another folder")
+        return
+    # of a run that was killed before config.json, which comes last
+    begun = {"check.json", "manifest.json", LOCK.parts[0]}
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if beside_others:
+        there &= {*(name.split("/")[0] for name in RUN_FILES), *further}
+    if not there <= begun:
+        raise InputError(f"{folder} holds {min(there - begun)!r} and no run: choose another folder")
+
+
+def begin_folder(
+    folder: Path,
+    settings: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    check: Mapping[str, Any],
+    further: Sequence[str],
+) -> None:
+    """Writes what a run is known by; of a run that is there, removes what it was writing when it was killed."""
+    if (folder / "config.json").exists():
+        sweep(folder / name for name in (*RUN_FILES, *further))
+        return
+    write_json(folder / "check.json", check)
+    write_json(folder / "manifest.json", manifest)
+    write_json(folder / "config.json", settings)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises InputError when it holds anything else."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds no JSON object: it was changed by hand")
+    return value
+
+
+def _difference(before: Any, now: Any) -> str:
+    """The first setting that differs, in words."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in now:
+            if before.get(key) != now[key]:
+                return f"{flag(key)} was {before.get(key)!r}, is {now[key]!r}"
+    return f"was {before!r}, is {now!r}"

@@ -1,0 +1,115 @@
+"""The saved states of a run: when they are written, which is taken up again, who may write, and how to be stopped."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from squidiff.config import Config, InputError
+from squidiff.files import saying_where
+from squidiff.train.checkpoint import Saved, Unreadable, read_state, save_state
+from squidiff.train.loop import TrainState
+
+STATE = Path("resume", "state.safetensors")
+PREVIOUS = Path("resume", "previous.safetensors")
+"""The state before; it stays until the newest one is whole."""
+LOCK = Path("resume", "lock")
+
+
+def has_state(folder: Path) -> bool:
+    """Whether a run in the folder can be gone on with."""
+    return (folder / STATE).exists() or (folder / PREVIOUS).exists()
+
+
+def newest_state(folder: Path) -> tuple[Saved, str]:
+    """The newest whole state of a run, and what to say of it: '' where nothing is.
+
+    Raises InputError when neither of both can be read.
+    """
+    damaged: Unreadable | None = None
+    for path in (folder / STATE, folder / PREVIOUS):
+        if path.exists():
+            try:
+                saved = read_state(path)
+            except Unreadable as error:
+                damaged = error
+            else:
+                said = "" if damaged is None else f"{damaged}: the state before it, of step {saved.step}, is taken"
+                return saved, said
+    raise InputError(f"{damaged}; delete its folder to start anew")
+
+
+class Saves:
+    """Writes the states of one run, every so many steps or minutes, whichever comes first."""
+
+    def __init__(self, folder: Path, config: Config, step: int) -> None:
+        self.folder, self.config = folder, config
+        self._step, self._time = step, time.monotonic()
+
+    def is_due(self, step: int) -> bool:
+        minutes = (time.monotonic() - self._time) / 60
+        return step - self._step >= self.config.save_every_steps or minutes >= self.config.save_every_minutes
+
+    def write(self, state: TrainState, kept: Mapping[str, torch.Tensor], note: Mapping[str, Any]) -> None:
+        """Writes a state; `kept` and `note` are what the run keeps beside it. Raises InputError when it cannot."""
+        newest, previous = self.folder / STATE, self.folder / PREVIOUS
+        if newest.exists():
+            with saying_where(previous):
+                newest.replace(previous)
+        save_state(newest, state, kept, note)
+        self._step, self._time = state.step, time.monotonic()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Inside, no other process may train in the folder; the lock dies with its owner, however that ends.
+
+    Raises InputError when another one does.
+    """
+    from filelock import FileLock, Timeout
+
+    path = folder / LOCK
+    with saying_where(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"another process is training in {folder}: wait for it, stop it, or choose another folder"
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def told_to_stop() -> Iterator[list[int]]:
+    """Inside, the first SIGINT or SIGTERM is only noted, in the list, so that work can be saved; the next one acts."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield asked
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    handled = [number for number, handler in before.items() if handler is not None]  # None: not set by Python
+    for number in handled:
+        signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        for number in handled:
+            signal.signal(number, before[number])
