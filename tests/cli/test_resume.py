@@ -126,7 +126,7 @@ def test_a_second_process_is_refused_while_the_first_trains(data: Path, tmp_path
         second = train(data, tmp_path / "run", "--resume")
         _, error = second.communicate(timeout=120)
         assert second.returncode == 2
-        assert "another process is training in" in error
+        assert "another training is under way in" in error
     finally:
         process.kill()
         process.communicate()

@@ -188,17 +188,29 @@ def test_training_that_diverges_is_stopped_and_leaves_no_model(tmp_path: Path) -
         Squidiff.load(tmp_path / "run", "cpu")
 
 
-def test_training_that_diverges_late_leaves_its_best_weights(tmp_path: Path) -> None:
-    """Its first step, which is validated, leaps so far that the second one's loss explodes."""
-    leaping = {"learning_rate": 100.0, "n_warmup_steps": 0}
+def test_training_that_diverges_late_leaves_its_best_weights_beside_and_is_not_finished(tmp_path: Path) -> None:
+    """After its first step, which is validated, the second one's loss explodes."""
+    leaping = {"learning_rate": 1.0, "n_warmup_steps": 0, "ema_decay": 0.999}
     config = dataclasses.replace(SMALL, validate_every_steps=1, log_every_steps=1, **leaping)
-    message = r"^training diverged at step \d+, its loss is .* folder; .*run holds the best weights before that$"
-    with pytest.raises(InputError, match=message) as found:
-        Squidiff(SCHEMA, config, "cpu").fit(logged(), out=tmp_path / "run")
-    model = Squidiff.load(tmp_path / "run", "cpu")
-    assert str(found.value).startswith(model.provenance["diverged"])
-    assert not (tmp_path / "run" / "resume").exists()
-    assert model.predict(QUERY, logged()).n_obs > 0
+    message = r"^training diverged at step \d+, its loss is .* folder; .*before-divergence has the best weights before"
+    model = Squidiff(SCHEMA, config, "cpu")
+    with pytest.raises(InputError, match=message):
+        model.fit(logged(), out=tmp_path / "run")
+    kept = Squidiff.load(tmp_path / "run" / "before-divergence", "cpu")
+    pd.testing.assert_frame_equal(kept.predict(QUERY, logged()).to_df(), model.predict(QUERY, logged()).to_df())
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    with pytest.raises(InputError, match="training has not finished"):
+        Squidiff.load(tmp_path / "run", "cpu")
+    with pytest.raises(InputError, match=r"^training diverged at step"):  # and does so again
+        Squidiff(SCHEMA, config, "cpu").fit(logged(), out=tmp_path / "run", resume=True)
+
+
+def test_a_folder_of_ones_own_that_is_called_resume_stays(tmp_path: Path) -> None:
+    (tmp_path / "run" / "resume").mkdir(parents=True)
+    (tmp_path / "run" / "resume" / "cv.txt").write_text("years", encoding="utf-8")
+    with pytest.raises(InputError, match=r"holds 'resume' and no run: choose another folder$"):
+        Squidiff(SCHEMA, SMALL, "cpu").fit(logged(), out=tmp_path / "run")
+    assert (tmp_path / "run" / "resume" / "cv.txt").read_text(encoding="utf-8") == "years"
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:

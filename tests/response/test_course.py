@@ -60,3 +60,18 @@ def test_cells_without_a_time_or_all_alike_tell_nothing() -> None:
     cells, _ = on_their_way([0.0, 1.0])
     assert not courses(cells, np.repeat([0, 1], N), (Population("", "A", None), Population("", "B", None))).any()
     assert not courses(np.ones_like(cells), np.repeat([0, 1], N), keys_of([0.0, 1.0])).any()
+
+
+def test_a_single_gene_tells_its_own_course() -> None:
+    times = [0.0, 1.0, 2.0]
+    cells, of_cell = on_their_way(times)
+    found = courses(cells[:, :1], np.searchsorted(times, of_cell), keys_of(times))
+    np.testing.assert_allclose(found, np.full((3, 1), WAY[0]), atol=0.02)
+
+
+def test_times_far_from_zero_make_no_difference() -> None:
+    times = [0.0, 1.0, 2.0]
+    cells, of_cell = on_their_way(times)
+    population = np.searchsorted(times, of_cell)
+    near, far = (courses(cells, population, keys_of([t + start for t in times])) for start in (0.0, 1e9))
+    np.testing.assert_allclose(far, near, rtol=1e-5, atol=1e-5)

@@ -246,6 +246,30 @@ def test_what_does_not_fit_the_memory_is_taken_in_parts_from_then_on() -> None:
     assert next(training_steps(state, stream(6), config())).micro_batch_size == 8
 
 
+def test_validation_is_taken_in_parts_where_memory_does_not_hold_a_batch() -> None:
+    state, held_out = after_some_steps(config()), [batch(10**6), batch(10**6 + 1, n=20)]
+    expected = validation_loss(state, held_out, 4)
+    state.micro_batch_size = 10
+    bears(state, 10)
+    assert validation_loss(state, held_out, 4) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_try_that_did_not_fit_leaves_no_trace_in_batchnorms_averages() -> None:
+    def count(module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        module.averages(given[0])
+
+    found = []
+    for holds, size in ((10**6, 8), (8, None)):
+        state = after_some_steps(config())
+        state.network.encoder.add_module("averages", torch.nn.BatchNorm1d(8, affine=False))
+        state.network.encoder.register_forward_pre_hook(count)
+        bears(state, holds)
+        state.micro_batch_size = size
+        next(training_steps(state, stream(5), config()))
+        found.append({name: b.clone() for name, b in state.network.encoder.averages.named_buffers()})
+    assert same(*found)
+
+
 def test_where_two_cells_do_not_fit_it_ends_in_a_sentence_and_other_errors_stay_what_they_are() -> None:
     state = after_some_steps(config())
     bears(state, 1)

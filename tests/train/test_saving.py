@@ -18,8 +18,9 @@ from easy_problem import batch, config, network, same, stream
 
 from squidiff.config import Batch, Config, InputError, Stopped
 from squidiff.train.checkpoint import read_state
+from squidiff.train.loop import TrainState
 from squidiff.train.run import Diverged, Record, train
-from squidiff.train.saving import PREVIOUS, STATE, Saves, has_state, locked, told_to_stop
+from squidiff.train.saving import PREVIOUS, STATE, Saves, has_state, locked, newest_state, told_to_stop
 
 VALIDATION = [batch(10**6), batch(10**6 + 1)]
 CONTRARY = [batch(10**6, sign=-1.0), batch(10**6 + 1, sign=-1.0)]
@@ -59,7 +60,7 @@ def stopped_run(folder: Path, settings: Config = SETTINGS, at: int = 33, number:
     with pytest.raises(Stopped) as stopped:
         train(network(settings), at_batch(at, send(number)), VALIDATION, settings, out=folder)
     assert stopped.value.number == number
-    assert str(stopped.value) == f"stopped at step {at + 1}; training goes on with `train --resume`"
+    assert str(stopped.value) == f"stopped at step {at + 1}, which is saved"
 
 
 def assert_goes_on_to_the_same_bits(folder: Path, notes: list[str], settings: Config = SETTINGS) -> None:
@@ -73,7 +74,7 @@ def assert_goes_on_to_the_same_bits(folder: Path, notes: list[str], settings: Co
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-@pytest.mark.parametrize("at", [0, 7, 19, 33])
+@pytest.mark.parametrize("at", [0, 7, 19, 33, 39])
 def test_at_a_signal_the_step_is_saved_and_nothing_is_done_twice(tmp_path: Path, number: int, at: int) -> None:
     before = signal.getsignal(number)
     stopped_run(tmp_path, at=at, number=number)
@@ -87,6 +88,17 @@ def test_the_second_signal_acts_at_once() -> None:
         with told_to_stop() as asked:
             send(signal.SIGINT)()
             assert asked == [signal.SIGINT]
+            send(signal.SIGINT)()
+
+    with pytest.raises(KeyboardInterrupt):
+        impatient()
+
+
+def test_after_one_signal_the_other_acts_too() -> None:
+    def impatient() -> None:
+        with told_to_stop() as asked:
+            send(signal.SIGTERM)()
+            assert asked == [signal.SIGTERM]
             send(signal.SIGINT)()
 
     with pytest.raises(KeyboardInterrupt):
@@ -140,6 +152,38 @@ def test_a_run_killed_between_two_states_has_the_one_before(tmp_path: Path) -> N
     assert_goes_on_to_the_same_bits(tmp_path, [])
 
 
+def test_a_damaged_state_takes_no_good_ones_place(tmp_path: Path) -> None:
+    """The state before it is taken, and the next save fails as well."""
+    stopped_run(tmp_path)
+    (tmp_path / STATE).write_bytes(b"")
+    saves = Saves(tmp_path, SETTINGS, 30, newest_is_whole=False)
+    state, note = newest_state(tmp_path)
+    assert (state.step, note != "") == (30, True)
+
+    class FullDisk(TrainState):
+        def __getattribute__(self, name: str) -> object:
+            raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        saves.write(object.__new__(FullDisk), {}, {})
+    assert newest_state(tmp_path)[0].step == 30
+    assert_goes_on_to_the_same_bits(tmp_path, [note])
+
+
+def test_a_stop_at_the_last_validation_before_the_end_is_the_end(tmp_path: Path) -> None:
+    """Told to stop in the step whose validation ends training: what is resumed ends there too."""
+    settings = config(n_train_steps=400, ema_decay=0.5, patience=2)
+    with pytest.raises(Stopped, match=r"^stopped at step 30, which is saved$"):
+        train(network(settings), at_batch(29, send(signal.SIGTERM)), CONTRARY, settings, out=tmp_path)
+    whole, resumed = network(settings), network(settings)
+    expected = train(whole, stream, CONTRARY, settings)
+    heard: list[str] = []
+    found = train(resumed, stream, CONTRARY, settings, out=tmp_path, resume=True, on_note=heard.append)
+    assert reproducible(found) == reproducible(expected)
+    assert same(parameters(resumed), parameters(whole))
+    assert heard == ["ended at step 30: the validation loss did not fall 2 times in a row (--patience)"]
+
+
 def test_where_neither_state_can_be_read_it_says_what_to_do(tmp_path: Path) -> None:
     stopped_run(tmp_path)
     for name in (STATE, PREVIOUS):
@@ -184,7 +228,7 @@ def test_a_folder_is_one_processs_and_free_when_that_is_killed(tmp_path: Path) -
     try:
         assert owner.stdout is not None
         assert owner.stdout.readline() == "held\n"
-        message = r"^another process is training in .*: wait for it, stop it, or choose another folder$"
+        message = r"^another training is under way in .*: wait for it, stop it, or choose another folder$"
         with pytest.raises(InputError, match=message), locked(tmp_path):
             pass
     finally:
@@ -226,6 +270,29 @@ def test_a_run_that_diverges_ends_with_its_best_weights_and_keeps_its_good_state
     assert [r.step for r in found.value.records] == [5, 10, 15, 20]
     assert read_state(tmp_path / STATE).step == 20
     assert same(parameters(trained), read_state(tmp_path / STATE).kept("best."))
+
+
+def test_without_validation_cells_a_run_that_diverges_keeps_no_broken_weights() -> None:
+    with pytest.raises(Diverged) as found:
+        train(network(), breaking(3), [], config(n_train_steps=10, validate_every_steps=5, log_every_steps=5))
+    assert not found.value.has_weights
+
+
+def test_a_validation_loss_that_explodes_at_once_is_no_best_one() -> None:
+    large = [batch(10**6)._replace(target=1e4 * batch(10**6).target)]
+    with pytest.raises(Diverged, match=r"diverged at step 10, its loss is .*e\+") as found:
+        train(network(), stream, large, SETTINGS)
+    assert not found.value.has_weights
+
+
+def test_a_gradient_that_is_no_number_is_noticed_before_it_is_saved(tmp_path: Path) -> None:
+    trained = network()
+    gradients = iter(range(10**6))
+    trained.denoiser.lift.weight.register_hook(lambda g: g * (torch.nan if next(gradients) == 11 else 1.0))
+    settings = dataclasses.replace(SETTINGS, save_every_steps=1)
+    with pytest.raises(Diverged, match=r"^training diverged at step 12, its gradient is nan"):
+        train(trained, stream, VALIDATION, settings, out=tmp_path)
+    assert read_state(tmp_path / STATE).step == 11
 
 
 def test_a_signal_in_a_run_that_has_diverged_saves_nothing_over_its_good_state(tmp_path: Path) -> None:

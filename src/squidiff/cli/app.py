@@ -24,6 +24,7 @@ from squidiff.cli import (
     report,
     tasks,
     train,
+    tune,
 )
 from squidiff.cli.show import heard_or_not, say_error
 from squidiff.config import InputError, Stopped, flag
@@ -44,11 +45,11 @@ app = App(
     help="Predict how single cells change under drugs, doses, gene perturbations, combinations and time.",
     version=_version,
     suppress_keyboard_interrupt=False,
-    config=[options.take_preset, options.refuse_fractions],
+    config=[options.take_settings, options.take_preset, options.refuse_fractions],
     default_parameter=Parameter(negative=(), name_transform=lambda name: flag(name).removeprefix("--")),
 )
 for command in (
-    *(demo.demo, data.check, data.prepare, train.train, predict.predict),
+    *(demo.demo, data.check, data.prepare, train.train, tune.tune, predict.predict),
     *(tasks.changes, tasks.rank, tasks.interactions, tasks.dose_curve, tasks.trajectory),
     *(evaluate.evaluate, evaluate.compare, evaluate.adopt, benchmark.benchmark),
     *(plot.plot, report.report, experiment.experiment),
@@ -66,8 +67,7 @@ def main(tokens: Sequence[str] | None = None) -> None:
 
 @contextmanager
 def ending_with_a_sentence(
-    interrupted: str = "interrupted; training goes on with `train --resume`, an experiment or a benchmark with the "
-    "same command",
+    interrupted: str = "training goes on with `train --resume`, an experiment or a benchmark with the same command",
 ) -> Iterator[None]:
     """Inside, input that cannot be used ends the process with one sentence and code 2, a signal with 128 + number."""
     # OpenMP's threads spin while they wait for each other; where another process holds one of the cores, a training
@@ -80,10 +80,10 @@ def ending_with_a_sentence(
             say_error(_sentence(error))
             sys.exit(EXIT_BAD_INPUT)
         except Stopped as stopped:
-            say_error(str(stopped))
+            say_error(f"{stopped}; {interrupted}")
             sys.exit(EXIT_SIGNAL + stopped.number)
         except KeyboardInterrupt:
-            say_error(interrupted)
+            say_error(f"interrupted; {interrupted}")
             sys.exit(EXIT_SIGNAL + signal.SIGINT)
 
 

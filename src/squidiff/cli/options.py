@@ -29,7 +29,7 @@ Source = Annotated[Path, Parameter(help="the .h5ad file of the cells to start fr
 Queries = Annotated[Path | None, Parameter(help="CSV of populations: obs columns, and n_cells if wanted")]
 OneQuery = Annotated[tuple[str, ...], Parameter(help="a population, as COLUMN=VALUE,COLUMN=VALUE; may be repeated")]
 
-PRESET = "--preset"
+PRESET, SETTINGS = "--preset", "--settings"
 
 
 def take_preset(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -43,6 +43,26 @@ def take_preset(app: App, commands: tuple[str, ...], arguments: ArgumentCollecti
         argument = by_flag[flag(name)]
         if value != usual[name] and not argument.tokens:
             argument.append(Token(keyword=flag(name), value=str(value), source="preset"))
+
+
+def take_settings(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Gives the settings of the file of --settings to every option of it that was not given itself."""
+    by_flag = {argument.name: argument for argument in arguments}
+    file = by_flag.get(SETTINGS)
+    if file is None or not file.tokens:
+        return
+    from squidiff.workflows.settings_file import part, read_toml, refuse_others
+
+    path = Path(file.tokens[0].value)
+    said = read_toml(path)
+    refuse_others(said, {"config"}, str(path))
+    config, given = part(Config, said, "config", str(path)), said.get("config", {})
+    for name in given:
+        argument = by_flag[flag(name)]
+        if not argument.tokens:
+            value = getattr(config, name)
+            for each in value if isinstance(value, tuple) else (value,):
+                argument.append(Token(keyword=flag(name), value=str(each), source=str(path)))
 
 
 def refuse_fractions(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:

@@ -40,6 +40,10 @@ def train(
         Literal["squidiff", "upstream"],
         Parameter(help="settings that go together; upstream: those of Squidiff 1.0.8. Options given beside it win"),
     ] = "squidiff",
+    settings: Annotated[
+        Path | None,
+        Parameter(help="a TOML file with a table [config] of settings, as `squidiff tune` writes. Options given win"),
+    ] = None,
     schema: SchemaOptions = Schema(),
     config: ConfigOptions = Config(),
     device: Device = "auto",

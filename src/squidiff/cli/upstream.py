@@ -30,7 +30,7 @@ def train_squidiff(tokens: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=kind, help=f"{known.help} (default: {known.default!r})")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and noise (default: 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, or a name that torch knows (default: auto)")
-    with ending_with_a_sentence("interrupted; the same command goes on where the last save was"):
+    with ending_with_a_sentence("the same command goes on where the last save was"):
         args = vars(parser.parse_args(sys.argv[1:] if tokens is None else tokens))
         chosen = [name for name in FLAGS if args[name] is not None]
         values = {name: known.default if args[name] is None else args[name] for name, known in FLAGS.items()}
@@ -81,7 +81,7 @@ def sample_squidiff(tokens: Sequence[str] | None = None) -> None:
         type=Path,
         help="the .h5ad file to write (default: beside the checkpoint, named after files, steps and seed)",
     )
-    with ending_with_a_sentence("interrupted; nothing was written"):
+    with ending_with_a_sentence("nothing was written"):
         args = parser.parse_args(sys.argv[1:] if tokens is None else tokens)
         if args.model_path is None or args.data_path is None:
             raise InputError(

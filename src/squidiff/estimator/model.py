@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -31,14 +30,22 @@ from squidiff.data.table import PREPARED, CellTable, open_cells, remember_schema
 from squidiff.data.unit import COUNTS, UNKNOWN, Normalisation
 from squidiff.estimator.fitted import Fitted, begin_again, begin_anchored, begin_from, digest, rebuild
 from squidiff.estimator.generate import Generator, understood
-from squidiff.estimator.run_folder import FORMAT, WEIGHTS, begin_folder, read_object, refuse_claim
+from squidiff.estimator.run_folder import (
+    BEFORE_DIVERGENCE,
+    FORMAT,
+    WEIGHTS,
+    begin_folder,
+    end_folder,
+    read_object,
+    refuse_claim,
+)
 from squidiff.estimator.upstream import LatentGenerator, UpstreamFitted, begin_upstream, rebuild_upstream
 from squidiff.files import require_empty, write_json
 from squidiff.model.upstream import UpstreamNetwork
 from squidiff.train.checkpoint import read_tensors, write_tensors
 from squidiff.train.loop import Recipe, TrainState, find_device, noise_error
 from squidiff.train.run import METRICS, Diverged, Record, read_records, train, write_records
-from squidiff.train.saving import STATE, has_state, locked, newest_state
+from squidiff.train.saving import has_state, locked, newest_state
 from squidiff.train.upstream_checkpoint import write_upstream
 
 MIN_CELLS = 10
@@ -96,12 +103,14 @@ class Squidiff:
         `beside_others` writes into a folder that holds other files, as long as none of them is to be replaced.
         `on_disk` leaves X in its .h5ad file (CSR or dense) or zarr store, from which cells are read as training goes,
         with the same result; None does so where X is backed already, or larger than 2 GB. `on_check` is given the
-        doctor's report, before training, and `on_note` a sentence where not the newest state could be taken up again.
-        SIGINT and SIGTERM end training in order where there is `out`: the state is saved, and Stopped raised. With
-        `start`, a model trained on other cells is trained further: it keeps
-        what it knows of their populations and their conditions, and must have all their genes; cells that are given
-        once more count once more.
-        Raises InputError when the data have errors (see `check`), or when the folder holds another run.
+        doctor's report, before training; `on_note` a sentence where not the newest state could be taken up again, and
+        where training ends early. In the main thread, and with `out`, SIGINT and SIGTERM end it in order: the state is
+        saved, and Stopped raised. With `start`, a model trained on other cells is trained further: it keeps what it
+        knows of their populations and their conditions, and must have all their genes; cells that are given once more
+        count once more.
+        Raises InputError when the data have errors (see `check`), when the folder holds another run or another process
+        trains in it, and Diverged, an InputError, when the loss explodes: the model has the best weights before that,
+        and they are saved in `out`/before-divergence, if there were any.
         """
         started = time.perf_counter()
         if source_rows is not None and (self.config.architecture != "upstream" or self.schema.smiles_key is None):
@@ -154,13 +163,15 @@ class Squidiff:
                 seconds=round(time.perf_counter() - started, 1),
                 noise_error=error,
                 cells="on disk" if isinstance(table.cells, CellsOnDisk) else "in memory",
-                diverged=diverged,
             )
+            if diverged:
+                where = "this model"
+                if folder is not None and not (folder / BEFORE_DIVERGENCE).exists():
+                    self.save(folder / BEFORE_DIVERGENCE)
+                    where = str(folder / BEFORE_DIVERGENCE)
+                raise Diverged(f"{diverged}; {where} has the best weights before that")
             if folder is not None:
                 self._write(folder)
-        if diverged:
-            where = "this model has" if folder is None else f"{folder} holds"
-            raise InputError(f"{diverged}; {where} the best weights before that")
         return self
 
     def encode(self, data: ad.AnnData | str | Path, *, on_disk: bool | None = None) -> np.ndarray:
@@ -334,7 +345,7 @@ class Squidiff:
             asked(further=self._upstream_files)
             begin_folder(folder, self._settings(), self.manifest, self.check, self._upstream_files)
             yield
-        shutil.rmtree((folder / STATE).parent, ignore_errors=True)
+        end_folder(folder)
 
     def _encoder(self, table: CellTable, earlier: Fitted | None) -> ConditionEncoder:
         """Of the cells' conditions; with a model to start from its own embeddings, where their file is gone."""
@@ -395,7 +406,8 @@ class Squidiff:
             self.history, diverged = error.records, str(error)
         some = trained[np.linspace(0, len(trained) - 1, min(len(trained), MAX_VALIDATION_CELLS)).astype(int)]
         batch = pairs.batch(some, np.random.default_rng((config.seed, 4)))
-        return noise_error(fitted.network, batch, config.seed, recipe), diverged
+        size = self.history[-1].micro_batch_size or config.batch_size
+        return noise_error(fitted.network, batch, config.seed, recipe, size), diverged
 
     def _as_sources(self, adata: ad.AnnData) -> ad.AnnData:
         """With upstream's drugs, cells that have no SMILES column are control cells all, as in its control files."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from squidiff.train.run import METRICS
 from squidiff.train.saving import LOCK, PREVIOUS, STATE
 
 WEIGHTS = "model.safetensors"
+BEFORE_DIVERGENCE = "before-divergence"
+"""The folder, in that of a run that diverged, of its best weights before that: a run that can be loaded."""
 RUN_FILES = (
     *("check.json", "config.json", "manifest.json", "provenance.json"),
     *(METRICS, STATE.as_posix(), PREVIOUS.as_posix(), LOCK.as_posix(), WEIGHTS),
@@ -56,7 +59,7 @@ def refuse_claim(
                 raise InputError(f"{folder} was begun with other {what}: give the same, or another folder")
         return
     # of a run that was killed before config.json, which comes last
-    begun = {"check.json", "manifest.json", LOCK.parts[0]}
+    begun = {"check.json", "manifest.json"} | ({STATE.parts[0]} if _is_ours(folder / STATE.parent) else set())
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if beside_others:
         there &= {*(name.split("/")[0] for name in RUN_FILES), *further}
@@ -78,6 +81,20 @@ def begin_folder(
     write_json(folder / "check.json", check)
     write_json(folder / "manifest.json", manifest)
     write_json(folder / "config.json", settings)
+
+
+def end_folder(folder: Path) -> None:
+    """Removes what only an unfinished run needs."""
+    for name in (STATE, PREVIOUS, LOCK):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # somebody else's files stay
+        (folder / STATE.parent).rmdir()
+
+
+def _is_ours(resume: Path) -> bool:
+    """Whether a folder holds nothing but a run's saved states."""
+    names = {path.name for path in resume.iterdir()} if resume.is_dir() else set()
+    return all(name in (STATE.name, PREVIOUS.name, LOCK.name) or name.startswith(f".{STATE.stem}-") for name in names)
 
 
 def read_object(path: Path) -> dict[str, Any]:

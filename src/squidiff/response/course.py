@@ -44,6 +44,8 @@ def _told_times(cells: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, float
     from sklearn.linear_model import RidgeCV
     from sklearn.pipeline import make_pipeline
 
-    components = PCA(min(N_COMPONENTS, *(n - 1 for n in cells.shape)), random_state=0)
+    n_cells, n_genes = cells.shape
+    components = PCA(min(N_COMPONENTS, n_cells - 1, n_genes), random_state=0)
     told = make_pipeline(components, RidgeCV(PENALTIES)).fit(cells, times).predict(cells)
-    return told, float(np.polyfit(times, told, 1)[0])
+    later = times - times.mean()
+    return told, float(later @ told / np.square(later).sum())

@@ -174,7 +174,7 @@ class Anchor:
         """How a group would have predicted training populations, each left out of all that it learns from.
 
         Of a group for unseen conditions, everything under what is described alike is left out. How rivals are weighed,
-        and the ridge's penalty, have seen them.
+        the ridge's penalty, and the directions that cells of other times tell, have seen them.
         """
         populations, keys = self.populations, self.populations.keys
         alike = described_alike(populations.features[:, 1:]) if group.leaves_conditions_out else np.arange(len(keys))

@@ -26,7 +26,8 @@ class TimeCourse:
 
     The curve is the cubic one that has the means and, at both ends, the directions of `response.course` (Hermite's).
     Of its way off the straight line, the share is taken that would have predicted the times between two others best
-    (least squares over them, each time alike, within 0 and 1). Where there is no such time, nothing confirms a curve.
+    (least squares over them, each time alike, within 0 and 1); the directions themselves have seen these times' cells.
+    Where there is no such time, nothing confirms a curve.
     """
 
     def fit(self, populations: Populations) -> TimeCourse:

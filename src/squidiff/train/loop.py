@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -100,9 +101,14 @@ class Loss(Generic[AnyBatch]):
     of: Callable[[nn.Module, AnyBatch, Noise], Losses]
     """A batch, or a part of it with its part of the noise."""
 
-    def at_drawn_noise(self, network: nn.Module, batch: AnyBatch, generator: torch.Generator) -> Losses:
-        """Of a whole batch, which is on the network's device."""
-        return self.of(network, batch, on_device(self.draw(batch[0].shape, generator), batch[0].device))
+    def without_gradient(self, network: nn.Module, batch: AnyBatch, generator: torch.Generator, size: int) -> float:
+        """The mean of a batch, taken in parts of so many cells or fewer."""
+        noise, device = self.draw(batch[0].shape, generator), next(network.parameters()).device
+        parts = zip(in_parts(batch, size), in_parts(noise, size), strict=True)
+        with torch.no_grad():
+            of_each = (self.of(network, on_device(part, device), on_device(drawn, device)) for part, drawn in parts)
+            losses = [of_part.loss for of_part in of_each]
+        return torch.cat(losses).mean().item()
 
 
 @dataclass(frozen=True)
@@ -198,6 +204,8 @@ def _with_gradients(state: TrainState, batch: AnyBatch, noise: Noise, loss: Loss
     Where memory does not hold a whole batch, it is taken in parts of half the size, and again of half, and so are the
     batches after it. Raises InputError when not even two cells fit.
     """
+    averages = [b for m in state.network.modules() if isinstance(m, nn.BatchNorm1d) for b in m.buffers()]
+    before = [b.clone() for b in averages]
     while True:
         size = state.micro_batch_size or len(batch[0])
         try:
@@ -211,6 +219,8 @@ def _with_gradients(state: TrainState, batch: AnyBatch, noise: Noise, loss: Loss
                     "genes (`squidiff prepare --n-genes`)"
                 ) from None
         # not before here, where the error and with it the tensors of the step are gone
+        for buffer, value in zip(averages, before, strict=True):
+            buffer.copy_(value)
         state.micro_batch_size = max(SMALLEST_PART, -(-size // 2))
         if state.device.type != "cpu":
             torch.get_device_module(state.device).empty_cache()
@@ -246,24 +256,23 @@ def on_device(batch: AnyBatch, device: torch.device) -> AnyBatch:
     return type(batch)(*(t.to(device) for t in batch))
 
 
-@torch.no_grad()
 def validation_loss(
     state: TrainState, batches: Sequence[AnyBatch], seed: int, recipe: Recipe[AnyBatch] = RECIPE
 ) -> float:
     """Mean loss of the averaged weights over fixed batches (at least one), with the same noise at every call."""
     generator = torch.Generator().manual_seed(seed)
     with averaged_weights(state):
-        on = (on_device(batch, state.device) for batch in batches)  # one after the other: memory is for one
-        losses = [recipe.loss.at_drawn_noise(state.network, batch, generator).loss for batch in on]
-    return torch.cat(losses).mean().item()
+        sizes = [len(batch[0]) for batch in batches]
+        of_each = [
+            recipe.loss.without_gradient(state.network, batch, generator, state.micro_batch_size or n)
+            for batch, n in zip(batches, sizes, strict=True)
+        ]
+    return float(np.average(of_each, weights=sizes))
 
 
-@torch.no_grad()
-def noise_error(network: nn.Module, batch: AnyBatch, seed: int, recipe: Recipe[AnyBatch]) -> float:
-    """Mean squared error of the predicted noise of a batch, on the network's device: the loss of Squidiff 1.0.8."""
-    device = next(network.parameters()).device
-    generator = torch.Generator().manual_seed(seed)
-    return recipe.noise_loss.at_drawn_noise(network, on_device(batch, device), generator).loss.mean().item()
+def noise_error(network: nn.Module, batch: AnyBatch, seed: int, recipe: Recipe[AnyBatch], size: int) -> float:
+    """Mean squared error of the predicted noise of a batch, in parts of `size` cells: the loss of Squidiff 1.0.8."""
+    return recipe.noise_loss.without_gradient(network, batch, torch.Generator().manual_seed(seed), size)
 
 
 @contextmanager

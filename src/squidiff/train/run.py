@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -63,7 +63,7 @@ class Record:
             str(self),
             f"average {self.loss_average:.3f}",
             f"{self.cells_per_s:,.0f} cells/s",
-            "" if memory is None else f"{memory / 1000:.1f} GB",
+            "" if memory is None else f"peak {memory / 1000:.1f} GB",
             "" if self.micro_batch_size is None else f"in parts of {self.micro_batch_size} cells",
         )
         return ", ".join(filter(None, parts))
@@ -101,23 +101,25 @@ def train(
     It ends early where the validation loss has not fallen `config.patience` times in a row.
 
     `stream(n)` gives the function that draws batches from the n-th on. With `out`, metrics.jsonl and the resumable
-    state are written there; with `resume`, training goes on from that state if there is one, and `on_note` is told
-    where that is not the newest. Returns all records, those before a resumption included. Raises Stopped at SIGINT
-    and SIGTERM, with the state saved (without `out` they act at once), and Diverged, with the best weights so far.
+    state are written there; with `resume`, training goes on from that state if there is one. `on_note` is told where
+    that is not the newest, and where training ends early. Returns all records, those before a resumption included.
+    Raises Stopped at SIGINT and SIGTERM, with the state saved (without `out` they act at once), and Diverged, with the
+    best weights so far.
     """
-    state, best, window = TrainState.start(network, config), Best(), _Window()
+    state, best, window, note = TrainState.start(network, config), Best(), _Window(), ""
     if resume and out is not None and has_state(out):
         saved, note = newest_state(out)
         load_state(saved, state, config.n_train_steps)
         best, window = Best.of(saved, state), _Window.of(saved, state)
-        if note and on_note is not None:
-            on_note(note)
+    say = on_note or (lambda text: None)
+    if note:
+        say(note)
     kept = read_records(out / METRICS) if out is not None and state.step > 0 else []
     records = [record for record in kept if record.step <= state.step]
-    saves = None if out is None else Saves(out, config, state.step)
+    saves = None if out is None else Saves(out, config, state.step, newest_is_whole=not note)
 
     def save() -> None:
-        """Nothing of a step whose loss is no number is written over a state that is good."""
+        """Nothing of a step that went wrong is written over a state that is good."""
         window.require_finite(records)
         assert saves is not None
         saves.write(state, best.tensors() | window.tensors(), best.note())
@@ -126,27 +128,31 @@ def train(
 
     with _Log(out, records) as log, told_to_stop() if saves is not None else nullcontext([]) as asked:
         try:
-            for step in training_steps(state, stream(state.step), config, recipe):
+            for step in () if best.is_stale(config) else training_steps(state, stream(state.step), config, recipe):
                 window.add(step)
                 loss, is_last = None, step.step == config.n_train_steps
                 if is_last or step.step % config.validate_every_steps == 0:
-                    loss = best.offer(state, validation, config, recipe)
+                    window.require_finite(records)
+                    loss = validation_loss(state, validation, config.seed, recipe) if validation else None
                     window.require_finite(records, loss)
+                    best.offer(loss, state, recipe)
                     is_last = is_last or best.is_stale(config)
                 if is_last or loss is not None or step.step % config.log_every_steps == 0:
                     log.write(window.record(loss, records))
                     if on_record is not None:
                         on_record(records[-1])
-                if is_last:
-                    break
-                if saves is not None and (asked or saves.is_due(step.step)):
+                if saves is not None and (asked or (not is_last and saves.is_due(step.step))):
                     save()
                 if asked:
-                    raise Stopped(f"stopped at step {step.step}; training goes on with `train --resume`", asked[0])
+                    raise Stopped(f"stopped at step {step.step}, which is saved", asked[0])
+                if is_last:
+                    break
         except Diverged as error:
             best.give(network)
             error.has_weights, error.records = bool(best.weights), records
             raise
+    if best.is_stale(config):
+        say(f"ended at step {state.step}: the validation loss did not fall {best.n_worse} times in a row (--patience)")
     if on_save is not None:
         on_save(state)
     best.give(network)
@@ -182,18 +188,14 @@ class Best:
     def note(self) -> dict[str, object]:
         return {"keeps_best": bool(self.weights), "validation_loss": self.validation_loss, "n_worse": self.n_worse}
 
-    def offer(
-        self, state: TrainState, validation: Sequence[AnyBatch], config: Config, recipe: Recipe[AnyBatch]
-    ) -> float | None:
-        """The validation loss of the averaged weights, which are kept if it is the lowest."""
-        loss = validation_loss(state, validation, config.seed, recipe) if validation else None
+    def offer(self, loss: float | None, state: TrainState, recipe: Recipe[Any]) -> None:
+        """Keeps the averaged weights if their validation loss is the lowest, or is not known."""
         self.n_worse += 1
         if loss is None or loss < self.validation_loss:
             self.n_worse = 0
             self.validation_loss = math.inf if loss is None else loss
             if recipe.keeps_average:
                 self.weights = {name: t.clone() for name, t in state.average.items()}
-        return loss
 
     def is_stale(self, config: Config) -> bool:
         """Whether training is to end."""
@@ -242,12 +244,17 @@ class _Window:
         return Losses(*(torch.cat(part) for part in zip(*self.losses, strict=True)))
 
     def require_finite(self, records: Sequence[Record], validation: float | None = None) -> None:
-        """Raises Diverged when a mean loss is no number, or many times that of the first record."""
-        of_training = self._all().loss.mean().item() if self.losses else 0.0
-        loss = of_training if validation is None else float(np.maximum(of_training, validation))  # NaN if either is
-        if not math.isfinite(loss) or (records and loss > EXPLODED * records[0].loss):
+        """Raises Diverged when a loss or a gradient is no number, or a loss many times the first record's."""
+        if not self.losses:
+            return
+        loss, norm = self._all().loss.mean().item(), torch.cat(self.norms).mean().item()
+        first = records[0].loss if records else loss
+        worst = float(np.max([loss, loss if validation is None else validation]))  # NaN if one is
+        if not (math.isfinite(worst) and math.isfinite(norm)) or worst > EXPLODED * first:
+            is_loss = math.isfinite(norm) or not math.isfinite(worst)
+            what = f"loss is {worst:.3g}" if is_loss else f"gradient is {norm:.3g}"
             raise Diverged(
-                f"training diverged at step {self.step.step}, its loss is {loss:.3g}: lower --learning-rate, or raise "
+                f"training diverged at step {self.step.step}, its {what}: lower --learning-rate, or raise "
                 "--n-warmup-steps, in another folder"
             )
 

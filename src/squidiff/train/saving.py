@@ -50,8 +50,8 @@ def newest_state(folder: Path) -> tuple[Saved, str]:
 class Saves:
     """Writes the states of one run, every so many steps or minutes, whichever comes first."""
 
-    def __init__(self, folder: Path, config: Config, step: int) -> None:
-        self.folder, self.config = folder, config
+    def __init__(self, folder: Path, config: Config, step: int, *, newest_is_whole: bool = True) -> None:
+        self.folder, self.config, self._newest_is_whole = folder, config, newest_is_whole
         self._step, self._time = step, time.monotonic()
 
     def is_due(self, step: int) -> bool:
@@ -61,18 +61,20 @@ class Saves:
     def write(self, state: TrainState, kept: Mapping[str, torch.Tensor], note: Mapping[str, Any]) -> None:
         """Writes a state; `kept` and `note` are what the run keeps beside it. Raises InputError when it cannot."""
         newest, previous = self.folder / STATE, self.folder / PREVIOUS
-        if newest.exists():
+        if newest.exists() and self._newest_is_whole:  # a damaged one takes no good one's place
             with saying_where(previous):
                 newest.replace(previous)
         save_state(newest, state, kept, note)
+        self._newest_is_whole = True
         self._step, self._time = state.step, time.monotonic()
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Inside, no other process may train in the folder; the lock dies with its owner, however that ends.
+    """Inside, nobody else may train in the folder; the lock dies with its process, however that ends.
 
-    Raises InputError when another one does.
+    Where a file system knows no locks (Lustre without flock), a file takes its place, and filelock warns: it may
+    outlive its process. Raises InputError when another training is under way.
     """
     from filelock import FileLock, Timeout
 
@@ -84,7 +86,7 @@ def locked(folder: Path) -> Iterator[None]:
             lock.acquire(timeout=0)
         except Timeout:
             raise InputError(
-                f"another process is training in {folder}: wait for it, stop it, or choose another folder"
+                f"another training is under way in {folder}: wait for it, stop it, or choose another folder"
             ) from None
     try:
         yield
@@ -94,7 +96,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def told_to_stop() -> Iterator[list[int]]:
-    """Inside, the first SIGINT or SIGTERM is only noted, in the list, so that work can be saved; the next one acts."""
+    """Inside, the first SIGINT or SIGTERM is only noted, in the list, so that work can be saved; the next one acts.
+
+    In the main thread, where signals arrive; elsewhere the list stays empty.
+    """
     asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
         yield asked
@@ -103,7 +108,11 @@ def told_to_stop() -> Iterator[list[int]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         asked.append(number)
-        signal.signal(number, before[signal.Signals(number)])
+        restore()
+
+    def restore() -> None:
+        for number in handled:
+            signal.signal(number, before[number])
 
     handled = [number for number, handler in before.items() if handler is not None]  # None: not set by Python
     for number in handled:
@@ -111,5 +120,4 @@ def told_to_stop() -> Iterator[list[int]]:
     try:
         yield asked
     finally:
-        for number in handled:
-            signal.signal(number, before[number])
+        restore()

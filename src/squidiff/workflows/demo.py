@@ -112,7 +112,7 @@ def run_demo(
     model = Squidiff(task.schema, config, device)
     with progress("training", N_TRAIN_STEPS) as advance:
         model.fit(train, out=out / RUN, on_record=lambda record: advance(record.step, record.live))
-    say(f"trained {N_TRAIN_STEPS} steps on {model.device} in {model.provenance['seconds']:g} s")
+    say(f"trained {model.history[-1].step} steps on {model.device} in {model.provenance['seconds']:g} s")
     queries = prepared.test.obs[list(task.schema.columns)].value_counts().index.to_frame(index=False)
     write_atomically(out / QUERIES, lambda temporary: queries.to_csv(temporary, index=False))
     with progress("predicting", len(queries)) as advance:

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import itertools
 import shlex
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from squidiff.data.preprocess import Prepared, prepare
 from squidiff.data.simulate import simulate_perturbation
 from squidiff.data.table import group_rows, read_cells, write_all_cells, write_cells
 from squidiff.estimator import Squidiff
-from squidiff.estimator.run_folder import RUN_FILES, WEIGHTS
+from squidiff.estimator.run_folder import BEFORE_DIVERGENCE, RUN_FILES, WEIGHTS
 from squidiff.evaluate.scoring import LEAKS, MODEL, OVERALL
 from squidiff.evaluate.verdict import severity
 from squidiff.files import read_json, write_atomically, write_json
@@ -151,6 +152,7 @@ def _clear_failed(here: Path) -> None:
             )
     for name in (TRAIN, TRUTH, QUERIES, PREDICTED, *(f"{RUN}/{file}" for file in RUN_FILES)):
         (here / name).unlink(missing_ok=True)
+    shutil.rmtree(here / RUN / BEFORE_DIVERGENCE, ignore_errors=True)
     for folder in ((here / RUN / STATE).parent, here / RUN):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
@@ -339,8 +341,8 @@ class _Runner:
         validated = [line.validation_loss for line in history if line.validation_loss is not None]
         self.record.observations |= {
             "device": str(model.device),
-            "n_steps": config.n_train_steps,
-            "epochs": config.n_train_steps * config.batch_size / n_trained,
+            "n_steps": last.step,
+            "epochs": last.step * config.batch_size / n_trained,
             "cells_per_s": float(np.median([r.cells_per_s for r in history])),
             "early_oscillation": None if np.isnan(oscillation) else oscillation,
             "n_warmup_steps": config.n_warmup_steps,

@@ -10,6 +10,7 @@ from squidiff.report.plots.quality import sample_quality
 from squidiff.report.plots.scores import floor_to_ceiling, side_by_side
 from squidiff.report.plots.style import save, to_png
 from squidiff.report.plots.training import smoothed, training_loss
+from squidiff.report.plots.trials import trials_plot
 
 __all__ = [
     "Series",
@@ -25,5 +26,6 @@ __all__ = [
     "to_png",
     "training_loss",
     "trajectory",
+    "trials_plot",
     "violins",
 ]

@@ -1,0 +1,184 @@
+"""Steps and cells a second of training, the share of the machine's own matrix multiplication that it reaches, and memory.
+
+    python3 -m venv upstream
+    upstream/bin/pip install torch==2.13.0 Squidiff==1.0.8 scanpy rdkit matplotlib scikit-learn
+    python benchmarks/training.py speed upstream/bin/python [--rounds 3]
+    python benchmarks/training.py memory
+
+`speed`: 100 genes of simulated cells (and 1,000). Upstream's architecture at batch 64, by Squidiff 1.0.8's own loop and
+by ours, and the default model at several batch sizes. Each run is a process of its own, the runs take turns, and the
+fastest of the rounds counts, as a neighbour on the machine can only slow one down; within a run the median over windows
+of steps, without the first. The rate of matrix multiplication is that of one large product in float32, the fastest of
+several, before and after; the products of a step are counted by torch's own counter.
+
+`memory`: the peak of a whole process, by batch size and number of genes, with the cells in memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import torch
+
+from squidiff.config import PRESETS, Config, Schema
+from squidiff.data.preprocess import normalize
+from squidiff.data.simulate import simulate_perturbation
+from squidiff.estimator import Squidiff
+from squidiff.train.run import Record, peak_memory_mb
+
+SCHEMA = Schema(condition_key="condition", control="control", context_keys=("cell_type",))
+UPSTREAM = """
+import json, sys, time
+import numpy as np, torch
+import torch.distributed as dist
+from Squidiff import train_squidiff
+
+n_steps, n_window = int(sys.argv[1]), int(sys.argv[2])
+del sys.argv[1:3]
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+ends = []
+
+class Timed(train_squidiff.TrainLoop):
+    def run_step(self, batch):
+        super().run_step(batch)
+        if (self.step + 1) % n_window == 0:
+            ends.append(time.perf_counter())
+        if self.step + 1 >= n_steps:
+            self.lr_anneal_steps = self.step + 1
+
+    def save(self):
+        pass
+
+train_squidiff.TrainLoop = Timed
+train_squidiff.run_training(train_squidiff.parse_args())
+print(json.dumps({"steps_per_s": float(n_window / np.median(np.diff(ends)))}))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    speed = commands.add_parser("speed")
+    speed.add_argument("python", type=Path, help="the Python that has Squidiff 1.0.8")
+    speed.add_argument("--rounds", type=int, default=3)
+    commands.add_parser("memory")
+    one = commands.add_parser("one", help="one run of ours, as JSON")
+    one.add_argument("preset", choices=PRESETS)
+    one.add_argument("batch_size", type=int)
+    one.add_argument("n_genes", type=int)
+    one.add_argument("n_steps", type=int)
+    arguments = parser.parse_args()
+    if arguments.command == "one":
+        print(json.dumps(one_run(arguments.preset, arguments.batch_size, arguments.n_genes, arguments.n_steps)))
+    elif arguments.command == "memory":
+        show_memory()
+    else:
+        show_speed(arguments.python.absolute(), arguments.rounds)
+
+
+def cells(n_genes: int, n_cells: int = 2400) -> ad.AnnData:
+    """Log-normalised cells of four types, half of them treated."""
+    counts = simulate_perturbation(n_genes=n_genes, n_cell_types=4, n_cells=n_cells // 8, seed=0)
+    return normalize(counts, 1e4, None)
+
+
+def one_run(preset: str, batch_size: int, n_genes: int, n_steps: int) -> dict[str, Any]:
+    """Trains and measures."""
+    from dataclasses import replace
+
+    from torch.utils.flop_counter import FlopCounterMode
+
+    window = max(1, n_steps // 6)
+    config = replace(PRESETS[preset], batch_size=batch_size, n_train_steps=n_steps, log_every_steps=window)
+    config = replace(config, validate_every_steps=10**9, patience=None, save_every_steps=10**9)
+    adata, records = cells(n_genes, max(2400, int(1.3 * batch_size))), []
+    Squidiff(SCHEMA, config, "cpu").fit(adata, on_record=records.append)
+    rates = [record.cells_per_s for record in records[1:]] or [records[0].cells_per_s]
+    found = {"cells_per_s": float(np.median(rates)), "peak_mb": peak_memory_mb()}
+    with FlopCounterMode(display=False) as counter:
+        one_step(adata, replace(config, n_train_steps=1, validation_fraction=0.0))
+    return found | {"steps_per_s": found["cells_per_s"] / batch_size, "flops_per_step": counter.get_total_flops()}
+
+
+def one_step(adata: ad.AnnData, config: Config) -> list[Record]:
+    """For the counter: nothing but a step multiplies matrices of weights."""
+    return Squidiff(SCHEMA, config, "cpu").fit(adata).history
+
+
+def matmul_rate(size: int = 2048, n: int = 8) -> float:
+    """Of float32, in multiplications and additions a second: the fastest of n products."""
+    a = torch.randn(size, size)
+    best = float("inf")
+    for _ in range(n):
+        started = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+def run_ours(*arguments: object) -> dict[str, Any]:
+    command = [sys.executable, __file__, "one", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run_upstream(python: Path, n_genes: int, n_steps: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        adata = cells(n_genes)
+        adata.X, adata.obs["Group"] = np.asarray(adata.X.todense()), 0
+        adata.write_h5ad(Path(folder) / "cells.h5ad")
+        options = {"data_path": "cells.h5ad", "gene_size": n_genes, "output_dim": n_genes, "batch_size": 64}
+        options |= {"logger_path": "log", "resume_checkpoint": folder, "lr_anneal_steps": 100_000}
+        flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+        command = [str(python), "-c", UPSTREAM, str(n_steps), str(max(1, n_steps // 6)), *flags]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    if done.returncode:
+        sys.exit(done.stderr)
+    found = json.loads(done.stdout.splitlines()[-1])
+    return found | {"cells_per_s": 64 * found["steps_per_s"]}
+
+
+def show_speed(python: Path, n_rounds: int) -> None:
+    ours = [("upstream", 64, 100, 60), ("squidiff", 64, 100, 300), ("squidiff", 256, 100, 240)]
+    ours += [("squidiff", 1024, 100, 90), ("squidiff", 256, 1000, 120), ("squidiff", 1024, 1000, 60)]
+    rates, found, theirs = [matmul_rate()], {}, []
+    for _ in range(n_rounds):
+        theirs.append(run_upstream(python, 100, 60))
+        for run in ours:
+            found.setdefault(run, []).append(run_ours(*run))
+        rates.append(matmul_rate())
+    rate = max(rates)
+    upstream = max(theirs, key=lambda of: of["steps_per_s"])
+    print(f"matrix multiplication: {rate / 1e9:.0f} GFLOP/s (float32, {torch.get_num_threads()} threads)\n")
+    print("| model | batch | genes | steps/s | cells/s | times upstream's cells/s | share of matrix multiplication |")
+    print("|---|---|---|---|---|---|---|")
+    line = f"| Squidiff 1.0.8 | 64 | 100 | {upstream['steps_per_s']:.2f} | {upstream['cells_per_s']:,.0f} | 1 | |"
+    print(line)
+    for (preset, batch_size, n_genes, _), of_rounds in found.items():
+        best = max(of_rounds, key=lambda of: of["steps_per_s"])
+        share = best["flops_per_step"] * best["steps_per_s"] / rate
+        times = f"{best['cells_per_s'] / upstream['cells_per_s']:.1f}" if n_genes == 100 else ""
+        name = "upstream's architecture, ours" if preset == "upstream" else "default"
+        numbers = f"{best['steps_per_s']:.2f} | {best['cells_per_s']:,.0f} | {times} | {share:.0%}"
+        print(f"| {name} | {batch_size:,} | {n_genes:,} | {numbers} |")
+
+
+def show_memory() -> None:
+    print("| model | genes | batch 64 | batch 4,096 |\n|---|---|---|---|")
+    for preset, name in (("squidiff", "default"), ("upstream", "upstream's architecture")):
+        for n_genes in (100, 500, 2000, 14_000):
+            peaks = [run_ours(preset, batch_size, n_genes, 3)["peak_mb"] for batch_size in (64, 4096)]
+            print(f"| {name} | {n_genes:,} | " + " | ".join(f"{peak:,.0f} MB" for peak in peaks) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
