@@ -2,9 +2,9 @@
 
     python benchmarks/killed.py [--times 100] [--seed 0]
 
-Each round starts `squidiff train` on simulated cells, kills it (SIGKILL) after a random time, from its very start to its
-end, goes on with `--resume`, which may be killed again, and compares model.safetensors with that of a run that was left
-alone. Prints how many were killed when, and fails at the first difference.
+Each round starts `squidiff train` on simulated cells, kills it (SIGKILL) after a random time, goes on with `--resume`,
+which may be killed again, and compares model.safetensors with that of a run that was left alone. Prints how many were
+killed before and after a state was there, and fails at the first difference.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Steps and cells a second of training, the share of the machine's own matrix multiplication that it reaches, and memory.
+"""Steps and cells a second of training, the share of the machine's own matrix multiplication it reaches, and memory.
 
     python3 -m venv upstream
     upstream/bin/pip install torch==2.13.0 Squidiff==1.0.8 scanpy rdkit matplotlib scikit-learn

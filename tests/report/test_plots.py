@@ -16,7 +16,7 @@ from PIL import Image
 from scipy import stats
 
 from squidiff.config import InputError
-from squidiff.report.plots import sample_quality, save, smoothed, training_loss
+from squidiff.report.plots import sample_quality, save, smoothed, training_loss, trials_plot
 
 N_GENES = 40
 
@@ -209,3 +209,26 @@ def test_drawing_changes_nothing_global(metrics: pd.DataFrame, cells: dict[str, 
     training_loss(metrics)
     sample_quality(**cells, genes=_genes(), title="t")
     assert dict(matplotlib.rcParams) == before
+
+
+def trials() -> pd.DataFrame:
+    """Four trials, of which the third is best if less is better and the first if more is; one was given up."""
+    table = pd.DataFrame({"trial": [2, 1, 0, 3], "state": ["complete"] * 3 + ["pruned"]})
+    return table.assign(energy_distance=[0.1, 0.3, 0.5, np.nan], seconds=1.0, width=[128, 1024, 256, 512])
+
+
+@pytest.mark.parametrize(("higher", "best"), [(False, "0.1, trial 2"), (True, "0.5, trial 0")])
+def test_the_trials_name_the_best_and_the_line_never_turns_back(higher: bool, best: str) -> None:
+    figure = trials_plot(trials(), "energy_distance", higher)
+    assert _title(figure, "Best") == f"Best energy distance {best} of 4"
+    top, width = figure.axes
+    so_far = next(line for line in top.lines if line.get_label() == "best so far").get_ydata()
+    assert list(so_far) == ([0.5, 0.5, 0.5] if higher else [0.5, 0.3, 0.1])
+    assert [line.get_xdata()[0] for line in top.lines if line.get_label() == "given up"] == [3]
+    assert width.get_xscale() == "log"
+    assert [text.get_text() for text in width.get_xticklabels()] == ["128", "256", "1,024"]
+
+
+def test_without_a_trial_that_ended_there_is_nothing_to_draw() -> None:
+    with pytest.raises(InputError, match=r"^no trial came to its end: there is nothing to draw$"):
+        trials_plot(trials().iloc[3:], "energy_distance", False)

@@ -60,6 +60,6 @@ def _log_where_wide(axes: Axes, values: pd.Series) -> None:
     if (numbers > 0).all() and numbers.max() >= 8 * numbers.min():
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())
-    if numbers.nunique() <= N_TICKS:
+    if numbers.nunique() <= N_TICKS and (numbers == numbers.round(2)).all():  # chosen, and not drawn from a range
         axes.xaxis.set_major_locator(FixedLocator(sorted(numbers.unique())))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
