@@ -11,6 +11,8 @@ from small_models import TRAIN, anchors, assert_mean, clear_of_zero, queries, tr
 
 from made_cells import HELD_OUT, SCHEMA, dense, logged, mean_of
 from squidiff.config import InputError, Sampling, Schema
+from squidiff.data.preprocess import normalize
+from squidiff.data.simulate import simulate_perturbation
 from squidiff.estimator import Squidiff
 from squidiff.estimator.fitted import Fitted
 
@@ -242,3 +244,18 @@ def test_a_drug_that_was_never_seen_is_known_by_its_structure() -> None:
         mean("broken", "C(")
     with pytest.raises(InputError, match=r"^condition 'nothing' is unknown .*: give its SMILES$"):
         model.predict(queries(condition="nothing", cell_type="type A"), cells)
+
+
+def test_a_run_of_several_types_knows_their_parts_and_a_saved_one_too(tmp_path: Path) -> None:
+    counts = simulate_perturbation(n_genes=60, n_cell_types=3, n_cells=120, seed=3)
+    cells = normalize(counts, 1e4, None)
+    seen = cells[~((cells.obs["cell_type"] == "type A") & (cells.obs["condition"] == "drug")).to_numpy()].copy()
+    model = trained(seen, SCHEMA)
+    assert isinstance(model.fitted, Fitted)
+    assert model.fitted.populations.parts is not None
+    assert set(model.fitted.populations.parts.rows) == set(range(5))
+    model.save(tmp_path / "run")
+    asked = queries(condition="drug", cell_type="type A")
+    one, other = (m.predict(asked, seen) for m in (model, Squidiff.load(tmp_path / "run", "cpu")))
+    assert "fold shift" in anchors(one).pop()
+    np.testing.assert_array_equal(dense(one), dense(other))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,7 @@ from squidiff.data.table import CellTable
 from squidiff.data.unit import Normalisation
 from squidiff.model.network import Network, Standardisation
 from squidiff.response.course import courses
+from squidiff.response.parts import Parts, split
 from squidiff.response.populations import Population, Populations
 from squidiff.response.shape import N_QUANTILES, nonzero_quantiles
 from squidiff.response.stack import Anchor
@@ -129,6 +130,9 @@ class Fitted:
         }
         if self.populations.course is not None:
             arrays["populations.course"] = self.populations.course
+        if self.populations.parts is not None:
+            parts = self.populations.parts
+            arrays |= {f"parts.{field.name}": getattr(parts, field.name) for field in fields(parts)}
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         return tensors | {f"network.{name}": t for name, t in self.network.state_dict().items()}
 
@@ -263,13 +267,15 @@ def summarise(table: CellTable, features: np.ndarray, schema: Schema) -> Populat
 
 
 def _of_training(table: CellTable, encoder: ConditionEncoder, schema: Schema, config: Config) -> Populations:
-    """The same, and where there are times, how each goes on; that from at most MAX_CELLS_FOR_AXES cells, drawn."""
-    populations = summarise(table, encoder.describe_each(table.parts), schema)
-    if populations.time_span is None:
-        return populations
-    rows = _some_rows(table, config)
-    course = courses(table.dense(rows), table.population[rows], populations.keys)
-    return replace(populations, course=course)
+    """The same with its parts, and where there are times, how each goes on.
+
+    Both from at most MAX_CELLS_FOR_AXES cells, drawn.
+    """
+    populations, rows = summarise(table, encoder.describe_each(table.parts), schema), _some_rows(table, config)
+    cells, population = table.dense(rows), table.population[rows]
+    has_times = populations.time_span is not None
+    course = courses(cells, population, populations.keys) if has_times else None
+    return replace(populations, course=course, parts=split(cells, population, populations))
 
 
 def n_condition(populations: Populations, standardisation: Standardisation) -> int:
@@ -317,6 +323,18 @@ def load_vocabulary(saved: dict[str, Any], tensors: dict[str, torch.Tensor]) -> 
     return ConditionEncoder(vocabulary["kind"], tuple(vocabulary["names"]), tensors["vocabulary.vectors"].numpy())
 
 
+def _parts(arrays: dict[str, np.ndarray], n_populations: int) -> Parts | None:
+    """Raises ValueError when they are not of so many populations."""
+    if "parts.population" not in arrays:
+        return None
+    parts = Parts(*(arrays[f"parts.{field.name}"] for field in fields(Parts)))
+    n_genes = arrays["populations.mean"].shape[1]
+    is_whole = parts.mean.shape == (len(parts.population), n_genes) and len(parts.share) == len(parts.population)
+    if not is_whole or not 0 <= parts.population.min() <= parts.population.max() < n_populations:
+        raise ValueError("the parts of populations are not of these")
+    return parts
+
+
 def rebuild(saved: dict[str, Any], tensors: dict[str, torch.Tensor], config: Config, device: torch.device) -> Fitted:
     """The inverse of `to_tensors` and `to_json`. Raises InputError when they do not belong together."""
     try:
@@ -332,6 +350,7 @@ def rebuild(saved: dict[str, Any], tensors: dict[str, torch.Tensor], config: Con
             saved["schema"]["control"] is not None,
             arrays["populations.variance"],
             course=arrays["populations.course"] if saved["time_span"] is not None else None,
+            parts=_parts(arrays, len(saved["populations"])),
         )
         network = Network.initialise(config, standardisation, n_condition(populations, standardisation))
         network.load_state_dict(weights)

@@ -39,8 +39,11 @@ class FoldShift:
     the weighted mean level that it reaches elsewhere, SATURATION is taken away. A pull takes the mean that share of
     the way to this level.
 
-    The predictions by all BANDWIDTHS, PSEUDO_COUNTS and PULLS are averaged, each by its likelihood over the training
-    populations when each one's context is left out in turn, and gene by gene by the gene's own errors there.
+    All of this twice where populations have parts: for whole contexts, and for each part of the context's control
+    cells from the parts of the others, averaged by how many cells a part has.
+
+    The predictions by both, and all BANDWIDTHS, PSEUDO_COUNTS and PULLS, are averaged, each by its likelihood over the
+    training populations when each one's context is left out in turn, and gene by gene by the gene's own errors there.
     Of the shift, what stands out of the noise of few cells is kept (`beyond_noise`).
     """
 
@@ -50,43 +53,68 @@ class FoldShift:
         self.pseudo_counts = PSEUDO_COUNTS if are_logarithms else PSEUDO_COUNTS[:1]
         self.unit = median_distance(mean[np.unique(populations.sources[populations.treated])])
         seen = [i for i in populations.treated if len(populations.elsewhere(populations.keys[i])) > 1]
-        surprise = np.zeros((len(PULLS), len(self.pseudo_counts), len(BANDWIDTHS)))
+        n_levels = 1 if populations.parts is None else 2
+        surprise = np.zeros((n_levels, len(PULLS), len(self.pseudo_counts), len(BANDWIDTHS)))
         of_gene = np.zeros((*surprise.shape, mean.shape[1]))
         left_out = drawn(seen, MAX_LEFT_OUT)
         for i in left_out:
             source = populations.source_of(i)
             assert source is not None  # the treated have one
-            guesses = self._predict_all(*self._others(populations.keys[i], source), source)
+            guesses = self._predict_all(populations.keys[i], source)[0]
             errors = np.square(guesses - mean[i])
             of_all = np.maximum(errors.mean(axis=-1), LEAST)
             surprise += np.log(of_all)
             of_gene += errors / of_all.min() / len(left_out)
         # of a gene its own errors speak as well, as far as it errs at all
-        usual = of_gene.mean(axis=(0, 1, 2)) + SMALLEST_ERROR
+        choices = tuple(range(surprise.ndim))
+        usual = of_gene.mean(axis=choices) + SMALLEST_ERROR
         against = surprise[..., None] * N_DIRECTIONS / 2 + OF_OWN_ERRORS * of_gene / usual
-        self.weights = np.exp(against.min(axis=(0, 1, 2)) - against)
-        self.weights /= self.weights.sum(axis=(0, 1, 2))
+        self.weights = np.exp(against.min(axis=choices) - against)
+        self.weights /= self.weights.sum(axis=choices)
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        others, weights = self._others(key, source)
-        mean = np.einsum("pabg,pabg->g", self.weights, self._predict_all(others, weights, source))
-        share = self.weights.sum(axis=(0, 1)).mean(axis=-1) @ weights
+        guesses, others, weights = self._predict_all(key, source)
+        mean = np.einsum("lpabg,lpabg->g", self.weights, guesses)
+        share = self.weights.sum(axis=(0, 1, 2)).mean(axis=-1) @ weights
         noise = np.square(share) @ self.populations.noise(others)
         return np.asarray(source.mean + beyond_noise(mean - source.mean, noise))
 
-    def _others(self, key: Population, source: Source) -> tuple[list[int], np.ndarray]:
-        """The populations under the same condition elsewhere, and how much each counts, bandwidths x populations."""
-        others = elsewhere(self.populations, key)
-        control = self.populations.mean[self.populations.sources[others]]
-        return others, context_weights(control, source.mean, self.unit, BANDWIDTHS)
+    def _predict_all(self, key: Population, source: Source) -> tuple[np.ndarray, list[int], np.ndarray]:
+        """The prediction by each choice, levels x pulls x pseudo-counts x bandwidths x G.
 
-    def _predict_all(self, others: list[int], weights: np.ndarray, source: Source) -> np.ndarray:
-        """The prediction by each choice, pulls x pseudo-counts x bandwidths x G."""
-        control, treated = self.populations.mean[self.populations.sources[others]], self.populations.mean[others]
+        And the populations under the same condition elsewhere, with how much each counts, bandwidths x populations.
+        """
+        others, means = elsewhere(self.populations, key), self.populations.mean
+        control, treated = means[self.populations.sources[others]], means[others]
+        weights = context_weights(control, source.mean, self.unit, BANDWIDTHS)
+        whole = self._changed(source.mean, control, treated, weights)
+        of_parts = [] if self.populations.parts is None else [self._by_parts(others, source, whole)]
+        return np.stack([whole, *of_parts]), others, weights
+
+    def _by_parts(self, others: list[int], source: Source, whole: np.ndarray) -> np.ndarray:
+        """The same, averaged over the parts of the source; `whole` again where it or the others have none."""
+        parts, sources = self.populations.parts, self.populations.sources
+        assert parts is not None  # only then is it asked for
+        start = self.populations.find(source.key)
+        known = [i for i in others if i in parts.rows and int(sources[i]) in parts.rows]
+        if start not in parts.rows or not known:
+            return whole
+        of_treated = np.concatenate([parts.rows[i] for i in known])
+        of_control = np.concatenate([parts.rows[int(sources[i])] for i in known])
+        control, treated, own = parts.mean[of_control], parts.mean[of_treated], parts.rows[start]
+        mean = source.mean - parts.share[own] @ parts.mean[own]  # 0 where the source is the cells of training
+        for row in own:
+            weights = context_weights(control, parts.mean[row], self.unit, BANDWIDTHS) * parts.share[of_control]
+            weights /= weights.sum(axis=1, keepdims=True)
+            mean = mean + parts.share[row] * self._changed(parts.mean[row], control, treated, weights)
+        return np.asarray(mean)
+
+    def _changed(self, mean: np.ndarray, control: np.ndarray, treated: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """A mean (G,), changed as others are by each choice, pulls x pseudo-counts x bandwidths x G."""
         level = weights @ treated
-        moved = np.stack([_moved(source.mean, control, treated, weights, a) for a in self.pseudo_counts])
-        moved -= SATURATION * np.maximum(moved - np.maximum(level, source.mean), 0.0)
+        moved = np.stack([_moved(mean, control, treated, weights, a) for a in self.pseudo_counts])
+        moved -= SATURATION * np.maximum(moved - np.maximum(level, mean), 0.0)
         return np.stack([moved + pull * (level - moved) for pull in PULLS])
 
 

@@ -6,10 +6,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
+
+if TYPE_CHECKING:
+    from squidiff.response.parts import Parts
 
 MIN_CELLS = 10
 """Of a population that others are predicted from: the mean of fewer is mostly noise."""
@@ -60,6 +63,8 @@ class Populations:
     course: np.ndarray | None = None
     """P x G, per unit of time: how the mean goes on at each time, see `response.course`; 0 where its cells do not tell,
     None where nothing asks for it."""
+    parts: Parts | None = None
+    """Of populations, see `response.parts`; None where nothing asks for them."""
 
     @classmethod
     def summarise(
@@ -94,7 +99,7 @@ class Populations:
     def joined(self, others: Populations) -> Populations:
         """Both, with the cells of equal keys as one population; the features of `others` where both have some.
 
-        Features are of one length, and genes the same.
+        Features are of one length, and genes the same. They have no parts, since those of both are not the same ones.
         """
         keys = tuple(dict.fromkeys((*self.keys, *others.keys)))
         parts = [(of, [of.find(key) for key in keys]) for of in (self, others)]
@@ -133,6 +138,7 @@ class Populations:
             self.variance[indices],
             self.genes,
             None if self.course is None else self.course[indices],
+            None if self.parts is None else self.parts.only(indices),
         )
 
     def find(self, key: Population) -> int | None:
