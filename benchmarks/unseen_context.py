@@ -11,6 +11,7 @@ population.
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import anndata as ad
 import numpy as np
@@ -20,6 +21,7 @@ from squidiff.data.conditions import ConditionEncoder
 from squidiff.data.preprocess import normalize
 from squidiff.data.simulate import simulate_perturbation
 from squidiff.data.table import CellTable
+from squidiff.response.parts import split
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict
 from squidiff.response.stack import BASELINES, Anchor
@@ -29,12 +31,13 @@ ANCHOR = "the model's anchor"
 
 
 def summaries(adata: ad.AnnData, schema: Schema) -> Populations:
-    """The populations of a data set."""
+    """The populations of a data set, with their parts, which the model's anchor alone looks at."""
     table = CellTable.from_anndata(adata, schema)
     encoder = ConditionEncoder.fit(table.parts, schema)
     features = np.stack([encoder.describe(parts) for parts in table.parts])
     keys = tuple(Population(*key) for key in table.keys)
-    return Populations.summarise(table.blocks(), table.population, keys, features, has_control=True)
+    found = Populations.summarise(table.blocks(), table.population, keys, features, has_control=True)
+    return replace(found, parts=split(table.dense(np.arange(len(table.names))), table.population, found))
 
 
 def left_out(populations: Populations) -> Iterator[dict[str, tuple[float, float]]]:

@@ -106,3 +106,19 @@ def test_where_nothing_would_be_learned_there_are_no_parts(case: str) -> None:
     if case == "all alike":
         cells = np.ones_like(cells)
     assert split(cells, population, populations) is None
+
+
+def test_parts_of_few_treated_cells_have_the_mean_shift_and_no_negative_mean() -> None:
+    """Of the treated cells of b one kind is missing; the others fall by more than it has."""
+    populations, cells, population = made("ab")
+    kind = np.repeat(np.arange(N_PARTS), (np.array(SHARES["b"]) * 300).round().astype(int))
+    treated = np.flatnonzero(population == 3)
+    fallen = np.maximum(cells[population == 2] - 5.0, 0.0)
+    cells[treated] = fallen
+    gone = treated[kind == 0]
+    cells, population = np.delete(cells, gone, axis=0), np.delete(population, gone)
+    populations = Populations.summarise([cells], population, populations.keys, populations.features, True)
+    parts = split(cells, population, populations)
+    assert parts is not None
+    assert parts.mean.min() >= 0
+    assert np.isfinite(answer(FoldShift(), replace(populations, parts=parts), ask("a", "drug"))).all()

@@ -55,6 +55,7 @@ def split(cells: np.ndarray, population: np.ndarray, populations: Populations) -
     if not populations.has_control or not learns or len(keys) > MAX_POPULATIONS:
         return None
     found: list[tuple[int, np.ndarray, np.ndarray]] = []
+    lowest = 0.0 if cells.min() >= 0 else -np.inf
     for i in [i for i, key in enumerate(keys) if key.condition == ""]:  # also where no condition was seen yet
         control = cells[population == i].astype(np.float64)
         if len(control) < MIN_CONTROL_CELLS or not np.ptp(control, axis=0).any():
@@ -74,7 +75,7 @@ def split(cells: np.ndarray, population: np.ndarray, populations: Populations) -
             n = np.bincount(label, minlength=N_PARTS)
             # what too few cells tell, the mean shift does
             own = [treated[label == p].mean(axis=0) if n[p] >= MIN_CELLS else means[p] + shift for p in range(N_PARTS)]
-            found.append((j, n / len(label), np.stack(own)))
+            found.append((j, n / len(label), np.maximum(own, lowest)))
     if not found:
         return None
     indices, shares, of_each = zip(*found, strict=True)
