@@ -45,7 +45,7 @@ def test_between_more_than_two_times_the_cells_tell_the_course_and_a_saved_run_k
     assert isinstance(model.fitted, Fitted)
     course = model.fitted.populations.course
     assert course is not None
-    assert course.any(axis=1).all()
+    assert course.change.any(axis=1).all()
 
 
 def test_a_context_of_one_time_goes_on_as_the_others_do() -> None:

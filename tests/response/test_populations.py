@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from made_populations import ask, populations
+from squidiff.response.course import Course
 from squidiff.response.populations import Population, Populations
 
 FORMATS = {"dense": np.asarray, "csr": sp.csr_matrix, "csr with stored zeros": lambda x: with_stored_zeros(x)}
@@ -96,14 +97,16 @@ def test_plain_generation_starts_from_the_same_context() -> None:
 
 
 def test_new_cells_tell_how_a_time_goes_on_unless_they_are_silent() -> None:
-    earlier = replace(populations({("a", "", 0.0): [0], ("a", "", 1.0): [1]}), course=np.array([[1.0], [2.0]]))
-    new = replace(populations({("a", "", 1.0): [3], ("a", "", 0.0): [4], ("b", "", 2.0): [5]}), course=np.zeros((3, 1)))
-    assert new.course is not None
-    new.course[0] = 7.0
+    earlier = replace(
+        populations({("a", "", 0.0): [0], ("a", "", 1.0): [1]}), course=Course(np.array([[1.0], [2.0]]), np.ones(2))
+    )
+    new = populations({("a", "", 1.0): [3], ("a", "", 0.0): [4], ("b", "", 2.0): [5]})
+    new = replace(new, course=Course(np.array([[7.0], [0.0], [0.0]]), np.full(3, 9.0)))
     joined = earlier.joined(new)
     assert [key.time for key in joined.keys] == [0.0, 1.0, 2.0]
     assert joined.course is not None
-    assert joined.course.ravel().tolist() == [1.0, 7.0, 0.0]
+    assert joined.course.change.ravel().tolist() == [1.0, 7.0, 0.0]
+    assert joined.course.noise.tolist() == [1.0, 9.0, 9.0]
     assert earlier.joined(replace(new, course=None)).course is None
 
 

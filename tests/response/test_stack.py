@@ -10,6 +10,7 @@ import pytest
 
 from made_populations import NO_FEATURES, answer, ask, populations, source
 from squidiff.config import InputError
+from squidiff.response.course import Course
 from squidiff.response.embedding import MeanOfConditions
 from squidiff.response.fold import FoldShift
 from squidiff.response.populations import Population, Populations, Source
@@ -97,10 +98,10 @@ def test_time_alone_is_interpolated_or_taken_from_the_other_contexts() -> None:
 
 def test_between_times_the_course_comes_first_and_the_straight_line_where_no_cells_tell_it() -> None:
     made = populations({("a", "", t): [t**2 + t] for t in (0.0, 1.0, 2.0)}, has_control=False)
-    told = replace(made, course=np.array([[1.0], [3.0], [5.0]]))
+    told = replace(made, course=Course(np.array([[1.0], [3.0], [5.0]]), np.zeros(3)))
     assert ask_anchor(made, ask("a", "", 1.5)) == (4.0, "time interpolation")
     assert ask_anchor(told, ask("a", "", 1.5)) == (3.75, "time course")
-    told.course[2] = 0.0  # type: ignore[index]
+    told.course.change[2] = 0.0  # type: ignore[union-attr]
     assert ask_anchor(told, ask("a", "", 1.5)) == (4.0, "time interpolation")
 
 

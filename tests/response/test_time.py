@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from made_populations import NO_FEATURES, answer, ask, populations
+from made_populations import NO_FEATURES, answer, ask, populations, source
 from squidiff.config import InputError
+from squidiff.response.course import Course
 from squidiff.response.populations import Populations, Source
 from squidiff.response.shift import CannotPredict
 from squidiff.response.time import (
@@ -104,11 +105,10 @@ def test_the_last_time_is_the_one_before(line: Populations) -> None:
 
 
 def on_a_cubic(times: list[float], sign: float = 1.0) -> Populations:
-    """Means on the cubics t^3 and t^2 - t, and how they go on there; the latter times `sign`."""
+    """Means on the cubics t^3 and t^2 - t, and how they go on there, times `sign`."""
     means = {("", "", t): [t**3, t**2 - t] for t in times}
-    return replace(
-        populations(means, has_control=False), course=sign * np.array([[3 * t**2, 2 * t - 1] for t in times])
-    )
+    change = sign * np.array([[3 * t**2, 2 * t - 1] for t in times])
+    return replace(populations(means, has_control=False), course=Course(change, np.zeros(len(times))))
 
 
 @pytest.mark.parametrize("asked", [0.5, 1.5, 2.0, 2.25])
@@ -130,10 +130,27 @@ def test_between_two_times_alone_nothing_confirms_a_course() -> None:
         answer(TimeCourse(), on_a_cubic([0.0, 2.0]), ask("", "", 1.0))
 
 
+def test_a_way_that_is_no_longer_than_its_noise_is_not_taken() -> None:
+    """Of one time two thirds of the way of its square is noise: it is shortened to a third."""
+    made = on_a_cubic([0.0, 1.0, 2.0, 3.0])
+    made = replace(made, variance=np.ones_like(made.mean))
+    line, exact = (answer(p, made, ask("", "", 1.5)) for p in (TimeInterpolation(), TimeCourse()))
+    size = np.square(exact - line).sum()
+    weight = 1.0 / 8  # of each end's direction, halfway of a step of 1
+    for share, left in ((2 / 3, 1 / 3), (1.5, 0.0)):
+        noise = np.full(4, share * size / (2 * weight**2 * 2))  # of two ends and two genes
+        noisy = replace(made, course=made.course._replace(noise=noise))  # type: ignore[union-attr]
+        predictor = TimeCourse().fit(noisy)
+        predictor.share = 1.0
+        found = predictor.predict(ask("", "", 1.5), NO_FEATURES, source(noisy, ask("", "", 1.5)))
+        np.testing.assert_allclose(found, line + left * (exact - line), atol=1e-12)
+
+
 def test_without_a_course_at_both_sides_it_refuses() -> None:
     made = on_a_cubic([0.0, 1.0, 2.0, 3.0])
     assert made.course is not None
-    told_at_some = replace(made, course=made.course * [[1.0], [1.0], [1.0], [0.0]])
+    told = made.course._replace(change=made.course.change * [[1.0], [1.0], [1.0], [0.0]])
+    told_at_some = replace(made, course=told)
     with pytest.raises(CannotPredict, match=r"^the cells around time 2\.5 do not tell how they go on$"):
         answer(TimeCourse(), told_at_some, ask("", "", 2.5))
     with pytest.raises(CannotPredict, match=r"^no time between two others tells"):

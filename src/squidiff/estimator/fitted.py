@@ -17,7 +17,7 @@ from squidiff.data.dataset import Pairs
 from squidiff.data.table import CellTable
 from squidiff.data.unit import Normalisation
 from squidiff.model.network import Network, Standardisation
-from squidiff.response.course import courses
+from squidiff.response.course import Course, courses
 from squidiff.response.parts import Parts, split
 from squidiff.response.populations import Population, Populations
 from squidiff.response.shape import N_QUANTILES, nonzero_quantiles
@@ -129,7 +129,7 @@ class Fitted:
             "quantiles": self.quantiles,
         }
         if self.populations.course is not None:
-            arrays["populations.course"] = self.populations.course
+            arrays |= {f"course.{name}": values for name, values in self.populations.course._asdict().items()}
         if self.populations.parts is not None:
             parts = self.populations.parts
             arrays |= {f"parts.{field.name}": getattr(parts, field.name) for field in fields(parts)}
@@ -349,7 +349,7 @@ def rebuild(saved: dict[str, Any], tensors: dict[str, torch.Tensor], config: Con
             arrays["populations.n_cells"],
             saved["schema"]["control"] is not None,
             arrays["populations.variance"],
-            course=arrays["populations.course"] if saved["time_span"] is not None else None,
+            course=None if saved["time_span"] is None else Course(arrays["course.change"], arrays["course.noise"]),
             parts=_parts(arrays, len(saved["populations"])),
         )
         network = Network.initialise(config, standardisation, n_condition(populations, standardisation))
@@ -363,7 +363,7 @@ def rebuild(saved: dict[str, Any], tensors: dict[str, torch.Tensor], config: Con
             "populations.n_cells": (len(populations.keys),),
             "populations.variance": (len(populations.keys), len(genes)),
             "non_negative": (len(genes),),
-            **({} if populations.course is None else {"populations.course": (len(populations.keys), len(genes))}),
+            **({} if populations.course is None else {"course.change": (len(populations.keys), len(genes))}),
             "quantiles": (N_QUANTILES, len(genes)),
             "network.center": (len(genes),),
         }

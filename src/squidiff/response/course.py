@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from squidiff.response.populations import MIN_CELLS, Population
@@ -11,15 +13,28 @@ N_COMPONENTS = 50
 PENALTIES = tuple(10.0**k for k in range(-2, 5))
 
 
-def courses(cells: np.ndarray, population: np.ndarray, keys: tuple[Population, ...]) -> np.ndarray:
-    """The change of the mean per unit of time at each population, P x G, from cells (N x G) of known population (N,).
+class Course(NamedTuple):
+    """How the means of P populations go on."""
+
+    change: np.ndarray
+    """P x G, of the mean per unit of time; 0 where its cells do not tell"""
+    noise: np.ndarray
+    """(P,) the variance of a gene's change that comes of few cells, as a share of the variance of the gene's cells"""
+
+    def only(self, indices: np.ndarray) -> Course:
+        """Of some populations."""
+        return Course(self.change[indices], self.noise[indices])
+
+
+def courses(cells: np.ndarray, population: np.ndarray, keys: tuple[Population, ...]) -> Course:
+    """The change of the mean per unit of time at each population, from cells (N x G) of known population (N,).
 
     Cells of one time are not all as far on their way. How far each is, is told by a ridge regression of time on the
     principal components of all cells of its context and condition; the genes' covariance with it, within one time,
     gives the direction in which that time's mean moves. 0 where a context was seen at one time alone, or at a time of
     fewer than MIN_CELLS cells.
     """
-    found = np.zeros((len(keys), cells.shape[1]))
+    change, noise = np.zeros((len(keys), cells.shape[1])), np.zeros(len(keys))
     times = np.array([np.nan if key.time is None else key.time for key in keys])
     for trajectory in {key._replace(time=None) for key in keys}:
         members = [i for i, key in enumerate(keys) if key._replace(time=None) == trajectory]
@@ -34,8 +49,9 @@ def courses(cells: np.ndarray, population: np.ndarray, keys: tuple[Population, .
             here = of_row == i
             ahead = told[here] - told[here].mean()
             if ahead.any():
-                found[i] = speed * (ahead @ (x[here] - x[here].mean(axis=0))) / np.square(ahead).sum()
-    return found
+                change[i] = speed * (ahead @ (x[here] - x[here].mean(axis=0))) / np.square(ahead).sum()
+                noise[i] = speed**2 / np.square(ahead).sum()
+    return Course(change, noise)
 
 
 def _told_times(cells: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, float]:

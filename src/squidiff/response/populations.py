@@ -12,6 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 
 if TYPE_CHECKING:
+    from squidiff.response.course import Course
     from squidiff.response.parts import Parts
 
 MIN_CELLS = 10
@@ -60,9 +61,8 @@ class Populations:
     """P x G, over the cells of each: what the noise of its mean is made of."""
     genes: tuple[str, ...] = ()
     """Their names, (G,); () where nothing asks for them."""
-    course: np.ndarray | None = None
-    """P x G, per unit of time: how the mean goes on at each time, see `response.course`; 0 where its cells do not tell,
-    None where nothing asks for it."""
+    course: Course | None = None
+    """How their means go on, see `response.course`; None where nothing asks for it."""
     parts: Parts | None = None
     """Of populations, see `response.parts`; None where nothing asks for them."""
 
@@ -117,13 +117,13 @@ class Populations:
         zeros, variance = pooled(lambda of: of.zero_fraction), np.maximum(variance, 0.0)
         course = None
         if self.course is not None and others.course is not None:
-            silent = np.zeros_like(mean[0])
-            own, new = (
-                np.stack([silent if i is None else of[i] for i in rows])
-                for of, (_, rows) in zip((self.course, others.course), parts, strict=True)
-            )
             # new cells of one time alone do not tell how it goes on, though the earlier ones may
-            course = np.where(new.any(axis=1, keepdims=True), new, own)
+            silent = np.logical_not(others.course.change.any(axis=1))
+            told = [
+                (self.course, i) if j is None or (i is not None and silent[j]) else (others.course, j)
+                for i, j in zip(parts[0][1], parts[1][1], strict=True)
+            ]
+            course = type(self.course)(*(np.stack([of[field][i] for of, i in told]) for field in (0, 1)))
         return Populations(keys, features, mean, zeros, n.sum(axis=0), self.has_control, variance, self.genes, course)
 
     def only(self, indices: np.ndarray) -> Populations:
@@ -137,7 +137,7 @@ class Populations:
             self.has_control,
             self.variance[indices],
             self.genes,
-            None if self.course is None else self.course[indices],
+            None if self.course is None else self.course.only(indices),
             None if self.parts is None else self.parts.only(indices),
         )
 

@@ -25,7 +25,8 @@ class TimeCourse:
     """The means of the same context and condition, on a curve between the times around, which the cells there tell.
 
     The curve is the cubic one that has the means and, at both ends, the directions of `response.course` (Hermite's).
-    Of its way off the straight line, the share is taken that would have predicted the times between two others best
+    Its way off the straight line is shortened by the part of its square that comes of few cells (the positive part of
+    James and Stein's), and of the rest the share is taken that would have predicted the times between two others best
     (least squares over them, each time alike, within 0 and 1); the directions themselves have seen these times' cells.
     Where there is no such time, nothing confirms a curve.
     """
@@ -57,12 +58,18 @@ class TimeCourse:
         from scipy.interpolate import CubicHermiteSpline
 
         populations, ends = self.populations, [before, after]
-        if before == after or populations.course is None or not populations.course[ends].any(axis=1).all():
+        course = populations.course
+        if before == after or course is None or not course.change[ends].any(axis=1).all():
             raise CannotPredict(f"the cells around time {time:g} do not tell how they go on")
         times, mean = [populations.keys[i].time or 0.0 for i in ends], populations.mean[ends]
         share = (time - times[0]) / (times[1] - times[0])
         line = (1 - share) * mean[0] + share * mean[1]
-        return line, CubicHermiteSpline(times, mean, populations.course[ends])(time)
+        way = CubicHermiteSpline(times, mean, course.change[ends])(time) - line
+        # how much of each end's direction is in it
+        weight = share * (1 - share) * (times[1] - times[0]) * np.array([1 - share, share])
+        noise = float(np.square(weight) * course.noise[ends] @ populations.variance[ends].sum(axis=1))
+        size = float(way @ way)
+        return line, line + (max(0.0, 1 - noise / size) if size > 0 else 0.0) * way
 
 
 class TimeTrend:
