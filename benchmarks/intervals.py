@@ -17,31 +17,28 @@ from pathlib import Path
 import numpy as np
 
 from squidiff.config import Schema, settings_from_json
-from squidiff.data.conditions import ConditionEncoder
 from squidiff.data.table import CellTable, read_cells
-from squidiff.response.populations import Population, Populations, Source
-from squidiff.response.stack import Anchor
-from squidiff.response.uncertainty import Uncertainty
+from squidiff.estimator import Squidiff
+from squidiff.estimator.fitted import Fitted, summarise
+from squidiff.response.populations import Population, Source
 
 
 def of_task(folder: Path) -> tuple[np.ndarray, int, int]:
     """Populations x (held at 50 %, at 90 %, width); how many the widths were learned from; how many are far."""
     schema = settings_from_json(Schema, json.loads((folder / "asked.json").read_text())["schema"])
+    fitted = Squidiff.load(folder / "runs/squidiff", "cpu").fitted
     cells, truth = read_cells(folder / "train.h5ad"), read_cells(folder / "truth.h5ad")
-    train = CellTable.from_anndata(cells, schema)
-    true = CellTable.from_anndata(truth, schema, train.genes)
-    encoder = ConditionEncoder.fit(train.parts, schema)
-    features = np.stack([encoder.describe(parts) for parts in train.parts])
-    keys = tuple(Population(*key) for key in train.keys)
-    known = Populations.summarise(train.blocks(), train.population, keys, features, schema.control is not None)
-    anchor = Anchor().fit(known)
-    uncertainty, rows, n_far, n_learned = Uncertainty(anchor), [], 0, []
+    assert isinstance(fitted, Fitted)  # upstream's architecture has no intervals
+    train = CellTable.from_anndata(cells, schema, fitted.genes)
+    true = CellTable.from_anndata(truth, schema, fitted.genes)
+    known = summarise(train, np.zeros((len(train.keys), fitted.encoder.n_features)), schema)
+    anchor, uncertainty, rows, n_far, n_learned = fitted.anchor, fitted.uncertainty, [], 0, []
     for i, parts in enumerate(true.parts):
         key = Population(*true.keys[i])
         start = known.source(key)
         if start is None or (key.condition == "" and schema.control is not None) or known.keys[start] == key:
             continue
-        source, described = Source(known.keys[start], known.mean[start]), encoder.describe(parts)
+        source, described = Source(known.keys[start], known.mean[start]), fitted.encoder.describe(parts)
         mean, _, group = anchor.answer(key, described, source)
         interval = uncertainty.interval(key, mean, group, source)
         shift = true.dense(np.flatnonzero(true.population == i)).mean(axis=0) - source.mean
