@@ -23,7 +23,7 @@ FLAGS += ["--log-every-steps", "10", "--patience", "1000", "--device", "cpu"]
 pytestmark = pytest.mark.slow
 
 
-def train(data: Path, out: Path, *more: str, limit: Callable[[], None] | None = None) -> subprocess.Popen[str]:
+def train(data: Path, out: Path, *more: str, limit: Callable[[], object] | None = None) -> subprocess.Popen[str]:
     command = [sys.executable, "-W", "error", "-m", "squidiff", "train", str(data), *FLAGS, "--out", str(out), *more]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, **pipes, text=True, env=os.environ, preexec_fn=limit)  # type: ignore[call-overload]
@@ -108,7 +108,8 @@ def assert_resumes_to(whole: Path, data: Path, run: Path) -> str:
 def test_a_run_that_is_told_to_stop_says_so_and_resumes(
     data: Path, whole: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    process = train(data, tmp_path / "run")
+    # a shell that runs the tests in its background has them ignore SIGINT, and so what they start
+    process = train(data, tmp_path / "run", limit=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     until_saved(process, tmp_path / "run", 100)
     process.send_signal(number)
     _, error = process.communicate(timeout=60)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,14 @@ VALIDATION = [batch(10**6), batch(10**6 + 1)]
 CONTRARY = [batch(10**6, sign=-1.0), batch(10**6 + 1, sign=-1.0)]
 OF_THE_MACHINE = {"cells_per_s": 0.0, "memory_mb": None}
 SETTINGS = config(n_train_steps=40, save_every_steps=5, log_every_steps=5)
+
+
+@pytest.fixture(autouse=True)
+def _heard() -> Iterator[None]:
+    """SIGINT as at a terminal: a shell that runs the tests in its background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def reproducible(records: list[Record]) -> list[Record]:
@@ -103,6 +111,13 @@ def test_after_one_signal_the_other_acts_too() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         impatient()
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with told_to_stop() as asked:
+        send(signal.SIGINT)()
+        assert asked == []
 
 
 def test_in_another_thread_training_runs_without_signals(tmp_path: Path) -> None:

@@ -114,7 +114,8 @@ def told_to_stop() -> Iterator[list[int]]:
         for number in handled:
             signal.signal(number, before[number])
 
-    handled = [number for number, handler in before.items() if handler is not None]  # None: not set by Python
+    # a signal that is ignored, as SIGINT in a shell's background, stays so; None: not set by Python
+    handled = [number for number, handler in before.items() if handler not in (None, signal.SIG_IGN)]
     for number in handled:
         signal.signal(number, note)
     try:

@@ -87,9 +87,11 @@ def tune(
     require_writable(out / TRIALS_CSV)
     prepared = prepare(read_file(data), schema, preparation)
     asked = _hash(prepared.train, prepared.test, schema, base, metric)
-    study = _study(optuna, storage, out, asked, METRICS[metric].higher_is_better, base.seed)
+    study = _study(optuna, storage, out, asked, METRICS[metric].higher_is_better)
 
     def worth(trial: Trial) -> float:
+        # by the trial's number, so that processes that begin at once do not try the same
+        study.sampler = optuna.samplers.TPESampler(seed=base.seed + trial.number)
         config = propose(trial, base)
         say(f"trial {trial.number}: {', '.join(f'{name} {_short(value)}' for name, value in trial.params.items())}")
         try:
@@ -137,20 +139,18 @@ def _judge(trial: Trial, optuna: Any) -> Callable[[Record], None]:
     return judge
 
 
-def _study(optuna: Any, storage: str | None, out: Path, asked: str, higher_is_better: bool, seed: int) -> Study:
+def _study(optuna: Any, storage: str | None, out: Path, asked: str, higher_is_better: bool) -> Study:
     """The trials so far, of the same question. Raises InputError when there are others, or they cannot be read."""
     try:
         kept: str | BaseStorage = storage or _journal(out / STORAGE)
         names = optuna.study.get_all_study_names(kept)
         if names and asked not in names and storage is None:
             raise InputError(f"{out} holds trials on other cells or settings: give the same, or another --out")
-        n_there = len(optuna.load_study(study_name=asked, storage=kept).trials) if asked in names else 0
         return optuna.create_study(
             study_name=asked,
             storage=kept,
             load_if_exists=True,
             direction="maximize" if higher_is_better else "minimize",
-            sampler=optuna.samplers.TPESampler(seed=seed + n_there),  # others for a process that joins later
             pruner=optuna.pruners.MedianPruner(),
         )
     except InputError:
