@@ -139,7 +139,7 @@ def test_upstreams_loss_is_the_squared_error_of_eps_at_uniform_steps() -> None:
         seen.append((x_t, step))
         return torch.full_like(x_t, 0.5)
 
-    losses = upstream_loss(guess, x0, schedule, draw_upstream_noise(x0.shape, 40, seeded(10)))
+    losses = upstream_loss(guess, x0, schedule, draw_upstream_noise(x0.shape, seeded(10), 40))
     [(x_t, step)] = seen
     alpha_squared = torch.cumprod(1 - torch.linspace(0.1 / 40, 20 / 40, 40, dtype=torch.float64), 0)[step].unsqueeze(1)
     eps = (x_t - alpha_squared.sqrt() * x0) / (1 - alpha_squared).sqrt()

@@ -9,7 +9,7 @@ from squidiff.config import Config, Schema
 from squidiff.data.conditions import ConditionEncoder
 from squidiff.data.table import CellTable
 from squidiff.estimator import Squidiff
-from squidiff.estimator.fitted import fit_standardisation, summarise
+from squidiff.estimator.fitted import Sample, fit_standardisation, summarise
 
 
 @pytest.mark.parametrize(("n_genes", "n_axes"), [(20, 32), (21, 20), (60, 32), (60, 4)])
@@ -21,7 +21,8 @@ def test_axes_and_rest_hold_all_variance(n_genes: int, n_axes: int) -> None:
     table = CellTable.from_anndata(ad.AnnData(x), Schema())
     encoder = ConditionEncoder.fit(table.parts, Schema())
     populations = summarise(table, np.stack([encoder.describe(parts) for parts in table.parts]), Schema())
-    found = fit_standardisation(table, populations, Config(n_axes=n_axes))
+    config = Config(n_axes=n_axes)
+    found = fit_standardisation(Sample.of(table, config), populations, config)
     n_off = n_genes - found.axes.shape[1]
     total = found.axis_variance.sum().item() + n_off * found.rest_variance.item()
     standard = (x - x.mean(axis=0)) / found.scale.numpy()

@@ -71,6 +71,15 @@ def weights(state: TrainState) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in state.network.named_parameters()}
 
 
+VALIDATION = [batch(10**6), batch(10**6 + 1)]
+CONTRARY = [batch(10**6, sign=-1.0), batch(10**6 + 1, sign=-1.0)]
+"""What is learned from the training batches makes it worse on these."""
+
+
+def parameters(trained: Network) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in trained.named_parameters()}
+
+
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     """Bit by bit."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

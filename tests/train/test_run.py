@@ -9,17 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from easy_problem import batch, config, network, run, same, stream, weights
+from easy_problem import CONTRARY, VALIDATION, batch, config, network, parameters, run, same, stream, weights
 
 from squidiff.config import Batch, Config
-from squidiff.model.network import Network
 from squidiff.train.loop import TrainState, learning_rate, validation_loss
 from squidiff.train.run import METRICS, Record, train
 from squidiff.train.saving import STATE
 
-VALIDATION = [batch(10**6), batch(10**6 + 1)]
-CONTRARY = [batch(10**6, sign=-1.0), batch(10**6 + 1, sign=-1.0)]
-"""What is learned from the training batches makes it worse on these."""
 OF_THE_MACHINE = ("cells_per_s", "memory_mb")
 
 
@@ -30,10 +26,6 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 def reproducible(record: Record | dict[str, Any]) -> dict[str, Any]:
     values = record if isinstance(record, dict) else dataclasses.asdict(record)
     return {k: v for k, v in values.items() if k not in OF_THE_MACHINE}
-
-
-def parameters(trained: Network) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in trained.named_parameters()}
 
 
 def interrupted(folder: Path, settings: Config, at: int) -> None:

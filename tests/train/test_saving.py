@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from easy_problem import batch, config, network, same, stream
+from easy_problem import CONTRARY, VALIDATION, batch, config, network, parameters, same, stream
 
 from squidiff.config import Batch, Config, InputError, Stopped
 from squidiff.train.checkpoint import read_state
@@ -22,8 +22,6 @@ from squidiff.train.loop import TrainState
 from squidiff.train.run import Diverged, Record, train
 from squidiff.train.saving import PREVIOUS, STATE, Saves, has_state, locked, newest_state, told_to_stop
 
-VALIDATION = [batch(10**6), batch(10**6 + 1)]
-CONTRARY = [batch(10**6, sign=-1.0), batch(10**6 + 1, sign=-1.0)]
 OF_THE_MACHINE = {"cells_per_s": 0.0, "memory_mb": None}
 SETTINGS = config(n_train_steps=40, save_every_steps=5, log_every_steps=5)
 
@@ -38,10 +36,6 @@ def _heard() -> Iterator[None]:
 
 def reproducible(records: list[Record]) -> list[Record]:
     return [dataclasses.replace(record, **OF_THE_MACHINE) for record in records]
-
-
-def parameters(trained: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in trained.named_parameters()}
 
 
 def at_batch(n: int, do: Callable[[], object]) -> Callable[[int], Callable[[], Batch]]:
@@ -91,22 +85,12 @@ def test_at_a_signal_the_step_is_saved_and_nothing_is_done_twice(tmp_path: Path,
     assert_goes_on_to_the_same_bits(tmp_path, [])
 
 
-def test_the_second_signal_acts_at_once() -> None:
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_the_second_signal_acts_at_once_whichever_the_first_was(first: int) -> None:
     def impatient() -> None:
         with told_to_stop() as asked:
-            send(signal.SIGINT)()
-            assert asked == [signal.SIGINT]
-            send(signal.SIGINT)()
-
-    with pytest.raises(KeyboardInterrupt):
-        impatient()
-
-
-def test_after_one_signal_the_other_acts_too() -> None:
-    def impatient() -> None:
-        with told_to_stop() as asked:
-            send(signal.SIGTERM)()
-            assert asked == [signal.SIGTERM]
+            send(first)()
+            assert asked == [first]
             send(signal.SIGINT)()
 
     with pytest.raises(KeyboardInterrupt):

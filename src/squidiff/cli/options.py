@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, ArgumentCollection, Group, Parameter, Token
+from cyclopts import App, Argument, ArgumentCollection, Group, Parameter, Token
 
 from squidiff.config import PRESETS, Config, InputError, Preparation, Sampling, Schema, flag, settings_to_json
 
@@ -40,9 +40,8 @@ def take_preset(app: App, commands: tuple[str, ...], arguments: ArgumentCollecti
         return
     usual = settings_to_json(Config())
     for name, value in settings_to_json(PRESETS[preset.tokens[0].value]).items():
-        argument = by_flag[flag(name)]
-        if value != usual[name] and not argument.tokens:
-            argument.append(Token(keyword=flag(name), value=str(value), source="preset"))
+        if value != usual[name]:
+            _give(by_flag[flag(name)], value, "preset")
 
 
 def take_settings(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -58,11 +57,14 @@ def take_settings(app: App, commands: tuple[str, ...], arguments: ArgumentCollec
     refuse_others(said, {"config"}, str(path))
     config, given = part(Config, said, "config", str(path)), said.get("config", {})
     for name in given:
-        argument = by_flag[flag(name)]
-        if not argument.tokens:
-            value = getattr(config, name)
-            for each in value if isinstance(value, tuple) else (value,):
-                argument.append(Token(keyword=flag(name), value=str(each), source=str(path)))
+        _give(by_flag[flag(name)], getattr(config, name), str(path))
+
+
+def _give(argument: Argument, value: object, source: str) -> None:
+    """Gives an option a value, or several, unless it was given itself."""
+    if not argument.tokens:
+        for each in value if isinstance(value, (list, tuple)) else (value,):
+            argument.append(Token(keyword=argument.name, value=str(each), source=source))
 
 
 def refuse_fractions(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:

@@ -45,7 +45,7 @@ def draw_noise(shape: torch.Size, generator: torch.Generator) -> Noise:
     return Noise(angle, torch.randn(shape, generator=generator, device=generator.device))
 
 
-def draw_upstream_noise(shape: torch.Size, n_steps: int, generator: torch.Generator) -> Noise:
+def draw_upstream_noise(shape: torch.Size, generator: torch.Generator, n_steps: int) -> Noise:
     """Of a batch of that shape, B x G, for `upstream_loss`: steps drawn uniformly."""
     step = torch.randint(n_steps, (shape[0],), generator=generator, device=generator.device)
     return Noise(step, torch.randn(shape, generator=generator, device=generator.device))

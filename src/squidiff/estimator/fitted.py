@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +28,23 @@ from squidiff.train.loop import RECIPE, Recipe
 
 SMALLEST_SCALE = 0.01
 """Of a gene, as a share of the largest: what hardly varies must not be blown up into noise."""
-MAX_CELLS_FOR_AXES = 20_000
+MAX_SAMPLE = 20_000
+
+
+class Sample(NamedTuple):
+    """Training cells whose values are looked at all at once: at most MAX_SAMPLE, drawn."""
+
+    cells: np.ndarray
+    """n x G"""
+    population: np.ndarray
+    """(n,) of each"""
+
+    @classmethod
+    def of(cls, table: CellTable, config: Config) -> Sample:
+        """Read once: cells may lie on a disk."""
+        drawn = np.random.default_rng((config.seed, 4)).permutation(len(table.names))[:MAX_SAMPLE]
+        rows = np.sort(drawn)
+        return cls(table.dense(rows), table.population[rows])
 
 
 @dataclass(frozen=True)
@@ -170,12 +186,13 @@ def begin_anchored(
     device: torch.device,
 ) -> tuple[Fitted, Pairs, Recipe[Batch]]:
     """An untrained model, the pairs to train it on and how. Raises InputError when no gene varies."""
-    populations = _of_training(table, encoder, schema, config)
-    standardisation = fit_standardisation(table, populations, config)
+    sample = Sample.of(table, config)
+    populations = _of_training(table, encoder, schema, sample)
+    standardisation = fit_standardisation(sample, populations, config)
     network = Network.initialise(config, standardisation, n_condition(populations, standardisation)).to(device)
     found = table.survey
     highest = float(found.highest.max())
-    quantiles = nonzero_quantiles(table.dense(_some_rows(table, config)))
+    quantiles = nonzero_quantiles(sample.cells)
     fitted = Fitted(
         table.genes,
         encoder,
@@ -208,7 +225,8 @@ def begin_from(
     features = np.zeros((len(before), encoder.n_features), dtype=before.dtype)
     features[:, np.concatenate([[0], 1 + place])] = before
     known = replace(earlier.populations, features=features)
-    own = _of_training(table, encoder, schema, config)
+    sample = Sample.of(table, config)
+    own = _of_training(table, encoder, schema, sample)
     populations, standardisation = known.joined(own), Standardisation.of_buffers(earlier.network.state_dict())
     network = Network.initialise(config, standardisation, n_condition(populations, standardisation))
     weights = dict(earlier.network.state_dict())
@@ -231,7 +249,7 @@ def begin_from(
         populations,
         network.to(device),
         earlier.non_negative & found.non_negative,
-        _quantiles_of(table, config, earlier),
+        _quantiles_of(sample, earlier),
         max(earlier.highest, float(found.highest.max())),
         earlier.normalisation,
         earlier.time_span,
@@ -239,9 +257,9 @@ def begin_from(
     return fitted, _pairs(fitted, table, config), RECIPE
 
 
-def _quantiles_of(table: CellTable, config: Config, earlier: Fitted) -> np.ndarray:
+def _quantiles_of(sample: Sample, earlier: Fitted) -> np.ndarray:
     """Those of the earlier training, and of genes that were silent there those of the new cells."""
-    new = nonzero_quantiles(table.dense(_some_rows(table, config)))
+    new = nonzero_quantiles(sample.cells)
     return np.where(earlier.quantiles[-1] > 0, earlier.quantiles, new)
 
 
@@ -266,36 +284,31 @@ def summarise(table: CellTable, features: np.ndarray, schema: Schema) -> Populat
     return Populations.summarise(table.blocks(), table.population, keys, features, schema.control is not None)
 
 
-def _of_training(table: CellTable, encoder: ConditionEncoder, schema: Schema, config: Config) -> Populations:
-    """The same with its parts, and where there are times, how each goes on.
-
-    Both from at most MAX_CELLS_FOR_AXES cells, drawn.
-    """
-    populations, rows = summarise(table, encoder.describe_each(table.parts), schema), _some_rows(table, config)
-    cells, population = table.dense(rows), table.population[rows]
+def _of_training(table: CellTable, encoder: ConditionEncoder, schema: Schema, sample: Sample) -> Populations:
+    """The same with what single cells tell: parts and, where there are times, how each goes on."""
+    populations = summarise(table, encoder.describe_each(table.parts), schema)
     has_times = populations.time_span is not None
-    course = courses(cells, population, populations.keys) if has_times else None
-    return replace(populations, course=course, parts=split(cells, population, populations))
+    course = courses(sample.cells, sample.population, populations.keys) if has_times else None
+    return replace(populations, course=course, parts=split(sample.cells, sample.population, populations))
 
 
 def n_condition(populations: Populations, standardisation: Standardisation) -> int:
     """C, the number of condition features: of the parts, of the time, and two places on the axes."""
-    has_time = any(k.time is not None for k in populations.keys)
+    has_time = populations.time_span is not None
     return populations.features.shape[1] + N_TIME_FEATURES * has_time + 2 * standardisation.axes.shape[1]
 
 
-def fit_standardisation(table: CellTable, populations: Populations, config: Config) -> Standardisation:
-    """Scales and principal axes of the training cells; the axes from at most MAX_CELLS_FOR_AXES cells, drawn.
+def fit_standardisation(sample: Sample, populations: Populations, config: Config) -> Standardisation:
+    """Scales and principal axes of the training cells.
 
     Raises InputError when no gene varies.
     """
     from sklearn.decomposition import PCA
 
-    rows = _some_rows(table, config)
-    cells = table.dense(rows)
+    cells = sample.cells
     if not np.ptp(cells, axis=0).any():
         raise InputError("no gene varies over the training cells: X holds one and the same profile")
-    residual = cells - populations.mean[table.population[rows]].astype(np.float32)
+    residual = cells - populations.mean[sample.population].astype(np.float32)
     scale, spread = (np.maximum(s, SMALLEST_SCALE * max(s.max(), 1e-6)) for s in (residual.std(0), cells.std(0)))
     residual /= scale
     n_axes = min(config.n_axes, *(n - 1 for n in residual.shape))
@@ -304,12 +317,6 @@ def fit_standardisation(table: CellTable, populations: Populations, config: Conf
     rest = (residual.var(axis=0, ddof=1).sum() - on_axes.sum()) / (residual.shape[1] - n_axes)  # PCA's are by n - 1
     arrays = (cells.mean(axis=0), spread, scale, pca.components_.T, on_axes, np.maximum(rest, 1e-4))
     return Standardisation(*(torch.from_numpy(np.array(a, dtype=np.float32)) for a in arrays))
-
-
-def _some_rows(table: CellTable, config: Config) -> np.ndarray:
-    """Of training cells whose values are looked at all at once."""
-    rng = np.random.default_rng((config.seed, 4))
-    return np.sort(rng.permutation(len(table.names))[:MAX_CELLS_FOR_AXES])
 
 
 def digest(settings: dict[str, Any]) -> str:

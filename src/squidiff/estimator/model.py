@@ -337,13 +337,12 @@ class Squidiff:
     @contextmanager
     def _claimed(self, folder: Path, resume: bool, beside_others: bool) -> Iterator[None]:
         """Inside, the run folder is this run's alone."""
-        asked = functools.partial(
-            refuse_claim, folder, self._settings(), self.manifest, resume=resume, beside_others=beside_others
-        )
-        asked(further=self._upstream_files)  # before the lock makes a file in it
+        settings, further = self._settings(), self._upstream_files
+        how = {"resume": resume, "beside_others": beside_others}
+        refuse_claim(folder, settings, self.manifest, further=further, **how)  # before the lock makes a file in it
         with locked(folder):
-            asked(further=self._upstream_files)
-            begin_folder(folder, self._settings(), self.manifest, self.check, self._upstream_files)
+            refuse_claim(folder, settings, self.manifest, further=further, **how)
+            begin_folder(folder, settings, self.manifest, self.check, further)
             yield
         end_folder(folder)
 

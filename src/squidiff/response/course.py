@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +27,15 @@ class Course(NamedTuple):
         """Of some populations."""
         return Course(self.change[indices], self.noise[indices])
 
+    def joined(self, others: Course, rows: Iterable[tuple[int | None, int | None]]) -> Course:
+        """Of populations that lie here, there (rows of both) or in both: that of `others`, where it has any to tell.
+
+        New cells of one time alone do not tell how it goes on, though the earlier ones may.
+        """
+        silent = np.logical_not(others.change.any(axis=1))
+        of_each = [(self, i) if j is None or (i is not None and silent[j]) else (others, j) for i, j in rows]
+        return Course(*(np.stack([of[field][i] for of, i in of_each]) for field in range(2)))
+
 
 def courses(cells: np.ndarray, population: np.ndarray, keys: tuple[Population, ...]) -> Course:
     """The change of the mean per unit of time at each population, from cells (N x G) of known population (N,).
@@ -36,8 +47,10 @@ def courses(cells: np.ndarray, population: np.ndarray, keys: tuple[Population, .
     """
     change, noise = np.zeros((len(keys), cells.shape[1])), np.zeros(len(keys))
     times = np.array([np.nan if key.time is None else key.time for key in keys])
-    for trajectory in {key._replace(time=None) for key in keys}:
-        members = [i for i, key in enumerate(keys) if key._replace(time=None) == trajectory]
+    trajectories: dict[Population, list[int]] = defaultdict(list)
+    for i, key in enumerate(keys):
+        trajectories[key._replace(time=None)].append(i)
+    for members in trajectories.values():
         rows = np.flatnonzero(np.isin(population, members) & np.isfinite(times[population]))
         of_row = population[rows]
         counted = [i for i in np.unique(of_row) if (of_row == i).sum() >= MIN_CELLS]

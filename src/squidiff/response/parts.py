@@ -66,9 +66,9 @@ def split(cells: np.ndarray, population: np.ndarray, populations: Populations) -
             continue
         means = np.stack([control[label == part].mean(axis=0) for part in range(N_PARTS)])
         found.append((i, np.bincount(label, minlength=N_PARTS) / len(label), means))
-        for j in populations.treated:
+        for j in [j for j in populations.treated if populations.sources[j] == i]:
             treated = cells[population == j].astype(np.float64)
-            if populations.sources[j] != i or not len(treated):
+            if not len(treated):
                 continue
             shift = treated.mean(axis=0) - control.mean(axis=0)
             label = nearest(treated - shift)

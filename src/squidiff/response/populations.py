@@ -117,13 +117,7 @@ class Populations:
         zeros, variance = pooled(lambda of: of.zero_fraction), np.maximum(variance, 0.0)
         course = None
         if self.course is not None and others.course is not None:
-            # new cells of one time alone do not tell how it goes on, though the earlier ones may
-            silent = np.logical_not(others.course.change.any(axis=1))
-            told = [
-                (self.course, i) if j is None or (i is not None and silent[j]) else (others.course, j)
-                for i, j in zip(parts[0][1], parts[1][1], strict=True)
-            ]
-            course = type(self.course)(*(np.stack([of[field][i] for of, i in told]) for field in (0, 1)))
+            course = self.course.joined(others.course, zip(parts[0][1], parts[1][1], strict=True))
         return Populations(keys, features, mean, zeros, n.sum(axis=0), self.has_control, variance, self.genes, course)
 
     def only(self, indices: np.ndarray) -> Populations:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -162,13 +163,9 @@ def _noise_losses(network: nn.Module, batch: Batch, noise: Noise) -> Losses:
     return upstream_loss(predict_eps, network.standardise(batch.target, batch.anchor), schedule, noise)
 
 
-def _draw_upstream_noise(shape: torch.Size, generator: torch.Generator) -> Noise:
-    return draw_upstream_noise(shape, N_UPSTREAM_STEPS, generator)
-
-
 RECIPE: Recipe[Batch] = Recipe(
     Loss(draw_noise, _network_losses),
-    Loss(_draw_upstream_noise, _noise_losses),
+    Loss(functools.partial(draw_upstream_noise, n_steps=N_UPSTREAM_STEPS), _noise_losses),
     learning_rate,
     _young_decay,
     keeps_average=True,

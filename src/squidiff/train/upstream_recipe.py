@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch
+import functools
+
 from torch import nn
 
 from squidiff.config import Config, ShownBatch
@@ -29,8 +30,5 @@ def upstream_recipe(schedule: StepSchedule) -> Recipe[ShownBatch]:
         z_sem = network.encoder(batch.shown)
         return upstream_loss(lambda x_t, step: network(x_t, step, z_sem), batch.target, schedule, noise)
 
-    def draw(shape: torch.Size, generator: torch.Generator) -> Noise:
-        return draw_upstream_noise(shape, len(schedule.betas), generator)
-
-    loss = Loss(draw, losses)
+    loss = Loss(functools.partial(draw_upstream_noise, n_steps=len(schedule.betas)), losses)
     return Recipe(loss, loss, upstream_learning_rate, lambda n_steps, config: config.ema_decay, keeps_average=False)

@@ -17,6 +17,7 @@ import pandas as pd
 from squidiff.config import Config, InputError, Preparation, Sampling, Schema, check_seed, settings_to_json
 from squidiff.data.preprocess import prepare
 from squidiff.data.readers import read_file
+from squidiff.data.table import CellTable
 from squidiff.estimator import Squidiff
 from squidiff.evaluate.metrics import METRICS
 from squidiff.evaluate.scoring import MODEL, OVERALL, compare
@@ -214,13 +215,9 @@ def _short(value: object) -> str:
 
 def _hash(train: ad.AnnData, test: ad.AnnData, schema: Schema, base: Config, metric: str) -> str:
     """Of what makes trials comparable."""
-    whole = hashlib.sha256(json.dumps([settings_to_json(schema), settings_to_json(base), metric]).encode())
-    for cells in (train, test):
-        whole.update("\n".join((*cells.obs_names, *cells.var_names)).encode())
-        whole.update(pd.util.hash_pandas_object(cells.obs[list(schema.columns)].astype(str)).to_numpy().tobytes())
-        sums = cells.X.sum(axis=1)
-        whole.update(memoryview(sums.A1 if hasattr(sums, "A1") else sums).tobytes())
-    return whole.hexdigest()[:16]
+    cells = [CellTable.from_anndata(part, schema).fingerprint() for part in (train, test)]
+    asked = [settings_to_json(schema), settings_to_json(base), metric, *cells]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
 
 def _optuna() -> Any:
