@@ -29,11 +29,11 @@ import anndata as ad
 import numpy as np
 import torch
 
-from squidiff.config import PRESETS, Config, Schema
+from squidiff.config import PRESETS, Schema
 from squidiff.data.preprocess import normalize
 from squidiff.data.simulate import simulate_perturbation
 from squidiff.estimator import Squidiff
-from squidiff.train.run import Record, peak_memory_mb
+from squidiff.train.run import peak_memory_mb
 
 SCHEMA = Schema(condition_key="condition", control="control", context_keys=("cell_type",))
 UPSTREAM = """
@@ -104,14 +104,12 @@ def one_run(preset: str, batch_size: int, n_genes: int, n_steps: int) -> dict[st
     Squidiff(SCHEMA, config, "cpu").fit(adata, on_record=records.append)
     rates = [record.cells_per_s for record in records[1:]] or [records[0].cells_per_s]
     found = {"cells_per_s": float(np.median(rates)), "peak_mb": peak_memory_mb()}
-    with FlopCounterMode(display=False) as counter:
-        one_step(adata, replace(config, n_train_steps=1, validation_fraction=0.0))
-    return found | {"steps_per_s": found["cells_per_s"] / batch_size, "flops_per_step": counter.get_total_flops()}
-
-
-def one_step(adata: ad.AnnData, config: Config) -> list[Record]:
-    """For the counter: nothing but a step multiplies matrices of weights."""
-    return Squidiff(SCHEMA, config, "cpu").fit(adata).history
+    flops = []
+    for n in (1, 2):  # what goes before and after steps is in both
+        with FlopCounterMode(display=False) as counter:
+            Squidiff(SCHEMA, replace(config, n_train_steps=n, validation_fraction=0.0), "cpu").fit(adata)
+        flops.append(counter.get_total_flops())
+    return found | {"steps_per_s": found["cells_per_s"] / batch_size, "flops_per_step": flops[1] - flops[0]}
 
 
 def matmul_rate(size: int = 2048, n: int = 8) -> float:

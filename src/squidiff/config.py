@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 class InputError(ValueError):
     """Input that cannot be used. The message is one sentence: what was found, where, and what to do."""
 
+    is_shared = False
+    """Whether it is raised in all of several processes, of which one then says it."""
+
 
 class Stopped(KeyboardInterrupt):
     """A signal ended the work, after it was saved. The message is one sentence."""
@@ -214,6 +217,26 @@ class Config(_Checked):
 
 
 @dataclass(frozen=True)
+class Compute(_Checked):
+    """Where work is done, by how many processes, and in which precision: what comes out is the same but for rounding.
+
+    Under torchrun and SLURM's srun, which start the processes themselves, `devices` and `nodes` are what these say.
+    """
+
+    device: str = _setting("auto", "auto (an accelerator if there is one), cpu, or a name that torch knows")
+    devices: int = _setting(
+        1, "devices of each machine, a process each; on a CPU, processes that share its cores", low=1
+    )
+    nodes: int = _setting(1, "machines, on each of which the command is started", low=1)
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = _setting(
+        "32", "of the training's products: float32, or a half-width type where weights stay float32"
+    )
+    strategy: Literal["ddp", "fsdp"] = _setting(
+        "ddp", "of several processes: each holds the whole network (ddp), or its share of it (fsdp)"
+    )
+
+
+@dataclass(frozen=True)
 class Sampling(_Checked):
     """Settings of a prediction."""
 
@@ -279,10 +302,10 @@ class Preparation(_Checked):
             raise InputError(f"--split {self.split} is given without --test-fraction: name the share to hold out")
 
 
-Settings = TypeVar("Settings", Schema, Config, Sampling, Preparation)
+Settings = TypeVar("Settings", Schema, Config, Compute, Sampling, Preparation)
 
 
-def settings_to_json(settings: Schema | Config | Sampling | Preparation) -> dict[str, Any]:
+def settings_to_json(settings: Schema | Config | Compute | Sampling | Preparation) -> dict[str, Any]:
     """The settings as a JSON-able dictionary (tuples become lists)."""
     return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(settings).items()}
 

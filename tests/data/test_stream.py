@@ -72,6 +72,25 @@ def test_batches_from_disk_are_those_from_memory_bit_by_bit(path: Path, kind: st
             assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("kind", ["pairs", "shown controls", "shown targets"])
+def test_batches_taken_from_one_tensor_are_the_same_bit_by_bit(path: Path, kind: str) -> None:
+    of = pairs_of(kind, table(path, False))
+    held = of.on(torch.device("cpu"))
+    assert held.held is not None
+    there, here = (BatchStream(which, ROWS, BATCH, seed=3, rank=1, n_processes=2) for which in (held, of))
+    for _ in range(2 * len(ROWS) // BATCH):
+        for one, other in zip(there.draw(), here.draw(), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_cells_on_disk_or_of_more_memory_than_there_is_are_not_held(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pairs_of("pairs", table(path, True)).on(torch.device("cpu")).held is None
+    monkeypatch.setattr(dataset, "MAX_HELD", N_CELLS * 3 * 4 - 1)
+    assert pairs_of("pairs", table(path, False)).on(torch.device("cpu")).held is None
+
+
 @pytest.mark.parametrize("on_disk", [False, True])
 @pytest.mark.parametrize("n_drawn", [1, 6, 8, 38, 39, 60])
 def test_a_stream_goes_on_in_the_middle_of_a_window(path: Path, on_disk: bool, n_drawn: int) -> None:
@@ -178,3 +197,30 @@ def test_large_populations_give_way_to_small_ones(sizes: list[int], n: int, kept
         assert set(after) <= set(before)
         assert len(set(after)) == len(after)
     assert (drawn is rows) == (sum(sizes) <= n)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize("kind", ["pairs", "shown controls", "shown targets"])
+def test_shares_of_a_batch_are_disjoint_and_cover_it_and_no_other_cells_are_read(
+    path: Path, kind: str, on_disk: bool
+) -> None:
+    whole = BatchStream(pairs_of(kind, table(path, on_disk)), ROWS, BATCH, seed=3)
+    shares = [
+        BatchStream(pairs_of(kind, table(path, on_disk)), ROWS, BATCH, seed=3, rank=i, n_processes=5) for i in range(5)
+    ]
+    for _ in range(2 * len(ROWS) // BATCH):
+        batch, parts = whole.draw(), [share.draw() for share in shares]
+        for i, together in enumerate(batch):
+            assert torch.equal(torch.cat([part[i] for part in parts]), together)
+        windows = [share._window for share in shares]
+        if on_disk:
+            read = [set(window.targets.rows.tolist()) for window in windows]
+            assert sum(map(len, read)) == len(set.union(*read)) == 60 or windows[0].order.size < 60
+            assert set.union(*read) <= set(windows[0].order.tolist())
+
+
+def test_where_there_are_fewer_cells_than_a_batch_shares_stay_even() -> None:
+    shares = [BatchStream(pairs_of("pairs", memory()), ROWS[:7], 64, seed=0, rank=i, n_processes=3) for i in range(3)]
+    drawn = [cells_in(share.draw().target) for share in shares]
+    assert [len(cells) for cells in drawn] == [2, 2, 2]
+    assert len({cell for cells in drawn for cell in cells}) == 6

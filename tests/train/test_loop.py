@@ -13,12 +13,12 @@ from squidiff.config import Config, InputError
 from squidiff.train.loop import (
     TrainState,
     averaged_weights,
-    find_device,
     in_parts,
     learning_rate,
     training_steps,
     validation_loss,
 )
+from squidiff.train.processes import find_device
 
 
 def gradient_norm(state: TrainState) -> float:

@@ -32,11 +32,9 @@ def test_the_rate_falls_linearly_a_step_late_as_upstreams_does() -> None:
 def test_the_steps_are_those_of_upstreams_loop() -> None:
     """AdamW of torch, the rate set after each step, no clipping, an average from the first weights on."""
     schedule = StepSchedule.named("linear", 1000)
-    state = TrainState.start(UpstreamNetwork.initialise(SIZES, 0), SETTINGS)
+    state = TrainState.start(UpstreamNetwork.initialise(SIZES, 0), SETTINGS, upstream_recipe(schedule))
     numbers = iter(range(100))
-    found = [
-        s.losses.loss for s in training_steps(state, lambda: batch(next(numbers)), SETTINGS, upstream_recipe(schedule))
-    ]
+    found = [s.losses.loss for s in training_steps(state, lambda: batch(next(numbers)), SETTINGS)]
 
     network = UpstreamNetwork.initialise(SIZES, 0).train()
     generator = torch.Generator().manual_seed(SETTINGS.seed)

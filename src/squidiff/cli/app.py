@@ -26,7 +26,7 @@ from squidiff.cli import (
     train,
     tune,
 )
-from squidiff.cli.show import heard_or_not, say_error
+from squidiff.cli.show import heard_or_not, is_main_process, say_error
 from squidiff.config import InputError, Stopped, flag
 
 EXIT_BAD_INPUT = 2
@@ -77,10 +77,12 @@ def ending_with_a_sentence(
         try:
             yield
         except (InputError, CycloptsError) as error:
-            say_error(_sentence(error))
+            if is_main_process() or not getattr(error, "is_shared", False):
+                say_error(_sentence(error))
             sys.exit(EXIT_BAD_INPUT)
         except Stopped as stopped:
-            say_error(f"{stopped}; {interrupted}")
+            if is_main_process():
+                say_error(f"{stopped}; {interrupted}")
             sys.exit(EXIT_SIGNAL + stopped.number)
         except KeyboardInterrupt:
             say_error(f"interrupted; {interrupted}")

@@ -7,14 +7,17 @@ from typing import Annotated
 
 from cyclopts import App, Argument, ArgumentCollection, Group, Parameter, Token
 
-from squidiff.config import PRESETS, Config, InputError, Preparation, Sampling, Schema, flag, settings_to_json
+from squidiff.config import PRESETS, Compute, Config, InputError, Preparation, Sampling, Schema, flag, settings_to_json
 
 SchemaOptions = Annotated[Schema, Parameter(name="*", group=Group("Schema: which obs column means what", sort_key=1))]
 ConfigOptions = Annotated[Config, Parameter(name="*", group=Group("Model and training", sort_key=2))]
+ComputeOptions = Annotated[Compute, Parameter(name="*", group=Group("Machines and precision", sort_key=3))]
 PreparationOptions = Annotated[Preparation, Parameter(name="*", group=Group("Preparation", sort_key=2))]
 SamplingOptions = Annotated[Sampling, Parameter(name="*", group=Group("Sampling", sort_key=2))]
 
 Device = Annotated[str, Parameter(help="auto (an accelerator if there is one), cpu, or a name that torch knows")]
+Devices = Annotated[int, Parameter(help="devices of each machine, a process each, that share the work out")]
+Nodes = Annotated[int, Parameter(help="machines, on each of which the command is started")]
 OnDisk = Annotated[
     bool | None,
     Parameter(

@@ -7,9 +7,20 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from squidiff.cli.options import Device, OnDisk, OneQuery, Queries, SamplingOptions, SchemaOptions, Source, given
+from squidiff.cli.options import (
+    Device,
+    Devices,
+    Nodes,
+    OnDisk,
+    OneQuery,
+    Queries,
+    SamplingOptions,
+    SchemaOptions,
+    Source,
+    given,
+)
 from squidiff.cli.show import progress, refuse_inside, refuse_overwriting, say, say_where
-from squidiff.config import InputError, Sampling, Schema
+from squidiff.config import Compute, InputError, Sampling, Schema
 from squidiff.files import require_writable
 
 
@@ -35,6 +46,8 @@ def predict(
         bool, Parameter(help="each source cell's own future, by inversion: one predicted cell for each, no noise drawn")
     ] = False,
     device: Device = "auto",
+    devices: Devices = 1,
+    nodes: Nodes = 1,
     on_disk: OnDisk = None,
     cells_per_shard: Annotated[
         int | None,
@@ -62,6 +75,8 @@ def predict(
             raise InputError("--on-disk and --cells-per-shard go with a run: a baseline holds all cells in memory")
         if paired or sampling.first_level:
             raise InputError("--paired and --first-level go with a run: a baseline has no diffusion")
+        if devices * nodes != 1:
+            raise InputError("--devices and --nodes go with a run: a baseline is predicted by one process")
         predicted = predict_baseline(baseline, asked, source, given(schema), seed=sampling.seed)
         write_cells(out, predicted)
         say(f"{predicted.n_obs:,} predicted cells of {predicted.n_vars:,} genes: {out}")
@@ -72,17 +87,21 @@ def predict(
 
     if given(schema) is not None:
         raise InputError("schema options go with --baseline only: the run knows its own")
-    model = Squidiff.load(Path(str(run)), device)
+    model = Squidiff.load(Path(str(run)), Compute(device, devices, nodes))
     if queries is None:
         require_known(asked, model.schema)
     n_queries = len(read_queries(asked, model.schema))
-    say_where(source, on_disk)
+    model.processes.by_main(lambda: say_where(source, on_disk))
     anchors: set[str] = set()
     with progress("predicting", n_queries) as advance:
         parts = model.predict_parts(
             asked, source, sampling, paired=paired, on_query=lambda i, n: advance(i), on_disk=on_disk
         )
         noted = (part for part in parts if not anchors.update(part.obs["anchor"]))
+        if not model.processes.is_main:
+            for _ in noted:  # nothing comes: what this process makes, the main one is given
+                pass
+            return
         if cells_per_shard is None:
             predicted = join(noted)
             n_cells = predicted.n_obs

@@ -50,6 +50,13 @@ class _Heard:
         return getattr(self.stream, name)
 
 
+def is_main_process() -> bool:
+    """Whether this process is the one that speaks, of several that work together."""
+    torch = sys.modules.get("torch")  # before it is loaded there are no others
+    there = torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
+    return not there or torch.distributed.get_rank() == 0
+
+
 @contextmanager
 def heard_or_not() -> Iterator[None]:
     """Inside, what is said never stops the work."""
@@ -80,8 +87,8 @@ def say_warnings(report: CheckReport) -> None:
 
 
 def say_error(text: str) -> None:
-    """One sentence on standard error."""
-    _console(stderr=True).print(f"squidiff: {text}", markup=False)
+    """One sentence on standard error, of whichever process."""
+    _console(stderr=True, is_quiet=False).print(f"squidiff: {text}", markup=False)
 
 
 def refuse_overwriting(*files: Path | None) -> None:
@@ -242,10 +249,12 @@ def _number(value: float) -> str:
     return f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:,.3f}"
 
 
-def _console(stderr: bool = False) -> Console:
+def _console(stderr: bool = False, is_quiet: bool | None = None) -> Console:
+    """Quiet, if nothing else is said, where it is another process that speaks."""
     from rich.console import Console
 
-    console = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    quiet = not is_main_process() if is_quiet is None else is_quiet
+    console = Console(stderr=stderr, highlight=False, soft_wrap=True, quiet=quiet)
     if not console.is_terminal:  # a file or a pipe has no width of its own
         console.width = 120
     return console

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from squidiff.cli.options import ConfigOptions, Device, OnDisk, SchemaOptions, given
+from squidiff.cli.options import ComputeOptions, ConfigOptions, OnDisk, SchemaOptions, given
 from squidiff.cli.show import progress, refuse_inside, say, say_warnings, say_where
-from squidiff.config import Config, InputError, Schema, flag
+from squidiff.config import Compute, Config, InputError, Schema, flag
 
 if TYPE_CHECKING:
     from squidiff.train.run import Record
@@ -46,7 +46,7 @@ def train(
     ] = None,
     schema: SchemaOptions = Schema(),
     config: ConfigOptions = Config(),
-    device: Device = "auto",
+    compute: ComputeOptions = Compute(),
     on_disk: OnDisk = None,
     logger: Annotated[
         Literal["tensorboard"] | None,
@@ -68,19 +68,19 @@ def train(
         if preset != "squidiff":
             raise InputError("--preset has no use with --from: the run knows its own")
         refuse_inside(start, out)
-        earlier = Squidiff.load(start, device)
+        earlier = Squidiff.load(start, compute)
         for name in KEPT:
             if getattr(config, name) not in (getattr(Config(), name), getattr(earlier.config, name)):
                 raise InputError(f"{flag(name)} has no use with --from: the run's is kept")
         kept = {name: getattr(earlier.config, name) for name in KEPT}
         schema, config = earlier.schema, dataclasses.replace(config, **kept)
-    model = Squidiff(schema, config, device)
+    model = Squidiff(schema, config, compute)
     if resume and not has_state(out) and not (out / WEIGHTS).exists():
         say(f"{out} holds no saved state: training starts at its first step")
-    say_where(data, on_disk)
+    model.processes.by_main(lambda: say_where(data, on_disk))
     with (
         progress("training", config.n_train_steps) as advance,
-        nullcontext(None) if logger is None else to_tensorboard(out / logger) as log,
+        to_tensorboard(out / logger) if logger is not None and model.processes.is_main else nullcontext(None) as log,
     ):
 
         def on_record(record: Record) -> None:
@@ -98,6 +98,8 @@ def train(
             on_note=say,
             start=earlier,
         )
+    if not model.processes.is_main:
+        return
     is_upstream = config.architecture == "upstream"
     figure = training_loss(training_metrics(out), "eps" if is_upstream else "v")
     save(figure, out / "training_loss.png")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -18,6 +18,34 @@ from squidiff.data.table import CellTable
 
 N_SOURCES = 32_768
 """Cells in memory at most that the source cells of an epoch are drawn from."""
+MAX_HELD = 2**28
+"""Bytes of cells that are held as one tensor in the machine's own memory, where they lie a second time."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """All cells, and what is known of their populations, as tensors of which batches are taken by index."""
+
+    cells: torch.Tensor
+    """N x G"""
+    of_population: tuple[torch.Tensor, ...]
+    """P x any each"""
+
+    @classmethod
+    def on(cls, device: torch.device, table: CellTable, *of_population: np.ndarray) -> Held | None:
+        """On the device that trains, or None: where they are on disk, or do not fit."""
+        n_bytes = 4 * len(table.names) * len(table.genes)
+        tell = None if device.type == "cpu" else getattr(torch.get_device_module(device), "mem_get_info", None)
+        free = MAX_HELD if tell is None else tell(device)[0] / 2
+        if isinstance(table.cells, CellsOnDisk) or n_bytes > free:
+            return None
+        arrays = (dense(table.cells, np.arange(len(table.names))), *of_population)
+        cells, *known = (torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)).to(device) for a in arrays)
+        return cls(cells, tuple(known))
+
+    def rows(self, tensor: torch.Tensor, chosen: np.ndarray) -> torch.Tensor:
+        """Rows of one of its tensors."""
+        return tensor.index_select(0, torch.from_numpy(chosen).to(tensor.device, non_blocking=True))
 
 
 class Sources(NamedTuple):
@@ -41,6 +69,13 @@ class Pairs:
     condition: np.ndarray
     """P x C, condition features."""
     pairing: Literal["random", "optimal-transport"] = "random"
+    held: Held | None = None
+
+    def on(self, device: torch.device) -> Pairs:
+        """The same, with what its batches are of on the device that trains, if that holds it."""
+        if self.pairing == "optimal-transport":  # which is found on the CPU
+            return self
+        return replace(self, held=Held.on(device, self.table, self.anchor, self.condition))
 
     @cached_property
     def rows(self) -> tuple[np.ndarray, ...]:
@@ -71,10 +106,12 @@ class Pairs:
         rng: np.random.Generator,
         targets: Rows | None = None,
         sources: Sources | None = None,
+        share: slice = slice(None),
     ) -> Batch:
-        """The given target cells, each with a source cell drawn from its source population.
+        """A share of the given target cells, each with a source cell drawn from its source population.
 
-        `targets` and `sources` hold the cells in memory; without them each is taken from the table. With optimal
+        Source cells are drawn for all, so that the shares of a batch are together the whole one. `targets` and
+        `sources` hold the cells of the share in memory; without them each is taken from the table. With optimal
         transport the drawn ones are assigned so that the squared distances within each population of the batch are
         least (Tong et al., TMLR 2024); what they have in common, the mean shift, does not matter to that.
         """
@@ -84,6 +121,10 @@ class Pairs:
         for i in np.unique(population):
             here = population == i
             source[here] = rng.choice(sources.rows[self.source[i]], here.sum())
+        rows, source, population = rows[share], source[share], population[share]
+        if self.held is not None:
+            cells = (self.held.rows(self.held.cells, chosen) for chosen in (rows, source))
+            return Batch(*cells, *(self.held.rows(known, population) for known in self.held.of_population))
         target, drawn = dense(self.table.cells if targets is None else targets, rows), dense(sources.cells, source)
         if self.pairing == "optimal-transport":
             for i in np.unique(population):
@@ -103,6 +144,11 @@ class ShownPairs:
     """(N,) row of the control cell that is shown, -1 for cells that are no targets; None: the target itself."""
     drugs: np.ndarray
     """P x D, the populations' drug encodings; D = 0 without drugs."""
+    held: Held | None = None
+
+    def on(self, device: torch.device) -> ShownPairs:
+        """As `Pairs.on`."""
+        return replace(self, held=Held.on(device, self.table, self.drugs))
 
     def target_rows(self) -> np.ndarray:
         """The cells that have something to be shown."""
@@ -126,8 +172,16 @@ class ShownPairs:
         rng: np.random.Generator,
         targets: Rows | None = None,
         sources: Sources | None = None,
+        share: slice = slice(None),
     ) -> ShownBatch:
-        """The given target cells and what is shown; nothing is drawn. The rest is as in `Pairs.batch`."""
+        """A share of the given target cells and what is shown; nothing is drawn. The rest is as in `Pairs.batch`."""
+        rows = rows[share]
+        if self.held is not None:
+            target = shown = self.held.rows(self.held.cells, rows)
+            if self.source_row is not None:
+                shown = self.held.rows(self.held.cells, self.source_row[rows])
+            drugs = self.held.rows(self.held.of_population[0], self.table.population[rows])
+            return ShownBatch(target, torch.cat([shown, drugs], dim=1))
         target = cells = dense(self.table.cells if targets is None else targets, rows)
         if self.source_row is not None:
             cells = dense(self.table.cells if sources is None else sources.cells, self.source_row[rows])

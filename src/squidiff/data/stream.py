@@ -27,7 +27,9 @@ class DrawsBatches(Protocol[AnyBatch]):
 
     def sources(self, rng: np.random.Generator) -> Sources: ...
 
-    def batch(self, rows: np.ndarray, rng: np.random.Generator, targets: Any, sources: Any) -> AnyBatch: ...
+    def batch(
+        self, rows: np.ndarray, rng: np.random.Generator, targets: Any, sources: Any, share: slice
+    ) -> AnyBatch: ...
 
 
 class _Window(NamedTuple):
@@ -36,6 +38,7 @@ class _Window(NamedTuple):
     order: np.ndarray
     """The target cells."""
     targets: Rows
+    """The share of them."""
     sources: Sources
 
 
@@ -45,15 +48,25 @@ class BatchStream(Generic[AnyBatch]):
     An epoch is cut into windows of CELLS_AT_ONCE cells. Each holds random blocks of neighbouring cells, mixed, so that
     cells on disk are read in pieces, the next window while the batches of this one are used. Where cells are does not
     change their order. The stream's state is the number of batches drawn, so that training resumes bit by bit from one
-    integer.
+    integer. Of `n_processes` that train together each reads and is given its even share of every batch.
     """
 
     def __init__(
-        self, pairs: DrawsBatches[AnyBatch], rows: np.ndarray, batch_size: int, seed: int, n_drawn: int = 0
+        self,
+        pairs: DrawsBatches[AnyBatch],
+        rows: np.ndarray,
+        batch_size: int,
+        seed: int,
+        n_drawn: int = 0,
+        *,
+        rank: int = 0,
+        n_processes: int = 1,
     ) -> None:
         self.pairs = pairs
         self.rows = rows
-        self.size = min(batch_size, len(rows))
+        n_cells = min(batch_size, len(rows)) // n_processes
+        self.size = n_cells * n_processes
+        self.share = slice(rank * n_cells, (rank + 1) * n_cells)
         self.seed = seed
         self.n_drawn = n_drawn
         self._n_batches = len(rows) // self.size
@@ -64,7 +77,10 @@ class BatchStream(Generic[AnyBatch]):
         self._ahead: tuple[tuple[int, int], Future[_Window]] | None = None
 
     def draw(self) -> AnyBatch:
-        """The next batch, of batch_size cells or of all if there are fewer; an epoch's incomplete last is left out."""
+        """The next batch, or the share of it: of batch_size cells or of all if there are fewer.
+
+        An epoch's incomplete last is left out.
+        """
         epoch, position = divmod(self.n_drawn, self._n_batches)
         number, position = divmod(position, self._batches_per_window)
         if (epoch, number) != self._here:
@@ -73,7 +89,7 @@ class BatchStream(Generic[AnyBatch]):
         chosen = self._window.order[position * self.size : (position + 1) * self.size]
         source_rng = np.random.default_rng((self.seed, 1, self.n_drawn))
         self.n_drawn += 1
-        return self.pairs.batch(chosen, source_rng, self._window.targets, self._window.sources)
+        return self.pairs.batch(chosen, source_rng, self._window.targets, self._window.sources, self.share)
 
     def _take(self, epoch: int, number: int) -> _Window:
         """A window; the one after it is read ahead from now on."""
@@ -97,7 +113,10 @@ class BatchStream(Generic[AnyBatch]):
         if self._n_batches > self._batches_per_window:
             order = np.random.default_rng((self.seed, 7, epoch, number)).permutation(order)
         cells = self.pairs.table.cells
-        return _Window(order, Loaded.of(cells, order) if isinstance(cells, CellsOnDisk) else cells, self._sources)
+        if isinstance(cells, CellsOnDisk):
+            in_batches = order[: len(order) // self.size * self.size].reshape(-1, self.size)
+            cells = Loaded.of(cells, in_batches[:, self.share].ravel())
+        return _Window(order, cells, self._sources)
 
     def _mixed_blocks(self, epoch: int) -> np.ndarray:
         """All cells: blocks of neighbours in random order or, where one window holds all, each cell by itself."""

@@ -71,7 +71,7 @@ def upstream_loss(
     noise: Noise,
 ) -> Losses:
     """Upstream's loss: the squared error of eps = predict_eps(x_t, step) at the steps (B,) drawn."""
-    level = NoiseLevel(*(part.to(x0).unsqueeze(1) for part in schedule.level(noise.place.cpu())))
+    level = schedule.levels_for(noise.place, x0)
     predicted = predict_eps(add_noise(x0, noise.eps, level), noise.place)
     return Losses((predicted - noise.eps).square().mean(dim=1), noise.place / len(schedule.betas))
 

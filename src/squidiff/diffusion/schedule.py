@@ -93,6 +93,17 @@ class StepSchedule:
         alpha_squared = self.alphas_cumprod[step]
         return NoiseLevel(alpha_squared.sqrt(), (1 - alpha_squared).sqrt())
 
+    def levels_for(self, step: torch.Tensor, like: torch.Tensor) -> NoiseLevel:
+        """The levels (B, 1) of steps (B,), in the type of other numbers and on their device, without waiting for it."""
+        where = (like.device, like.dtype)
+        if where not in self._tables:
+            self._tables[where] = NoiseLevel(*(part.to(like) for part in self.level(torch.arange(len(self.betas)))))
+        return NoiseLevel(*(part[step].unsqueeze(1) for part in self._tables[where]))
+
+    @functools.cached_property
+    def _tables(self) -> dict[tuple[torch.device, torch.dtype], NoiseLevel]:
+        return {}
+
     def sampling_steps(self, n: int) -> list[int]:
         """n steps from the last down to 0: all of them, or those whose levels lie most evenly in log(alpha / sigma).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -138,10 +139,16 @@ class Generator:
             return None
         return (others[after], share) if others[before] == start and share > 0 else None
 
-    def generate(self, plan: Plan) -> Iterator[ad.AnnData]:
-        """The cells of a plan, in blocks; the same seed and source cells give the same cells."""
-        n_there = int(self.starts.n_cells[plan.start])
-        n_cells = plan.query.n_cells or n_there
+    def n_blocks(self, plan: Plan) -> int:
+        """Of a plan's cells."""
+        return -(-self._n_made(plan) // (MAX_ASSIGNED if plan.onward else N_BLOCK))
+
+    def _n_made(self, plan: Plan) -> int:
+        n_cells = plan.query.n_cells
+        return int(self.starts.n_cells[plan.start]) if n_cells is None else max(n_cells, N_REFERENCE)
+
+    def blocks(self, plan: Plan) -> Iterator[Callable[[], ad.AnnData]]:
+        """What makes the cells of a plan, block by block; the same seed and source cells give the same cells."""
         zeros, mean = self.starts.zero_fraction[plan.start], self.starts.mean[plan.start]
         if plan.onward is not None:
             after, share = plan.onward
@@ -149,23 +156,29 @@ class Generator:
                 (1 - share) * of[plan.start] + share * of[after] for of in (self.starts.zero_fraction, self.starts.mean)
             )
         zero_fraction = self.law.follow(mean, zeros, plan.mean)
-        n = n_there if plan.query.n_cells is None else max(n_cells, N_REFERENCE)
+        n = self._n_made(plan)
         picks = [self._pick(plan.start, n)]
         if plan.onward is not None:
             picks.append(self._pick(plan.onward[0], n))
-        first = 0
-        for block in np.array_split(np.arange(n), -(-n // (MAX_ASSIGNED if plan.onward else N_BLOCK))):
-            given = self._given(plan, [(rows[block], rounds[block]) for rows, rounds in picks])
-            cells, z_sem = self._block(given, plan, zero_fraction)
-            if not self.fitted.non_negative.all():
-                cells = cells.toarray()
-            names = given.names[: n_cells - first]
-            part = annotated(cells, z_sem, names, self.fitted.genes, plan.index, plan.query, plan.predictor, first)
-            part.obs[FAR] = plan.far
-            for name, values in plan.interval.columns().items():
-                part.varm[name] = pd.DataFrame({str(plan.index): values}, index=part.var_names)
-            yield part
-            first += len(block)
+        for block in np.array_split(np.arange(n), self.n_blocks(plan)):
+            picked = [(rows[block], rounds[block]) for rows, rounds in picks]
+            yield functools.partial(self._made, plan, picked, zero_fraction, int(block[0]))
+
+    def _made(
+        self, plan: Plan, picked: list[tuple[np.ndarray, np.ndarray]], zero_fraction: np.ndarray, first: int
+    ) -> ad.AnnData:
+        """The cells of a block that begins with number `first` of its plan."""
+        given = self._given(plan, picked)
+        cells, z_sem = self._block(given, plan, zero_fraction)
+        if not self.fitted.non_negative.all():
+            cells = cells.toarray()
+        n_cells = plan.query.n_cells or int(self.starts.n_cells[plan.start])
+        names = given.names[: n_cells - first]
+        part = annotated(cells, z_sem, names, self.fitted.genes, plan.index, plan.query, plan.predictor, first)
+        part.obs[FAR] = plan.far
+        for name, values in plan.interval.columns().items():
+            part.varm[name] = pd.DataFrame({str(plan.index): values}, index=part.var_names)
+        return part
 
     def _pick(self, population: int, n: int) -> tuple[np.ndarray, np.ndarray]:
         """n source cells of a population, and for the how manyth time each is taken."""

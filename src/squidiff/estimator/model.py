@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import hashlib
+import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,18 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from squidiff.config import Config, InputError, Sampling, Schema, settings_from_json, settings_to_json
-from squidiff.data.check import examine
-from squidiff.data.conditions import ConditionEncoder
+from squidiff.config import Compute, Config, InputError, Sampling, Schema, settings_from_json, settings_to_json
 from squidiff.data.dataset import Pairs, ShownPairs
 from squidiff.data.finding import CheckReport
-from squidiff.data.manifest import describe_table, provenance
-from squidiff.data.matrix import CellsOnDisk, scale_and_log
-from squidiff.data.preprocess import scaling
-from squidiff.data.queries import FAR, Query, read_queries, refuse_own_names, refuse_unknown_columns, told
+from squidiff.data.manifest import provenance
+from squidiff.data.matrix import CellsOnDisk
+from squidiff.data.queries import FAR, Query, read_queries, refuse_unknown_columns, told
 from squidiff.data.shards import join
 from squidiff.data.stream import BatchStream
-from squidiff.data.table import PREPARED, CellTable, open_cells, remember_schema
-from squidiff.data.unit import COUNTS, UNKNOWN, Normalisation
-from squidiff.estimator.fitted import Fitted, begin_again, begin_anchored, begin_from, digest, rebuild
+from squidiff.data.table import CellTable, open_cells, remember_schema
+from squidiff.data.unit import COUNTS, UNKNOWN
+from squidiff.estimator.begin import begin, name_of, normalized
+from squidiff.estimator.fitted import Fitted, begin_again, digest, rebuild
 from squidiff.estimator.generate import Generator, understood
 from squidiff.estimator.run_folder import (
     BEFORE_DIVERGENCE,
@@ -39,17 +37,15 @@ from squidiff.estimator.run_folder import (
     read_object,
     refuse_claim,
 )
-from squidiff.estimator.upstream import LatentGenerator, UpstreamFitted, begin_upstream, rebuild_upstream
+from squidiff.estimator.upstream import LatentGenerator, UpstreamFitted, rebuild_upstream
 from squidiff.files import require_empty, write_json
-from squidiff.model.upstream import UpstreamNetwork
 from squidiff.train.checkpoint import read_tensors, write_tensors
-from squidiff.train.loop import Recipe, TrainState, find_device, noise_error
+from squidiff.train.loop import Recipe, Weights, noise_error
+from squidiff.train.processes import Processes
 from squidiff.train.run import METRICS, Diverged, Record, read_records, train, write_records
 from squidiff.train.saving import has_state, locked, newest_state
 from squidiff.train.upstream_checkpoint import write_upstream
 
-MIN_CELLS = 10
-"""Of training: fewer have no axes worth the name."""
 MAX_VALIDATION_CELLS = 1024
 
 
@@ -61,12 +57,18 @@ class Squidiff:
 
     Input is log-normalised (or raw counts with `Config(normalize=True)`); output has the unit of the input after
     normalisation, is matched by gene name, and is non-negative where the training data were.
+
+    `device` is its name, or a Compute. Where that asks for several processes, making a model starts them, by running
+    the script anew in each; from then on all do the same with it, one of them writes, and `processes` tells which.
     """
 
-    def __init__(self, schema: Schema | None = None, config: Config | None = None, device: str = "auto") -> None:
+    def __init__(
+        self, schema: Schema | None = None, config: Config | None = None, device: str | Compute = "auto"
+    ) -> None:
         self.schema = schema or Schema()
         self.config = config or Config()
-        self.device = find_device(device)
+        self.processes = Processes.start(device if isinstance(device, Compute) else Compute(device=device))
+        self.device = self.processes.device
         self.manifest: dict[str, Any] = {}
         self.check: dict[str, Any] = {}
         self.provenance: dict[str, Any] = {}
@@ -113,44 +115,13 @@ class Squidiff:
         and they are saved in `out`/before-divergence, if there were any.
         """
         started = time.perf_counter()
-        if source_rows is not None and (self.config.architecture != "upstream" or self.schema.smiles_key is None):
-            raise InputError("source_rows have no use but with upstream's architecture and SMILES: leave them out")
-        if self.config.architecture == "upstream" and self.schema.embeddings is not None:
-            raise InputError("--embeddings have no use with upstream's architecture: leave them out")
-        refuse_own_names(self.schema)
-        adata, where = open_cells(data, on_disk), _name(data)
-        report, found = examine(adata, self.schema, self.config.normalize, where)
-        if as_given:
-            report = report.without("raw counts")
-        report.raise_errors()
-        if on_check is not None:
-            on_check(report)
         earlier = None if start is None else self._to_start_from(start)
-        genes = None if earlier is None else earlier.genes
-        table = CellTable.from_anndata(adata, self.schema, genes, where=where, found=None if genes else found)
-        if not as_given:
-            table = self._normalized(table, adata.obs)
-        encoder = self._encoder(table, earlier)
-        normalisation = self._normalisation(adata, table)
-        if self.config.architecture == "upstream":
-            begin = functools.partial(begin_upstream, source_rows=source_rows)
-        elif earlier is not None:
-            earlier.normalisation.require(table.survey, where)
-            begin = functools.partial(begin_from, earlier=earlier)
-        else:
-            begin = begin_anchored
-        fitted, pairs, recipe = begin(table, encoder, normalisation, self.schema, self.config, self.device)
-        n_cells = len(pairs.target_rows())
-        if n_cells < MIN_CELLS:
-            which = "" if self.schema.control is None else ", those with control cells in their context"
-            raise InputError(f"{n_cells} cells can be trained on{which}: give {MIN_CELLS} or more")
-
-        folder = Path(out) if out is not None else None
-        self.check, self.manifest = report.to_json(), describe_table(table)
-        self.manifest["vocabulary_sha256"] = hashlib.sha256(encoder.vectors.tobytes()).hexdigest()
-        self.manifest["started_from"] = "" if earlier is None else earlier.hash()
+        given = {"as_given": as_given, "source_rows": source_rows, "on_disk": on_disk}
+        begun = functools.partial(begin, data, self.schema, self.config, self.processes, earlier, on_check, **given)
+        fitted, pairs, recipe, self.check, self.manifest = self.processes.together(begun)
         if start is not None and start.manifest.get("data_sha256") == self.manifest["data_sha256"]:
             raise InputError("the model to start from was trained on these very cells: give new ones")
+        folder = Path(out) if out is not None else None
         with nullcontext() if folder is None else self._claimed(folder, resume, beside_others):
             if resume and folder is not None and has_state(folder) and isinstance(fitted, Fitted):
                 fitted, pairs = begin_again(fitted, pairs, self.config, newest_state(folder)[0])
@@ -162,7 +133,9 @@ class Squidiff:
                 seed=self.config.seed,
                 seconds=round(time.perf_counter() - started, 1),
                 noise_error=error,
-                cells="on disk" if isinstance(table.cells, CellsOnDisk) else "in memory",
+                cells="on disk" if isinstance(pairs.table.cells, CellsOnDisk) else "in memory",
+                processes=self.processes.n,
+                precision=self.processes.compute.precision,
             )
             if diverged:
                 where = "this model"
@@ -171,7 +144,7 @@ class Squidiff:
                     where = str(folder / BEFORE_DIVERGENCE)
                 raise Diverged(f"{diverged}; {where} has the best weights before that")
             if folder is not None:
-                self._write(folder)
+                self.processes.by_main(functools.partial(self._write, folder))
         return self
 
     def encode(self, data: ad.AnnData | str | Path, *, on_disk: bool | None = None) -> np.ndarray:
@@ -179,7 +152,7 @@ class Squidiff:
 
         Training shows the encoder source cells (of a perturbation: control cells), so these are what it knows best.
         """
-        return self.fitted.encode_table(self.table(open_cells(data, on_disk), _name(data)), self.schema)
+        return self.fitted.encode_table(self.table(open_cells(data, on_disk), name_of(data)), self.schema)
 
     def predict(
         self,
@@ -201,7 +174,9 @@ class Squidiff:
         asked for. `on_query(i, n)` is called after each query; `on_disk` is as in `fit`. Raises InputError when genes
         or columns are missing or a query is of something unknown.
         """
-        return join(self.predict_parts(queries, source, sampling, paired=paired, on_query=on_query, on_disk=on_disk))
+        parts = self.predict_parts(queries, source, sampling, paired=paired, on_query=on_query, on_disk=on_disk)
+        made = list(parts)
+        return self.processes.by_main(lambda: join(made))
 
     def changes(
         self, queries: pd.DataFrame | str | Path, source: ad.AnnData | str | Path, *, on_disk: bool | None = None
@@ -237,25 +212,30 @@ class Squidiff:
         on_query: Callable[[int, int], None] | None = None,
         on_disk: bool | None = None,
     ) -> Iterator[ad.AnnData]:
-        """The same cells in parts of a few thousand, each made when it is asked for: for more cells than memory."""
+        """The same cells in parts of a few thousand, each made when it is asked for: for more cells than memory.
+
+        Of several processes each makes some of the parts, and the main one alone is given them.
+        """
         sampling = sampling or Sampling()
         make = LatentGenerator if isinstance(self.fitted, UpstreamFitted) else Generator
-        asked, table = self._asked(queries, source, on_disk)
+        asked, table = self.processes.together(lambda: self._asked(queries, source, on_disk))
         generator = make(self.fitted, table, self.schema, sampling, paired)
-        plans = understood(asked, generator.plan)
-        for i, plan in enumerate(plans):
-            for part in generator.generate(plan):
-                remember_schema(part, self.schema)
-                part.uns["squidiff"] = {
-                    "sampling": settings_to_json(sampling) | ({"paired": True, "sampler": "ddim"} if paired else {}),
-                    "data_sha256": self.manifest.get("data_sha256", ""),
-                    "cells_sha256": self.manifest.get("cells_sha256", ""),
-                    "unit": self.fitted.normalisation.unit,
-                    "version": version("squidiff-ng"),
-                }
-                yield part
-            if on_query is not None:
-                on_query(i + 1, len(plans))
+        plans = self.processes.together(lambda: understood(asked, generator.plan))
+        uns = {
+            "sampling": settings_to_json(sampling) | ({"paired": True, "sampler": "ddim"} if paired else {}),
+            "data_sha256": self.manifest.get("data_sha256", ""),
+            "cells_sha256": self.manifest.get("cells_sha256", ""),
+            "unit": self.fitted.normalisation.unit,
+            "version": version("squidiff-ng"),
+        }
+        ends = list(itertools.accumulate(generator.n_blocks(plan) for plan in plans))
+        blocks = itertools.chain.from_iterable(map(generator.blocks, plans))
+        for done, part in enumerate(self.processes.in_turn(blocks), start=1):
+            remember_schema(part, self.schema)
+            part.uns["squidiff"] = uns
+            yield part
+            if on_query is not None and done in ends:
+                on_query(ends.index(done) + 1, len(plans))
 
     def _asked(
         self, queries: pd.DataFrame | str | Path, source: ad.AnnData | str | Path, on_disk: bool | None
@@ -263,13 +243,17 @@ class Squidiff:
         """What is asked for, and the cells that predictions start from."""
         asked, cells = read_queries(queries, self.schema), open_cells(source, on_disk)
         refuse_unknown_columns(asked, self.schema, cells.obs)
-        return asked, self.table(cells, _name(source))
+        return asked, self.table(cells, name_of(source))
 
     def save(self, folder: str | Path) -> None:
         """Writes a run folder, new or empty until then. Raises InputError when it is neither or cannot be written."""
         folder, _ = Path(folder), self.fitted
-        require_empty(folder)
-        self._write(folder)
+
+        def write() -> None:
+            require_empty(folder)
+            self._write(folder)
+
+        self.processes.by_main(write)
 
     def _write(self, folder: Path) -> None:
         """All files of a run, model.safetensors last and whole."""
@@ -282,7 +266,7 @@ class Squidiff:
         write_tensors(folder / WEIGHTS, self.fitted.to_tensors(), {"config_sha256": digest(settings)})
 
     @classmethod
-    def load(cls, folder: str | Path, device: str = "auto") -> Squidiff:
+    def load(cls, folder: str | Path, device: str | Compute = "auto") -> Squidiff:
         """A trained model from a run folder; nothing in it is executed. Raises InputError when it is not whole."""
         folder = Path(folder)
         if not (folder / WEIGHTS).is_file():
@@ -339,19 +323,17 @@ class Squidiff:
         """Inside, the run folder is this run's alone."""
         settings, further = self._settings(), self._upstream_files
         how = {"resume": resume, "beside_others": beside_others}
-        refuse_claim(folder, settings, self.manifest, further=further, **how)  # before the lock makes a file in it
-        with locked(folder):
+
+        def claim() -> None:
+            refuse_claim(folder, settings, self.manifest, further=further, **how)  # before the lock makes a file in it
+            held.enter_context(locked(folder))
             refuse_claim(folder, settings, self.manifest, further=further, **how)
             begin_folder(folder, settings, self.manifest, self.check, further)
-            yield
-        end_folder(folder)
 
-    def _encoder(self, table: CellTable, earlier: Fitted | None) -> ConditionEncoder:
-        """Of the cells' conditions; with a model to start from its own embeddings, where their file is gone."""
-        file = self.schema.embeddings
-        if earlier is not None and file is not None and not Path(file).exists():
-            return earlier.encoder
-        return ConditionEncoder.fit(table.parts, self.schema)
+        with ExitStack() as held:
+            self.processes.by_main(claim)
+            yield
+        self.processes.by_main(functools.partial(end_folder, folder))
 
     def _to_start_from(self, start: Squidiff) -> Fitted:
         """What a model leaves that is to be trained further. Raises InputError when this one cannot go on with it."""
@@ -385,18 +367,21 @@ class Squidiff:
         held, trained = rows[:n_validation], np.sort(rows[n_validation:])
         chunks = np.array_split(held, -(-len(held) // config.batch_size)) if len(held) else []
         rng = np.random.default_rng((config.seed, 3))
-        diverged = ""
+        held_pairs = pairs.on(self.device)
+        diverged, share = "", {"rank": self.processes.rank, "n_processes": self.processes.n}
+        is_upstream = folder is not None and config.architecture == "upstream"
         try:
             self.history = train(
                 fitted.network,
-                lambda n: BatchStream(pairs, trained, config.batch_size, config.seed, n).draw,
+                lambda n: BatchStream(held_pairs, trained, config.batch_size, config.seed, n, **share).draw,
                 [pairs.batch(chunk, rng) for chunk in chunks],
                 config,
                 recipe,
+                processes=self.processes,
                 out=folder,
                 resume=resume,
                 on_record=on_record,
-                on_save=None if folder is None else functools.partial(self._save_as_upstream, folder),
+                on_save=functools.partial(self._save_as_upstream, folder) if is_upstream else None,
                 on_note=on_note,
             )
         except Diverged as error:
@@ -418,13 +403,10 @@ class Squidiff:
         columns = {key: self.schema.control} | ({} if dose_key is None else {dose_key: 0.0})
         return ad.AnnData(X=adata.X, obs=adata.obs.assign(**columns), var=adata.var)
 
-    def _save_as_upstream(self, folder: Path, state: TrainState) -> None:
-        """The files that upstream's training leaves, where the network is upstream's: newest and averaged weights."""
-        if isinstance(state.network, UpstreamNetwork):
-            newest = state.network.state_dict()
-            averages = (state.average, *state.further)
-            for name, average in zip(self._upstream_files, ({}, *averages), strict=True):
-                write_upstream(folder / name, newest | average)
+    def _save_as_upstream(self, folder: Path, newest: Weights, averages: Sequence[Weights]) -> None:
+        """The files that upstream's training leaves: newest and averaged weights."""
+        for name, average in zip(self._upstream_files, ({}, *averages), strict=True):
+            write_upstream(folder / name, newest | average)
 
     @property
     def _upstream_files(self) -> tuple[str, ...]:
@@ -438,34 +420,10 @@ class Squidiff:
         """
         schema = self.schema if schema is None else schema
         table = CellTable.from_anndata(self._as_sources(adata), schema, self.fitted.genes, where)
-        table = self._normalized(table, adata.obs)
+        if self.fitted.normalisation.unit not in (COUNTS, UNKNOWN):
+            table = normalized(table, adata.obs, self.config)
         self.fitted.normalisation.require(table.survey, where)
         fitted = self.fitted
         if isinstance(fitted, Fitted) and fitted.non_negative.all() and not table.survey.non_negative.all():
             raise InputError(f"X of {where} has negative values, that of training had none: normalise both alike")
         return table
-
-    def _normalisation(self, adata: ad.AnnData, table: CellTable) -> Normalisation:
-        if self.config.normalize:
-            return Normalisation.of(table.survey, settings_to_json(self.config), "train")
-        done = adata.uns.get(PREPARED)
-        return Normalisation.of(table.survey, done if isinstance(done, Mapping) else {}, "prepare")
-
-    def _normalized(self, table: CellTable, obs: pd.DataFrame) -> CellTable:
-        """The table in the unit of training; totals are those of its genes, or those that obs gives."""
-        if self._fitted is not None and self._fitted.normalisation.unit in (COUNTS, UNKNOWN):
-            return table
-        is_counts = table.survey.looks_like_counts
-        if self.config.normalize and not is_counts:
-            raise InputError("the model was trained with --normalize, but X does not hold raw counts: give raw counts")
-        if not self.config.normalize and is_counts:
-            raise InputError("X holds raw counts, but the model was trained on normalised values: normalise them alike")
-        if not is_counts:
-            return table
-        factor = scaling(obs, table.survey, self.config.target_sum, self.config.total_counts_key)
-        return table.with_cells(scale_and_log(table.cells, factor))
-
-
-def _name(data: ad.AnnData | str | Path) -> str:
-    """What an error calls the data."""
-    return "the data" if isinstance(data, ad.AnnData) else str(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -240,18 +241,27 @@ class LatentGenerator:
             index, query, start, shift, _widening(seen, shift), np.zeros(0, np.float32), f"latents: {predictor}"
         )
 
-    def generate(self, plan: LatentPlan) -> Iterator[ad.AnnData]:
-        """The cells of a plan, in blocks; the same seed and source cells give the same cells."""
+    def n_blocks(self, plan: LatentPlan) -> int:
+        """Of a plan's cells."""
+        return -(-self._n_made(plan) // self.sampling.cells_per_batch)
+
+    def _n_made(self, plan: LatentPlan) -> int:
+        return plan.query.n_cells or int((self.table.population == plan.start).sum())
+
+    def blocks(self, plan: LatentPlan) -> Iterator[Callable[[], ad.AnnData]]:
+        """What makes the cells of a plan, block by block; the same seed and source cells give the same cells."""
         available = np.flatnonzero(self.table.population == plan.start)
-        which, rounds = choose(self.table.names[available], plan.query.n_cells or len(available), self.sampling.seed)
-        rows, first = available[which], 0
-        for block in np.array_split(np.arange(len(rows)), -(-len(rows) // self.sampling.cells_per_batch)):
-            names, genes, seed = self.table.names[rows[block]], self.fitted.genes, self.sampling.seed
-            z_sem = self._latents(rows[block], rounds[block], plan)
-            noise = draw(names, rounds[block], genes, seed)[1]
-            cells = sp.csr_matrix(self.decode(z_sem, torch.from_numpy(noise)).cpu().numpy())
-            yield annotated(cells, z_sem.cpu().numpy(), names, genes, plan.index, plan.query, plan.predictor, first)
-            first += len(block)
+        which, rounds = choose(self.table.names[available], self._n_made(plan), self.sampling.seed)
+        for block in np.array_split(np.arange(len(which)), self.n_blocks(plan)):
+            yield functools.partial(self._made, plan, available[which[block]], rounds[block], int(block[0]))
+
+    def _made(self, plan: LatentPlan, rows: np.ndarray, rounds: np.ndarray, first: int) -> ad.AnnData:
+        """The cells of a block that begins with number `first` of its plan, from source cells."""
+        names, genes = self.table.names[rows], self.fitted.genes
+        z_sem = self._latents(rows, rounds, plan)
+        noise = draw(names, rounds, genes, self.sampling.seed)[1]
+        cells = sp.csr_matrix(self.decode(z_sem, torch.from_numpy(noise)).cpu().numpy())
+        return annotated(cells, z_sem.cpu().numpy(), names, genes, plan.index, plan.query, plan.predictor, first)
 
     def _latents(self, rows: np.ndarray, rounds: np.ndarray, plan: LatentPlan) -> torch.Tensor:
         if self.fitted.has_drugs:

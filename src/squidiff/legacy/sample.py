@@ -18,7 +18,7 @@ from squidiff.legacy.beside import USUAL, Beside, beside
 from squidiff.legacy.cells import DOSE, SMILES, dense, drugs_of, in_order_of, read_paired_controls, read_upstream_cells
 from squidiff.legacy.flags import Say
 from squidiff.model.upstream import UpstreamDenoiser, UpstreamNetwork
-from squidiff.train.loop import find_device
+from squidiff.train.processes import find_device
 from squidiff.train.upstream_checkpoint import read_upstream
 
 N_STEPS = USUAL.n_diffusion_steps

@@ -24,7 +24,8 @@ NO_CHECKPOINT = "it is no checkpoint of upstream's network"
 def embed_step(step: torch.Tensor, width: int) -> torch.Tensor:
     """Sinusoidal embedding (B x width) of steps (B,): cos, then sin of step * MAX_PERIOD^(-i / half), i < half."""
     half = width // 2
-    frequency = torch.exp(-math.log(MAX_PERIOD) * torch.arange(half, dtype=torch.float32) / half).to(step.device)
+    places = torch.arange(half, dtype=torch.float32, device=step.device)
+    frequency = torch.exp(-math.log(MAX_PERIOD) * places / half)
     angle = step.float().unsqueeze(1) * frequency
     return functional.pad(torch.cat([angle.cos(), angle.sin()], dim=1), (0, width % 2))
 

@@ -16,6 +16,7 @@ from squidiff.config import InputError
 from squidiff.files import write_atomically
 from squidiff.model.network import Standardisation
 from squidiff.train.loop import TrainState
+from squidiff.train.processes import as_held, whole
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW remembers of a parameter."""
@@ -83,21 +84,25 @@ class Saved(NamedTuple):
 
 
 def save_state(path: Path, state: TrainState, kept: Mapping[str, torch.Tensor], note: Mapping[str, Any]) -> None:
-    """Writes all that resuming needs: weights, their averages, optimiser and random state, and what the run keeps."""
+    """Writes all that resuming needs: weights, their averages, optimiser and random state, and what the run keeps.
+
+    All processes are to call it; the main one writes. Raises InputError in all when it cannot.
+    """
     tensors = {"generator": state.generator.get_state(), **kept}
-    tensors |= {f"weights.{name}": p for name, p in state.network.named_parameters()}
+    tensors |= {f"weights.{name}": whole(p) for name, p in state.network.named_parameters()}
     tensors |= {f"buffers.{name}": b for name, b in state.network.named_buffers()}
-    tensors |= {f"average.{name}": t for name, t in state.average.items()}
+    tensors |= {f"average.{name}": whole(t) for name, t in state.average.items()}
     for i, average in enumerate(state.further):
-        tensors |= {f"further.{i}.{name}": t for name, t in average.items()}
+        tensors |= {f"further.{i}.{name}": whole(t) for name, t in average.items()}
     unmoved = []  # a parameter that the loss does not depend on never has a gradient
     for name, p in state.network.named_parameters():
         if p in state.optimizer.state:
-            tensors |= {f"optimizer.{name}.{moment}": state.optimizer.state[p][moment] for moment in MOMENTS}
+            tensors |= {f"optimizer.{name}.{moment}": whole(state.optimizer.state[p][moment]) for moment in MOMENTS}
         else:
             unmoved.append(name)
     of_state = {"step": state.step, "unmoved": unmoved, "micro_batch_size": state.micro_batch_size}
-    write_tensors(path, tensors, {**note, **of_state})
+    of_state["scaler"] = state.processes.scaler
+    state.processes.by_main(lambda: write_tensors(path, tensors, {**note, **of_state}))
 
 
 def read_state(path: Path) -> Saved:
@@ -111,16 +116,20 @@ def load_state(saved: Saved, state: TrainState, n_train_steps: int) -> None:
     try:
         with torch.no_grad():
             for name, p in state.network.named_parameters():
-                p.copy_(tensors[f"weights.{name}"])
-                state.average[name].copy_(tensors[f"average.{name}"])
+                p.copy_(as_held(tensors[f"weights.{name}"], p))
+                state.average[name].copy_(as_held(tensors[f"average.{name}"], p))
                 for i, average in enumerate(state.further):
-                    average[name].copy_(tensors[f"further.{i}.{name}"])
+                    average[name].copy_(as_held(tensors[f"further.{i}.{name}"], p))
                 if name not in note["unmoved"]:
                     moments = {moment: tensors[f"optimizer.{name}.{moment}"] for moment in MOMENTS}
-                    state.optimizer.state[p] = {moment: value.to(state.device) for moment, value in moments.items()}
+                    state.optimizer.state[p] = {
+                        moment: as_held(value, p) if value.ndim else value.to(state.device)
+                        for moment, value in moments.items()
+                    }
             for name, buffer in state.network.named_buffers():
                 buffer.copy_(tensors[f"buffers.{name}"])
         state.generator.set_state(tensors["generator"])
+        state.processes.set_scaler(note["scaler"])
         state.step = int(note["step"])
         state.micro_batch_size = None if note["micro_batch_size"] is None else int(note["micro_batch_size"])
         if state.step > n_train_steps:

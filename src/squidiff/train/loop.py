@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from squidiff.config import Batch, Config, InputError, NoiseLevel
+from squidiff.config import Batch, Compute, Config, InputError
 from squidiff.diffusion.loss import (
     Losses,
     Noise,
@@ -24,10 +24,12 @@ from squidiff.diffusion.loss import (
 )
 from squidiff.diffusion.schedule import StepSchedule
 from squidiff.model.network import Network
+from squidiff.train.processes import Processes, is_sharded, whole
 
 N_UPSTREAM_STEPS = 1000
 SMALLEST_PART = 2
 """Cells of a backward pass: BatchNorm needs two."""
+Weights = dict[str, torch.Tensor]
 AnyBatch = TypeVar("AnyBatch", bound=tuple[Any, ...])
 """A named tuple of tensors."""
 
@@ -45,54 +47,6 @@ class Step(NamedTuple):
     """Cells a backward pass; None where it was all of the batch."""
 
 
-@dataclass
-class TrainState:
-    """All that a step changes; with the batches' position it is all that resuming needs."""
-
-    network: nn.Module
-    average: dict[str, torch.Tensor]
-    """Moving average of the network's parameters."""
-    further: tuple[dict[str, torch.Tensor], ...]
-    """The same by config.further_ema_decays."""
-    optimizer: torch.optim.AdamW
-    generator: torch.Generator
-    """Of noise and levels, on the CPU so that every device draws the same."""
-    micro_batch_size: int | None
-    """Cells a backward pass, None for all of a batch; less than was asked for once memory did not hold as many."""
-    step: int = 0
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.network.parameters()).device
-
-    @classmethod
-    def start(cls, network: nn.Module, config: Config) -> TrainState:
-        """The state before the first step."""
-        optimizer = torch.optim.AdamW(
-            network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
-        network.train()
-        average = {name: p.detach().clone() for name, p in network.named_parameters()}
-        further = tuple({name: t.clone() for name, t in average.items()} for _ in config.further_ema_decays)
-        generator = torch.Generator().manual_seed(config.seed)
-        return cls(network, average, further, optimizer, generator, config.micro_batch_size)
-
-
-def find_device(name: str) -> torch.device:
-    """The device of that name; 'auto' is the accelerator that torch finds (CUDA, Apple's), or the CPU.
-
-    Raises InputError when torch does not know it or this machine does not have it.
-    """
-    if name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()  # the device 'meta' has no numbers to give
-    except (AssertionError, ImportError, NotImplementedError, RuntimeError):
-        raise InputError(f"device {name!r} is not to be had on this machine: use auto or cpu") from None
-    return device
-
-
 @dataclass(frozen=True)
 class Loss(Generic[AnyBatch]):
     """A loss, and the noise that it is taken at."""
@@ -102,14 +56,32 @@ class Loss(Generic[AnyBatch]):
     of: Callable[[nn.Module, AnyBatch, Noise], Losses]
     """A batch, or a part of it with its part of the noise."""
 
-    def without_gradient(self, network: nn.Module, batch: AnyBatch, generator: torch.Generator, size: int) -> float:
-        """The mean of a batch, taken in parts of so many cells or fewer."""
-        noise, device = self.draw(batch[0].shape, generator), next(network.parameters()).device
+    def without_gradient(self, objective: nn.Module, batch: AnyBatch, generator: torch.Generator, size: int) -> float:
+        """The mean of a batch, taken in parts of so many cells or fewer; of the objective of this loss."""
+        noise, device = self.draw(batch[0].shape, generator), next(objective.parameters()).device
         parts = zip(in_parts(batch, size), in_parts(noise, size), strict=True)
         with torch.no_grad():
-            of_each = (self.of(network, on_device(part, device), on_device(drawn, device)) for part, drawn in parts)
+            of_each = (objective(Taken(on_device(part, device), on_device(drawn, device))) for part, drawn in parts)
             losses = [of_part.loss for of_part in of_each]
         return torch.cat(losses).mean().item()
+
+
+class Taken(Generic[AnyBatch]):
+    """What a loss is of. No tuple: Fabric and DDP would go through one and change the precision of its tensors."""
+
+    def __init__(self, batch: AnyBatch, noise: Noise) -> None:
+        self.batch, self.noise = batch, noise
+
+
+class Objective(nn.Module):
+    """A network and its loss as one module, whose call is what processes share and precision is chosen for."""
+
+    def __init__(self, network: nn.Module, loss: Loss[Any]) -> None:
+        super().__init__()
+        self.network, self.loss = network, loss
+
+    def forward(self, taken: Taken[Any]) -> Losses:
+        return self.loss.of(self.network, taken.batch, taken.noise)
 
 
 @dataclass(frozen=True)
@@ -157,8 +129,7 @@ def _noise_losses(network: nn.Module, batch: Batch, noise: Noise) -> Losses:
     denoise, schedule = network.denoise(z_sem), StepSchedule.named("linear", N_UPSTREAM_STEPS)
 
     def predict_eps(x_t: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-        level = NoiseLevel(*(part.to(x_t).unsqueeze(1) for part in schedule.level(step.cpu())))
-        return denoise(x_t, level).eps
+        return denoise(x_t, schedule.levels_for(step, x_t)).eps
 
     return upstream_loss(predict_eps, network.standardise(batch.target, batch.anchor), schedule, noise)
 
@@ -173,21 +144,85 @@ RECIPE: Recipe[Batch] = Recipe(
 """Of this project's own architecture."""
 
 
-def training_steps(
-    state: TrainState, draw: Callable[[], AnyBatch], config: Config, recipe: Recipe[AnyBatch] = RECIPE
-) -> Iterator[Step]:
-    """Steps from state.step to config.n_train_steps; the state is changed in place and is whole at each yield."""
+@dataclass
+class TrainState:
+    """All that a step changes; with the batches' position it is all that resuming needs."""
+
+    network: nn.Module
+    objective: nn.Module
+    """The network's, as it is called in training."""
+    recipe: Recipe[Any]
+    processes: Processes
+    average: Weights
+    """Moving average of the network's parameters."""
+    further: tuple[Weights, ...]
+    """The same by config.further_ema_decays."""
+    optimizer: torch.optim.AdamW
+    generator: torch.Generator
+    """Of noise and levels, on the CPU."""
+    micro_batch_size: int | None
+    """Cells a backward pass, None for all of a batch; less than was asked for once memory did not hold as many."""
+    step: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        return self.processes.device
+
+    def weights(self) -> tuple[Weights, ...]:
+        """The network's newest state, then its averages, whole: so all processes are to ask for it."""
+        newest = {name: whole(t) for name, t in self.network.state_dict().items()}
+        return newest, *({name: whole(t) for name, t in each.items()} for each in (self.average, *self.further))
+
+    @classmethod
+    def start(
+        cls,
+        network: nn.Module,
+        config: Config,
+        recipe: Recipe[Any] | None = None,
+        processes: Processes | None = None,
+    ) -> TrainState:
+        """The state before the first step, of this project's recipe and of one process if nothing else is said."""
+        recipe, processes = recipe or RECIPE, processes or Processes.start(Compute(device="cpu"))
+        network.train()
+        objective = processes.set_up(Objective(network, recipe.loss))
+        # float16 needs gradients without its factor before they are clipped, which the fused optimiser would not see
+        optimizer = torch.optim.AdamW(
+            network.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=not processes.scaler,
+        )
+        average = {name: p.detach().clone() for name, p in network.named_parameters()}
+        further = tuple({name: t.clone() for name, t in average.items()} for _ in config.further_ema_decays)
+        generator = torch.Generator().manual_seed(config.seed)
+        return cls(
+            network, objective, recipe, processes, average, further, optimizer, generator, config.micro_batch_size
+        )
+
+
+def training_steps(state: TrainState, draw: Callable[[], AnyBatch], config: Config) -> Iterator[Step]:
+    """Steps from state.step to config.n_train_steps; the state is changed in place and is whole at each yield.
+
+    `draw` gives this process's share of the next batch, as large as that of any other.
+    """
+    recipe, processes = state.recipe, state.processes
     parameters = list(state.network.parameters())
     averages = [state.average[name] for name, _ in state.network.named_parameters()]
+    tried = processes.n == 1 or is_sharded(parameters[0])  # where all take part in every product, none can try alone
     while state.step < config.n_train_steps:
         batch = draw()
-        noise = recipe.loss.draw(batch[0].shape, state.generator)
-        losses = _with_gradients(state, batch, noise, recipe.loss)
-        norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm or math.inf)
+        noise = _share_of_noise(state, batch)
+        if not tried:  # while some tell their gradients, none can begin again
+            processes.together(lambda batch=batch, noise=noise: _with_gradients(state, batch, noise, alone=True))
+            sizes = [size for size in processes.gathered(state.micro_batch_size) if size is not None]
+            state.micro_batch_size, tried = min(sizes, default=None), True
+        losses = _with_gradients(state, batch, noise)
+        processes.unscale(state.optimizer)
+        norm = whole(_clipped(parameters, config.max_grad_norm))
         rate = recipe.learning_rate(state.step, config)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        state.optimizer.step()
+        processes.step(state.optimizer)
         state.step += 1
         torch._foreach_lerp_(averages, [p.detach() for p in parameters], 1 - recipe.decay(state.step, config))
         for decay, average in zip(config.further_ema_decays, state.further, strict=True):
@@ -195,8 +230,31 @@ def training_steps(
         yield Step(state.step, losses, rate, norm.detach(), state.micro_batch_size)
 
 
-def _with_gradients(state: TrainState, batch: AnyBatch, noise: Noise, loss: Loss[AnyBatch]) -> Losses:
-    """The losses of a batch; the parameters are given the gradients of their mean.
+def _share_of_noise(state: TrainState, batch: tuple[Any, ...]) -> Noise:
+    """What is drawn for this process's share of a batch, and is drawn for the whole in all alike.
+
+    An accelerator draws it itself, from a seed that is drawn on the CPU: so the state of one generator is all there is.
+    """
+    n_cells, n, generator = len(batch[0]), state.processes.n, state.generator
+    if state.device.type != "cpu":
+        seed = torch.randint(2**62, (), generator=generator).item()
+        generator = torch.Generator(state.device).manual_seed(int(seed))
+    noise = state.recipe.loss.draw(torch.Size([n * n_cells, *batch[0].shape[1:]]), generator)
+    first = state.processes.rank * n_cells
+    return Noise(*(drawn[first : first + n_cells] for drawn in noise))
+
+
+def _clipped(parameters: list[nn.Parameter], max_norm: float | None) -> torch.Tensor:
+    """The norm of all gradients, which are then clipped if there is a highest one."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if max_norm is not None:
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
+
+
+def _with_gradients(state: TrainState, batch: AnyBatch, noise: Noise, *, alone: bool = False) -> Losses:
+    """The losses of a batch; the parameters are given the gradients of their mean, over all processes unless `alone`.
 
     Where memory does not hold a whole batch, it is taken in parts of half the size, and again of half, and so are the
     batches after it. Raises InputError when not even two cells fit.
@@ -206,10 +264,15 @@ def _with_gradients(state: TrainState, batch: AnyBatch, noise: Noise, loss: Loss
     while True:
         size = state.micro_batch_size or len(batch[0])
         try:
-            return _accumulated(state, batch, noise, loss, size)
+            return _accumulated(state, batch, noise, size, alone)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
+            if state.processes.n > 1 and not alone:
+                raise InputError(
+                    f"the memory of {state.device} did not hold {size} cells, which it held before: give "
+                    f"--micro-batch-size {max(SMALLEST_PART, size // 2)}, and go on with --resume"
+                ) from None
             if size <= SMALLEST_PART:
                 raise InputError(
                     f"the memory of {state.device} does not hold a step of {size} cells: lower --width, or take fewer "
@@ -223,13 +286,15 @@ def _with_gradients(state: TrainState, batch: AnyBatch, noise: Noise, loss: Loss
             torch.get_device_module(state.device).empty_cache()
 
 
-def _accumulated(state: TrainState, batch: AnyBatch, noise: Noise, loss: Loss[AnyBatch], size: int) -> Losses:
+def _accumulated(state: TrainState, batch: AnyBatch, noise: Noise, size: int, alone: bool) -> Losses:
     state.optimizer.zero_grad(set_to_none=True)
     n_cells, done = len(batch[0]), []
     batch, noise = on_device(batch, state.device), on_device(noise, state.device)
-    for part, part_of_noise in zip(in_parts(batch, size), in_parts(noise, size), strict=True):
-        losses = loss.of(state.network, part, part_of_noise)
-        (losses.loss.sum() / n_cells).backward()
+    parts = list(zip(in_parts(batch, size), in_parts(noise, size), strict=True))
+    for i, part in enumerate(parts, start=1):
+        with state.processes.without_telling(state.objective, alone or i < len(parts)):
+            losses = state.objective(Taken(*part))
+            state.processes.backward(losses.loss.sum() / n_cells, state.objective)
         done.append(Losses(losses.loss.detach(), losses.position))
     return Losses(*map(torch.cat, zip(*done, strict=True)))
 
@@ -253,15 +318,13 @@ def on_device(batch: AnyBatch, device: torch.device) -> AnyBatch:
     return type(batch)(*(t.to(device) for t in batch))
 
 
-def validation_loss(
-    state: TrainState, batches: Sequence[AnyBatch], seed: int, recipe: Recipe[AnyBatch] = RECIPE
-) -> float:
+def validation_loss(state: TrainState, batches: Sequence[AnyBatch], seed: int) -> float:
     """Mean loss of the averaged weights over fixed batches (at least one), with the same noise at every call."""
     generator = torch.Generator().manual_seed(seed)
     with averaged_weights(state):
         sizes = [len(batch[0]) for batch in batches]
         of_each = [
-            recipe.loss.without_gradient(state.network, batch, generator, state.micro_batch_size or n)
+            state.recipe.loss.without_gradient(state.objective, batch, generator, state.micro_batch_size or n)
             for batch, n in zip(batches, sizes, strict=True)
         ]
     return float(np.average(of_each, weights=sizes))
@@ -269,7 +332,8 @@ def validation_loss(
 
 def noise_error(network: nn.Module, batch: AnyBatch, seed: int, recipe: Recipe[AnyBatch], size: int) -> float:
     """Mean squared error of the predicted noise of a batch, in parts of `size` cells: the loss of Squidiff 1.0.8."""
-    return recipe.noise_loss.without_gradient(network, batch, torch.Generator().manual_seed(seed), size)
+    objective, generator = Objective(network, recipe.noise_loss), torch.Generator().manual_seed(seed)
+    return recipe.noise_loss.without_gradient(objective, batch, generator, size)
 
 
 @contextmanager

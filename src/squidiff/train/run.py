@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import math
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import torch
 from torch import nn
 
-from squidiff.config import Config, InputError, Stopped
+from squidiff.config import Compute, Config, InputError, Stopped
 from squidiff.diffusion.loss import Losses, loss_by_quartile
 from squidiff.files import saying_where, write_atomically
 from squidiff.train.checkpoint import Saved, foreign, load_state
-from squidiff.train.loop import RECIPE, AnyBatch, Recipe, Step, TrainState, training_steps, validation_loss
+from squidiff.train.loop import RECIPE, AnyBatch, Recipe, Step, TrainState, Weights, training_steps, validation_loss
+from squidiff.train.processes import Processes, as_held, whole
 from squidiff.train.saving import Saves, has_state, newest_state, told_to_stop
 
 METRICS = "metrics.jsonl"
@@ -76,6 +80,7 @@ class Record:
 class Diverged(InputError):
     """The loss was no number any more, or exploded."""
 
+    is_shared = True  # all look at the losses of all
     has_weights = False
     """Whether the network was given the best weights before that."""
     records: list[Record]
@@ -89,29 +94,36 @@ def train(
     config: Config,
     recipe: Recipe[AnyBatch] = RECIPE,
     *,
+    processes: Processes | None = None,
     out: Path | None = None,
     resume: bool = False,
     on_record: Callable[[Record], None] | None = None,
-    on_save: Callable[[TrainState], None] | None = None,
+    on_save: Callable[[Weights, Sequence[Weights]], None] | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> list[Record]:
     """Trains the network in place; it ends with the averaged weights of the lowest validation loss.
 
-    Where the recipe keeps the newest weights, it ends with those. `on_save` is called at every save and at the end.
+    Where the recipe keeps the newest weights, it ends with those. `on_save` is given the newest weights
+    and their averages at every save and at the end.
     It ends early where the validation loss has not fallen `config.patience` times in a row.
 
     `stream(n)` gives the function that draws batches from the n-th on. With `out`, metrics.jsonl and the resumable
     state are written there; with `resume`, training goes on from that state if there is one. `on_note` is told where
     that is not the newest, and where training ends early. Returns all records, those before a resumption included.
+    Of several `processes`, `stream` gives each its share, and the main one alone writes and calls what is to be called.
     Raises Stopped at SIGINT and SIGTERM, with the state saved (without `out` they act at once), and Diverged, with the
     best weights so far.
     """
-    state, best, window, note = TrainState.start(network, config), Best(), _Window(), ""
+    processes = processes or Processes.start(Compute(device="cpu"))
+    # a network that processes have shares of is another one than that which is to be given back whole
+    trained = copy.deepcopy(network) if processes.compute.strategy == "fsdp" else network
+    state, best, note = TrainState.start(trained, config, recipe, processes), Best(), ""
+    window = _Window(processes)
     if resume and out is not None and has_state(out):
         saved, note = newest_state(out)
         load_state(saved, state, config.n_train_steps)
         best, window = Best.of(saved, state), _Window.of(saved, state)
-    say = on_note or (lambda text: None)
+    say = on_note if on_note is not None and processes.is_main else lambda text: None
     if note:
         say(note)
     kept = read_records(out / METRICS) if out is not None and state.step > 0 else []
@@ -124,38 +136,56 @@ def train(
         assert saves is not None
         saves.write(state, best.tensors() | window.tensors(), best.note())
         if on_save is not None:
-            on_save(state)
+            newest, *averages = state.weights()
+            processes.by_main(lambda: on_save(newest, averages))
 
-    with _Log(out, records) as log, told_to_stop() if saves is not None else nullcontext([]) as asked:
+    def stop_and_save(step: int, asked: list[int]) -> tuple[bool, bool]:
+        """Whether to stop, and to save: what one of several processes is told, all do at the next record's step."""
+        if saves is None or (processes.n > 1 and step % config.log_every_steps > 0):
+            return False, False
+        stop, is_due = map(any, zip(*processes.gathered((bool(asked), saves.is_due(step))), strict=True))
+        return stop, is_due
+
+    is_written = out is not None and processes.is_main
+    with (
+        _Log(out if is_written else None, records) as log,
+        told_to_stop() if saves is not None else nullcontext([]) as asked,
+        processes.others(),
+    ):
         try:
-            for step in () if best.is_stale(config) else training_steps(state, stream(state.step), config, recipe):
+            for step in () if best.is_stale(config) else training_steps(state, stream(state.step), config):
                 window.add(step)
                 loss, is_last = None, step.step == config.n_train_steps
                 if is_last or step.step % config.validate_every_steps == 0:
                     window.require_finite(records)
-                    loss = validation_loss(state, validation, config.seed, recipe) if validation else None
+                    loss = validation_loss(state, validation, config.seed) if validation else None
+                    loss = processes.gathered(loss)[0]  # one decides for all, whatever rounding gave the others
                     window.require_finite(records, loss)
-                    best.offer(loss, state, recipe)
+                    best.offer(loss, state)
                     is_last = is_last or best.is_stale(config)
                 if is_last or loss is not None or step.step % config.log_every_steps == 0:
-                    log.write(window.record(loss, records))
-                    if on_record is not None:
-                        on_record(records[-1])
-                if saves is not None and (asked or (not is_last and saves.is_due(step.step))):
+                    record = window.record(loss, records)
+                    processes.together(functools.partial(log.write, record))
+                    if on_record is not None and processes.is_main:
+                        on_record(record)
+                stop, is_due = stop_and_save(step.step, asked)
+                if stop or (is_due and not is_last):
                     save()
-                if asked:
-                    raise Stopped(f"stopped at step {step.step}, which is saved", asked[0])
+                if stop:
+                    number = asked[0] if asked else signal.SIGTERM
+                    raise Stopped(f"stopped at step {step.step}, which is saved", number)
                 if is_last:
                     break
         except Diverged as error:
-            best.give(network)
+            best.give(network, state)
             error.has_weights, error.records = bool(best.weights), records
             raise
     if best.is_stale(config):
         say(f"ended at step {state.step}: the validation loss did not fall {best.n_worse} times in a row (--patience)")
     if on_save is not None:
-        on_save(state)
-    best.give(network)
+        newest, *averages = state.weights()
+        processes.by_main(lambda: on_save(newest, averages))
+    best.give(network, state)
     return records
 
 
@@ -175,45 +205,52 @@ class Best:
     def of(cls, saved: Saved, state: TrainState) -> Best:
         """Raises InputError when a part is missing."""
         try:
-            weights = {name: t.to(state.device) for name, t in saved.kept("best.").items()}
+            weights = saved.kept("best.")
             if weights.keys() not in (set(), state.average.keys()) or saved.note["keeps_best"] != bool(weights):
                 raise KeyError("best")
+            weights = {name: as_held(t, state.average[name]) for name, t in weights.items()}
             return cls(weights, float(saved.note["validation_loss"]), int(saved.note["n_worse"]))
         except (KeyError, TypeError, ValueError) as error:
             raise foreign(saved, error) from error
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        return {f"best.{name}": t for name, t in self.weights.items()}
+        return {f"best.{name}": whole(t) for name, t in self.weights.items()}
 
     def note(self) -> dict[str, object]:
         return {"keeps_best": bool(self.weights), "validation_loss": self.validation_loss, "n_worse": self.n_worse}
 
-    def offer(self, loss: float | None, state: TrainState, recipe: Recipe[Any]) -> None:
+    def offer(self, loss: float | None, state: TrainState) -> None:
         """Keeps the averaged weights if their validation loss is the lowest, or is not known."""
         self.n_worse += 1
         if loss is None or loss < self.validation_loss:
             self.n_worse = 0
             self.validation_loss = math.inf if loss is None else loss
-            if recipe.keeps_average:
+            if state.recipe.keeps_average:
                 self.weights = {name: t.clone() for name, t in state.average.items()}
 
     def is_stale(self, config: Config) -> bool:
         """Whether training is to end."""
         return bool(self.weights) and config.patience is not None and self.n_worse >= config.patience
 
-    def give(self, network: nn.Module) -> None:
-        """Ends training: the network has the weights, if any were kept."""
+    def give(self, network: nn.Module, state: TrainState) -> None:
+        """Ends training: the network has the weights, if any were kept, else the newest."""
+        newest, trained = dict(state.network.named_parameters()), dict(state.network.named_buffers())
         with torch.no_grad():
             for name, p in network.named_parameters():
-                if self.weights:
-                    p.copy_(self.weights[name])
+                p.copy_(whole(self.weights.get(name, newest[name])))
+            for name, buffer in network.named_buffers():
+                buffer.copy_(trained[name])
         network.eval()
 
 
 class _Window:
-    """Gathers steps between two records, without asking the device for a number at every step."""
+    """Gathers steps between two records, without asking the device for a number at every step.
 
-    def __init__(self, losses: Losses | None = None, norms: torch.Tensor | None = None) -> None:
+    Of several processes each gathers its own cells' losses; what is told of them is told of all.
+    """
+
+    def __init__(self, processes: Processes, losses: Losses | None = None, norms: torch.Tensor | None = None) -> None:
+        self.processes = processes
         self.losses = [] if losses is None else [losses]
         self.norms = [] if norms is None else [norms]
         self.n_before = 0 if losses is None else len(losses.loss)
@@ -222,15 +259,18 @@ class _Window:
 
     @classmethod
     def of(cls, saved: Saved, state: TrainState) -> _Window:
-        """What was gathered when a state was saved."""
+        """What was gathered when a state was saved: by all, so that one takes it up again."""
         found = {name: t.to(state.device) for name, t in saved.kept("window.").items()}
         try:
-            return cls(Losses(found["loss"], found["position"]), found["norm"]) if found else cls()
+            if not found:
+                return cls(state.processes)
+            losses = Losses(found["loss"], found["position"])
+            return cls(state.processes, losses if state.processes.is_main else None, found["norm"])
         except KeyError as error:
             raise foreign(saved, error) from error
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        if not self.losses:
+        if not self.norms:
             return {}
         parts = (*self._all(), torch.cat(self.norms))
         return {f"window.{name}": t for name, t in zip(("loss", "position", "norm"), parts, strict=True)}
@@ -241,13 +281,14 @@ class _Window:
         self.norms.append(step.gradient_norm.reshape(1))
 
     def _all(self) -> Losses:
-        return Losses(*(torch.cat(part) for part in zip(*self.losses, strict=True)))
+        own = Losses(*(torch.cat(part) for part in zip(*self.losses, strict=True)))
+        return Losses(*map(self.processes.joined, own))
 
     def require_finite(self, records: Sequence[Record], validation: float | None = None) -> None:
         """Raises Diverged when a loss or a gradient is no number, or a loss many times the first record's."""
-        if not self.losses:
+        if not self.norms:
             return
-        loss, norm = self._all().loss.mean().item(), torch.cat(self.norms).mean().item()
+        loss, norm = self._all().loss.mean().item(), self._norm()
         first = records[0].loss if records else loss
         worst = float(np.max([loss, loss if validation is None else validation]))  # NaN if one is
         if not (math.isfinite(worst) and math.isfinite(norm)) or worst > EXPLODED * first:
@@ -257,6 +298,13 @@ class _Window:
                 f"training diverged at step {self.step.step}, its {what}: lower --learning-rate, or raise "
                 "--n-warmup-steps, in another folder"
             )
+
+    def _norm(self) -> float:
+        """Mean norm of the gradients; of float16, where a step without numbers is taken anew, of those that were."""
+        norms = torch.cat(self.norms)
+        if self.processes.scaler:
+            norms = norms[norms.isfinite()]
+        return norms.mean().item() if len(norms) else 0.0
 
     def record(self, validation: float | None, records: Sequence[Record]) -> Record:
         """What was gathered, after the records before it; the window is then empty."""
@@ -272,7 +320,7 @@ class _Window:
             (len(losses.loss) - self.n_before) / (now - self.started),
             peak_memory_mb(),
             peak_device_memory_mb(losses.loss.device),
-            torch.cat(self.norms).mean().item(),
+            self._norm(),
             loss if before is None else before + (loss - before) / N_AVERAGED,
             self.step.micro_batch_size,
         )

@@ -59,11 +59,18 @@ class Saves:
         return step - self._step >= self.config.save_every_steps or minutes >= self.config.save_every_minutes
 
     def write(self, state: TrainState, kept: Mapping[str, torch.Tensor], note: Mapping[str, Any]) -> None:
-        """Writes a state; `kept` and `note` are what the run keeps beside it. Raises InputError when it cannot."""
+        """Writes a state; `kept` and `note` are what the run keeps beside it. Raises InputError when it cannot.
+
+        All processes are to call it; the main one writes.
+        """
         newest, previous = self.folder / STATE, self.folder / PREVIOUS
-        if newest.exists() and self._newest_is_whole:  # a damaged one takes no good one's place
-            with saying_where(previous):
-                newest.replace(previous)
+
+        def make_room() -> None:
+            if newest.exists() and self._newest_is_whole:  # a damaged one takes no good one's place
+                with saying_where(previous):
+                    newest.replace(previous)
+
+        state.processes.by_main(make_room)
         save_state(newest, state, kept, note)
         self._newest_is_whole = True
         self._step, self._time = state.step, time.monotonic()
