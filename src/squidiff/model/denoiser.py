@@ -54,8 +54,7 @@ class Block(nn.Module):
         self.rise = nn.Linear(width, width)
         self.fall = nn.Linear(width, width)
 
-    def forward(self, h: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
-        shift, scale, gate = modulation.chunk(3, dim=-1)
+    def forward(self, h: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
         update: torch.Tensor = self.fall(functional.silu(self.rise(self.norm(h) * (1 + scale) + shift)))
         return h + (1 + gate) * update
 
@@ -96,9 +95,9 @@ class Denoiser(nn.Module):
         level = NoiseLevel(*(part.to(x_t).reshape(-1, 1) for part in level))
         angle = torch.atan2(level.sigma, level.alpha) * self.frequencies
         embedded = self.embed_level(torch.cat([angle.sin(), angle.cos()], dim=1)) + bound
-        modulation = self.modulation(functional.silu(embedded)).chunk(len(self.blocks), dim=1)
+        modulation = self.modulation(functional.silu(embedded)).unflatten(1, (3 * len(self.blocks), -1)).unbind(1)
         h = self.lift(x_t)
-        for block, block_modulation in zip(self.blocks, modulation, strict=True):
-            h = block(h, block_modulation)
+        for i, block in enumerate(self.blocks):
+            h = block(h, *modulation[3 * i : 3 * i + 3])
         x0 = self.gaussian(x_t, level) + level.sigma * self.project(self.norm(h))
         return Prediction(x0, (x_t - level.alpha * x0) / level.sigma)

@@ -248,7 +248,8 @@ def _clipped(parameters: list[nn.Parameter], max_norm: float | None) -> torch.Te
     """The norm of all gradients, which are then clipped if there is a highest one."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
-    if max_norm is not None:
+    # on a CPU the norm is known by now, and a pass over all gradients is spared where it would change nothing
+    if max_norm is not None and (norm.device.type != "cpu" or not max_norm / (norm + 1e-6) >= 1):
         nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return norm
 

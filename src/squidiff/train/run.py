@@ -22,6 +22,7 @@ from torch import nn
 from squidiff.config import Compute, Config, InputError, Stopped
 from squidiff.diffusion.loss import Losses, loss_by_quartile
 from squidiff.files import saying_where, write_atomically
+from squidiff.train import memory
 from squidiff.train.checkpoint import Saved, foreign, load_state
 from squidiff.train.loop import RECIPE, AnyBatch, Recipe, Step, TrainState, Weights, training_steps, validation_loss
 from squidiff.train.processes import Processes, as_held, whole
@@ -151,6 +152,7 @@ def train(
         _Log(out if is_written else None, records) as log,
         told_to_stop() if saves is not None else nullcontext([]) as asked,
         processes.others(),
+        memory.reused(),
     ):
         try:
             for step in () if best.is_stale(config) else training_steps(state, stream(state.step), config):
