@@ -4,6 +4,7 @@
     upstream/bin/pip install torch==2.13.0 Squidiff==1.0.8 scanpy rdkit matplotlib scikit-learn
     python benchmarks/training.py speed upstream/bin/python [--rounds 3]
     python benchmarks/training.py memory
+    python benchmarks/training.py device
 
 `speed`: 100 genes of simulated cells (and 1,000). Upstream's architecture at batch 64, by Squidiff 1.0.8's own loop and
 by ours, and the default model at several batch sizes. Each run is a process of its own, the runs take turns, and the
@@ -12,6 +13,9 @@ of steps, without the first. The rate of matrix multiplication is that of one la
 several, before and after; the products of a step are counted by torch's own counter.
 
 `memory`: the peak of a whole process, by batch size and number of genes, with the cells in memory.
+
+`device`: the accelerator that torch finds, in float32 and in bfloat16; of six windows of steps the median, without the
+first. Before that it trains a few steps where any wait for the device between two of them is an error.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +35,13 @@ import anndata as ad
 import numpy as np
 import torch
 
-from squidiff.config import PRESETS, Schema
+from squidiff.config import PRESETS, Compute, Config, Schema
 from squidiff.data.preprocess import normalize
 from squidiff.data.simulate import simulate_perturbation
 from squidiff.estimator import Squidiff
-from squidiff.train.run import peak_memory_mb
+from squidiff.train import run
+from squidiff.train.loop import Step, TrainState
+from squidiff.train.run import Record, peak_memory_mb
 
 SCHEMA = Schema(condition_key="condition", control="control", context_keys=("cell_type",))
 UPSTREAM = """
@@ -71,6 +79,7 @@ def main() -> None:
     speed.add_argument("python", type=Path, help="the Python that has Squidiff 1.0.8")
     speed.add_argument("--rounds", type=int, default=3)
     commands.add_parser("memory")
+    commands.add_parser("device")
     one = commands.add_parser("one", help="one run of ours, as JSON")
     one.add_argument("preset", choices=PRESETS)
     one.add_argument("batch_size", type=int)
@@ -81,6 +90,8 @@ def main() -> None:
         print(json.dumps(one_run(arguments.preset, arguments.batch_size, arguments.n_genes, arguments.n_steps)))
     elif arguments.command == "memory":
         show_memory()
+    elif arguments.command == "device":
+        show_device()
     else:
         show_speed(arguments.python.absolute(), arguments.rounds)
 
@@ -91,15 +102,17 @@ def cells(n_genes: int, n_cells: int = 2400) -> ad.AnnData:
     return normalize(counts, 1e4, None)
 
 
+def settings(preset: str, batch_size: int, n_steps: int) -> Config:
+    """Six records, and nothing but steps between them."""
+    every = {"log_every_steps": max(1, n_steps // 6), "validate_every_steps": 10**9, "save_every_steps": 10**9}
+    return replace(PRESETS[preset], batch_size=batch_size, n_train_steps=n_steps, patience=None, **every)
+
+
 def one_run(preset: str, batch_size: int, n_genes: int, n_steps: int) -> dict[str, Any]:
     """Trains and measures."""
-    from dataclasses import replace
-
     from torch.utils.flop_counter import FlopCounterMode
 
-    window = max(1, n_steps // 6)
-    config = replace(PRESETS[preset], batch_size=batch_size, n_train_steps=n_steps, log_every_steps=window)
-    config = replace(config, validate_every_steps=10**9, patience=None, save_every_steps=10**9)
+    config = settings(preset, batch_size, n_steps)
     adata, records = cells(n_genes, max(2400, int(1.3 * batch_size))), []
     Squidiff(SCHEMA, config, "cpu").fit(adata, on_record=records.append)
     rates = [record.cells_per_s for record in records[1:]] or [records[0].cells_per_s]
@@ -151,8 +164,8 @@ def show_speed(python: Path, n_rounds: int) -> None:
     rates, found, theirs = [matmul_rate()], {}, []
     for _ in range(n_rounds):
         theirs.append(run_upstream(python, 100, 60))
-        for run in ours:
-            found.setdefault(run, []).append(run_ours(*run))
+        for each in ours:
+            found.setdefault(each, []).append(run_ours(*each))
         rates.append(matmul_rate())
     rate = max(rates)
     upstream = max(theirs, key=lambda of: of["steps_per_s"])
@@ -168,6 +181,50 @@ def show_speed(python: Path, n_rounds: int) -> None:
         name = "upstream's architecture, ours" if preset == "upstream" else "default"
         numbers = f"{best['steps_per_s']:.2f} | {best['cells_per_s']:,.0f} | {times} | {share:.0%}"
         print(f"| {name} | {batch_size:,} | {n_genes:,} | {numbers} |")
+
+
+def show_device() -> None:
+    wait_for_nothing()
+    print("| model | batch | genes | precision | steps/s | cells/s | peak memory |\n|---|---|---|---|---|---|---|")
+    runs = [("squidiff", 64, 100, 600), ("squidiff", 256, 100, 600), ("squidiff", 256, 1000, 600)]
+    runs += [("squidiff", 4096, 1000, 200), ("squidiff", 16_384, 1000, 90)]
+    runs += [("upstream", 64, 100, 300), ("upstream", 4096, 100, 90), ("upstream", 16_384, 100, 60)]
+    made = {n_genes: cells(n_genes, 24_000) for n_genes in (100, 1000)}
+    for preset, batch_size, n_genes, n_steps in runs:
+        for precision in ("32", "bf16-mixed"):
+            records: list[Record] = []
+            torch.cuda.reset_peak_memory_stats()
+            model = Squidiff(SCHEMA, settings(preset, batch_size, n_steps), Compute(precision=precision))
+            model.fit(made[n_genes], on_record=records.append)
+            rate = float(np.median([record.cells_per_s for record in records[1:]]))
+            numbers = f"{rate / batch_size:.0f} | {rate:,.0f} | {records[-1].device_memory_mb:,.0f} MB"
+            print(f"| {preset} | {batch_size:,} | {n_genes:,} | {precision} | {numbers} |", flush=True)
+
+
+def wait_for_nothing() -> None:
+    """Fails where a step waits for the device; the first ones may, which set things up."""
+    steps = run.training_steps
+
+    def watched(state: TrainState, *rest: Any) -> Iterator[Step]:
+        going = steps(state, *rest)
+        while True:
+            torch.cuda.set_sync_debug_mode("error" if state.step > 2 else "default")
+            try:
+                step = next(going, None)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+            if step is None:
+                return
+            yield step
+
+    run.training_steps = watched
+    try:
+        for preset in PRESETS:
+            for precision in ("32", "bf16-mixed"):
+                Squidiff(SCHEMA, settings(preset, 64, 30), Compute(precision=precision)).fit(cells(100))
+    finally:
+        run.training_steps = steps
+    print("no step waits for the device\n")
 
 
 def show_memory() -> None:

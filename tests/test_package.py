@@ -19,6 +19,7 @@ HOMES = {
     "Config": "squidiff.config",
     "InputError": "squidiff.config",
     "Preparation": "squidiff.config",
+    "Compute": "squidiff.config",
     "Sampling": "squidiff.config",
     "Schema": "squidiff.config",
     "Squidiff": "squidiff.estimator",

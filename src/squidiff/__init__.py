@@ -12,7 +12,7 @@ from squidiff import evaluate
 
 if TYPE_CHECKING:
     from squidiff import pl
-    from squidiff.config import Config, InputError, Preparation, Sampling, Schema
+    from squidiff.config import Compute, Config, InputError, Preparation, Sampling, Schema
     from squidiff.data.check import check
     from squidiff.data.preprocess import prepare
     from squidiff.data.simulate import simulate_perturbation
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from squidiff.evaluate.scoring import compare
 
 __all__ = [
+    "Compute",
     "Config",
     "InputError",
     "Preparation",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "Compute": "config",
     "Config": "config",
     "InputError": "config",
     "Preparation": "config",

@@ -219,6 +219,7 @@ def _started(compute: Compute) -> tuple[int, int]:
 def _launched(compute: Compute, device: torch.device, devices: int, nodes: int) -> Any:
     """Fabric, with all processes running."""
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # not before: it sets its own when it is loaded
     chosen: int | list[int] = devices
@@ -228,7 +229,13 @@ def _launched(compute: Compute, device: torch.device, devices: int, nodes: int) 
     try:
         strategy = _strategy(compute, device, devices * nodes)
         fabric = Fabric(
-            accelerator=device.type, strategy=strategy, devices=chosen, num_nodes=nodes, precision=precision
+            accelerator=device.type,
+            strategy=strategy,
+            devices=chosen,
+            num_nodes=nodes,
+            precision=precision,
+            # one process is one process, whatever a cluster's job gives it room for
+            plugins=LightningEnvironment() if devices * nodes == 1 else None,
         )
         fabric.launch()
     except (RuntimeError, ValueError) as error:
