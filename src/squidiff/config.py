@@ -220,7 +220,8 @@ class Config(_Checked):
 class Compute(_Checked):
     """Where work is done, by how many processes, and in which precision: what comes out is the same but for rounding.
 
-    Under torchrun and SLURM's srun, which start the processes themselves, `devices` and `nodes` are what these say.
+    torchrun starts the processes itself, and `devices` and `nodes` are then what it says; of SLURM's srun they are the
+    tasks of a machine and the machines.
     """
 
     device: str = _setting("auto", "auto (an accelerator if there is one), cpu, or a name that torch knows")

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from squidiff.config import as_flags
 from squidiff.data.table import read_cells
 from squidiff.estimator import Squidiff
 
-CONFIG = small(n_train_steps=400, validate_every_steps=50, patience=1000, save_every_steps=200)
+CONFIG = small(n_train_steps=400, validate_every_steps=20, patience=1000, save_every_steps=100)
 FLAGS = [*shlex.split(as_flags(SCHEMA)), *shlex.split(as_flags(CONFIG)), "--device", "cpu"]
 
 pytestmark = pytest.mark.slow
@@ -33,6 +32,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
     split()[0].write_h5ad(folder / "train.h5ad")
     return folder
+
+
+@pytest.fixture(scope="module")
+def one(folder: Path) -> Squidiff:
+    """Trained by one process, into the folder `one`."""
+    return Squidiff(SCHEMA, CONFIG, "cpu").fit(folder / "train.h5ad", out=folder / "one")
 
 
 def started(folder: Path, *tokens: object) -> subprocess.Popen[str]:
@@ -53,10 +58,10 @@ def steps(run: Path) -> list[int]:
     return [json.loads(line)["step"] for line in lines if line.endswith("}")]
 
 
-def until_steps(process: subprocess.Popen[str], run: Path) -> None:
-    """Waits for the first lines of the log."""
+def until_steps(process: subprocess.Popen[str], run: Path, n_steps: int = 1) -> None:
+    """Waits for so many steps in the log."""
     end = time.monotonic() + 120
-    while not steps(run):
+    while max(steps(run), default=0) < n_steps:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < end, "no steps within two minutes"
         time.sleep(0.01)
@@ -70,19 +75,18 @@ def assert_same_weights(one: Path, other: Path) -> None:
         np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-4, err_msg=name)
 
 
-def test_two_processes_leave_the_run_and_the_prediction_of_one(folder: Path) -> None:
+def test_two_processes_leave_the_run_and_the_prediction_of_one(folder: Path, one: Squidiff) -> None:
     code, said, error = ran(folder, "train", "train.h5ad", *FLAGS, "--devices", 2, "--out", "two")
     assert code == 0, error
     assert said.splitlines()[-1] == "run: two"
     assert said.count("trained on cpu") == 1  # one speaks
-    model = Squidiff(SCHEMA, CONFIG, "cpu").fit(folder / "train.h5ad", out=folder / "one")
     assert {p.name for p in (folder / "two").iterdir()} == {p.name for p in (folder / "one").iterdir()} | {
         "training_loss.png"
     }
     assert_same_weights(folder / "two", folder / "one")
-    one, two = (pd.read_json(folder / name / "metrics.jsonl", lines=True) for name in ("one", "two"))
+    of_one, two = (pd.read_json(folder / name / "metrics.jsonl", lines=True) for name in ("one", "two"))
     for name in ("step", "loss", "validation_loss", "loss_q1", "loss_q4", "gradient_norm"):
-        np.testing.assert_allclose(two[name], one[name], rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(two[name], of_one[name], rtol=1e-4, err_msg=name)
     provenance = json.loads((folder / "two" / "provenance.json").read_text())
     assert (provenance["processes"], provenance["precision"]) == (2, "32")
 
@@ -92,15 +96,14 @@ def test_two_processes_leave_the_run_and_the_prediction_of_one(folder: Path) -> 
     code, said, error = ran(folder, *asked, "--cells-per-shard", 999, "--out", "shards")
     assert code == 0, error
     assert said.splitlines()[-1] == "5,073 predicted cells of 40 genes: shards"
-    whole, shared = model.predict(queries, folder / "train.h5ad"), read_cells(folder / "shards")
+    whole, shared = one.predict(queries, folder / "train.h5ad"), read_cells(folder / "shards")
     assert list(shared.obs_names) == list(whole.obs_names)
     assert shared.obs["source_cell"].astype(str).tolist() == whole.obs["source_cell"].astype(str).tolist()
     np.testing.assert_allclose(dense(shared), dense(whole), rtol=0, atol=1e-5)
 
 
-def test_two_processes_that_are_told_to_stop_stop_together_and_one_goes_on(folder: Path) -> None:
-    train = ("train", "train.h5ad", *FLAGS, "--out", "stopped", "--save-every-steps", 1000)
-    process = started(folder, *train, "--devices", 2)
+def test_two_processes_that_are_told_to_stop_stop_together_and_one_goes_on(folder: Path, one: Squidiff) -> None:
+    process = started(folder, "train", "train.h5ad", *FLAGS, "--devices", 2, "--out", "stopped")
     until_steps(process, folder / "stopped")
     process.send_signal(signal.SIGTERM)  # of two, one is told
     _, error = process.communicate(timeout=60)
@@ -109,7 +112,7 @@ def test_two_processes_that_are_told_to_stop_stop_together_and_one_goes_on(folde
     assert "Traceback" not in error
     before = steps(folder / "stopped")
     assert before[-1] < CONFIG.n_train_steps
-    resumed = Squidiff(SCHEMA, replace(CONFIG, save_every_steps=1000), "cpu")
+    resumed = Squidiff(SCHEMA, CONFIG, "cpu")
     resumed.fit(folder / "train.h5ad", out=folder / "stopped", resume=True)
     taken = [record.step for record in resumed.history]
     assert taken[: len(before)] == before
@@ -118,11 +121,34 @@ def test_two_processes_that_are_told_to_stop_stop_together_and_one_goes_on(folde
     assert_same_weights(folder / "stopped", folder / "one")
 
 
-def test_an_error_is_said_once(folder: Path) -> None:
+def test_shares_of_the_network_are_saved_whole_and_taken_up_again_by_one(folder: Path, one: Squidiff) -> None:
+    """Past validations and saves, which look at all of it between steps."""
+    process = started(folder, "train", "train.h5ad", *FLAGS, "--devices", 2, "--strategy", "fsdp", "--out", "shared")
+    until_steps(process, folder / "shared", 120)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, error
+    Squidiff(SCHEMA, CONFIG, "cpu").fit(folder / "train.h5ad", out=folder / "shared", resume=True)
+    assert_same_weights(folder / "shared", folder / "one")
+
+
+def test_upstreams_architecture_trains_in_two_processes(folder: Path) -> None:
+    upstream = ("--preset", "upstream", "--width", 16, "--n-train-steps", 20, "--batch-size", 32, "--device", "cpu")
+    columns = shlex.split(as_flags(SCHEMA))
+    code, said, error = ran(folder, "train", "train.h5ad", *columns, *upstream, "--devices", 2, "--out", "upstream")
+    assert code == 0, error
+    assert said.splitlines()[-1] == "run: upstream"
+    assert (folder / "upstream" / "model.pt").exists()
+
+
+def test_an_error_is_said_once(folder: Path, one: Squidiff) -> None:
     code, said, error = ran(folder, "train", "train.h5ad", *FLAGS, "--devices", 3, "--out", "odd")
     assert (code, said) == (2, "")
     assert error == "squidiff: --batch-size 32 cannot be shared evenly by 3 processes\n"
     assert not (folder / "odd").exists()
+    asked = ("predict", "one", "--source", "train.h5ad", "--query", "condition=nothing,cell_type=type A")
+    code, said, error = ran(folder, *asked, "--devices", 2, "--out", "none.h5ad")
+    assert (code, error.count("squidiff: ")) == (2, 1), error
 
 
 def test_a_process_that_dies_ends_the_work_with_a_sentence(folder: Path) -> None:

@@ -45,6 +45,16 @@ def test_gaussian_part_takes_a_level_a_cell() -> None:
     torch.testing.assert_close(together, apart, rtol=0, atol=1e-13)
 
 
+def test_gaussian_part_is_as_exact_in_half_precision() -> None:
+    s = standardisation()
+    gaussian = GaussianDenoiser(s.axes, s.axis_variance, s.rest_variance).float()
+    x_t, level = randn(20, N_GENES, seed=6).float(), NoiseLevel(*(part.float() for part in level_at(0.7)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (x_t @ x_t.T).dtype == torch.bfloat16
+        in_half = gaussian(x_t, level)
+    assert torch.equal(in_half, gaussian(x_t, level))
+
+
 def test_before_training_the_prediction_is_the_gaussian_one_whatever_is_bound() -> None:
     denoiser = untrained().denoiser
     x_t, level = randn(50, N_GENES, seed=7), levels_of(50)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from easy_problem import batch, config, network, run, same, stream, weights, whole
 
 from squidiff.config import Config, InputError
+from squidiff.train.checkpoint import load_state, read_state, save_state
 from squidiff.train.loop import (
     TrainState,
     averaged_weights,
@@ -268,6 +270,16 @@ def test_a_try_that_did_not_fit_leaves_no_trace_in_batchnorms_averages() -> None
         next(training_steps(state, stream(5), config()))
         found.append({name: b.clone() for name, b in state.network.encoder.averages.named_buffers()})
     assert same(*found)
+
+
+def test_a_smaller_part_than_was_saved_may_be_asked_for_and_a_larger_one_is_not_taken(tmp_path: Path) -> None:
+    state = after_some_steps(config())
+    state.micro_batch_size = 8
+    save_state(tmp_path / "s.safetensors", state, {}, {})
+    for asked, expected in ((None, 8), (16, 8), (4, 4)):
+        fresh = TrainState.start(network(), config(micro_batch_size=asked))
+        load_state(read_state(tmp_path / "s.safetensors"), fresh, 20)
+        assert fresh.micro_batch_size == expected
 
 
 def test_where_two_cells_do_not_fit_it_ends_in_a_sentence_and_other_errors_stay_what_they_are() -> None:

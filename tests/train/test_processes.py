@@ -110,10 +110,24 @@ def test_what_cannot_be_had_is_refused_in_a_sentence(asked: dict[str, object], s
 
 
 def test_more_gpus_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("squidiff.train.processes.find_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr("squidiff.train.processes.find_device", lambda name, is_one: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)  # of a machine that has them
     with pytest.raises(InputError, match=r"^--devices is 8, but this machine has 4: ask for no more$"):
         Processes(Compute(device="cuda", devices=8))
+
+
+def test_what_differs_between_processes_is_refused_in_all() -> None:
+    two = object.__new__(Processes)
+    two.n, two.gathered = 1, lambda value: [value, ("other", 30)]
+    two.require_same(("other", 30), "run folder")
+    with pytest.raises(InputError, match=r"^not all machines have the same run folder: put the files where") as error:
+        two.require_same(("one", 0), "run folder")
+    assert error.value.is_shared
+
+
+def test_an_index_of_a_device_and_several_devices_exclude_each_other() -> None:
+    with pytest.raises(InputError, match=r"^--device is cuda:1, but --devices is 2: name the kind of device alone$"):
+        Processes(Compute(device="cuda:1", devices=2))
 
 
 def test_a_lost_connection_is_said_in_a_sentence_and_other_errors_stay_what_they_are() -> None:

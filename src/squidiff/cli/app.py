@@ -79,13 +79,16 @@ def ending_with_a_sentence(
         except (InputError, CycloptsError) as error:
             if is_main_process() or not getattr(error, "is_shared", False):
                 say_error(_sentence(error))
-            sys.exit(EXIT_BAD_INPUT)
+            # where the main process says it and ends so, Fabric is not to kill it first for one of the others
+            sys.exit(EXIT_BAD_INPUT if is_main_process() or not getattr(error, "is_shared", False) else 0)
         except Stopped as stopped:
-            if is_main_process():
-                say_error(f"{stopped}; {interrupted}")
+            if not is_main_process():
+                sys.exit(0)
+            say_error(f"{stopped}; {interrupted}")
             sys.exit(EXIT_SIGNAL + stopped.number)
         except KeyboardInterrupt:
-            say_error(f"interrupted; {interrupted}")
+            if is_main_process():
+                say_error(f"interrupted; {interrupted}")
             sys.exit(EXIT_SIGNAL + signal.SIGINT)
 
 

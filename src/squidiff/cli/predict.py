@@ -89,7 +89,7 @@ def predict(
         raise InputError("schema options go with --baseline only: the run knows its own")
     model = Squidiff.load(Path(str(run)), Compute(device, devices, nodes))
     if queries is None:
-        require_known(asked, model.schema)
+        model.processes.together(lambda: require_known(asked, model.schema))
     n_queries = len(read_queries(asked, model.schema))
     model.processes.by_main(lambda: say_where(source, on_disk))
     anchors: set[str] = set()

@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 from squidiff.config import Batch, ShownBatch
-from squidiff.data.matrix import CellsOnDisk, Loaded, Rows, dense
+from squidiff.data.matrix import ROWS_AT_ONCE, CellsOnDisk, Loaded, Rows, dense
 from squidiff.data.table import CellTable
 
 N_SOURCES = 32_768
@@ -34,13 +34,15 @@ class Held:
     @classmethod
     def on(cls, device: torch.device, table: CellTable, *of_population: np.ndarray) -> Held | None:
         """On the device that trains, or None: where they are on disk, or do not fit."""
-        n_bytes = 4 * len(table.names) * len(table.genes)
+        shape = len(table.names), len(table.genes)
         tell = None if device.type == "cpu" else getattr(torch.get_device_module(device), "mem_get_info", None)
-        free = MAX_HELD if tell is None else tell(device)[0] / 2
-        if isinstance(table.cells, CellsOnDisk) or n_bytes > free:
+        free = MAX_HELD if tell is None else tell(device)[0] / 4
+        if isinstance(table.cells, CellsOnDisk) or 4 * shape[0] * shape[1] > free:
             return None
-        arrays = (dense(table.cells, np.arange(len(table.names))), *of_population)
-        cells, *known = (torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)).to(device) for a in arrays)
+        cells = torch.empty(shape, device=device)
+        for rows in np.array_split(np.arange(shape[0]), -(-shape[0] // ROWS_AT_ONCE)):
+            cells[rows[0] : rows[-1] + 1] = torch.from_numpy(dense(table.cells, rows))
+        known = (torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)).to(device) for a in of_population)
         return cls(cells, tuple(known))
 
     def rows(self, tensor: torch.Tensor, chosen: np.ndarray) -> torch.Tensor:

@@ -54,8 +54,12 @@ def begin(
     as_given: bool,
     source_rows: np.ndarray | None,
     on_disk: bool | None,
+    not_these: str | None,
 ) -> Begun:
-    """What `Squidiff.fit` trains; `earlier` is what it starts from, if from anything. Raises InputError as `fit`."""
+    """What `Squidiff.fit` trains; `earlier` is what it starts from, if from anything. Raises InputError as `fit`.
+
+    `not_these` is the hash of cells that it must not be given again.
+    """
     if source_rows is not None and (config.architecture != "upstream" or schema.smiles_key is None):
         raise InputError("source_rows have no use but with upstream's architecture and SMILES: leave them out")
     if config.architecture == "upstream" and schema.embeddings is not None:
@@ -88,7 +92,13 @@ def begin(
     if n_cells < MIN_CELLS:
         which = "" if schema.control is None else ", those with control cells in their context"
         raise InputError(f"{n_cells} cells can be trained on{which}: give {MIN_CELLS} or more")
+    if min(config.batch_size, round((1 - config.validation_fraction) * n_cells)) < 2 * processes.n:
+        raise InputError(
+            f"{n_cells} cells in batches of {config.batch_size} cannot be shared by {processes.n} processes"
+        )
     manifest = describe_table(table)
+    if not_these is not None and manifest["data_sha256"] == not_these:
+        raise InputError("the model to start from was trained on these very cells: give new ones")
     manifest["vocabulary_sha256"] = hashlib.sha256(encoder.vectors.tobytes()).hexdigest()
     manifest["started_from"] = "" if earlier is None else earlier.hash()
     return Begun(fitted, pairs, recipe, report.to_json(), manifest)

@@ -115,14 +115,17 @@ class Squidiff:
         and they are saved in `out`/before-divergence, if there were any.
         """
         started = time.perf_counter()
-        earlier = None if start is None else self._to_start_from(start)
-        given = {"as_given": as_given, "source_rows": source_rows, "on_disk": on_disk}
+        earlier = None if start is None else self.processes.together(lambda: self._to_start_from(start))
+        given: dict[str, Any] = {"as_given": as_given, "source_rows": source_rows, "on_disk": on_disk}
+        given["not_these"] = None if start is None else start.manifest.get("data_sha256")
         begun = functools.partial(begin, data, self.schema, self.config, self.processes, earlier, on_check, **given)
         fitted, pairs, recipe, self.check, self.manifest = self.processes.together(begun)
-        if start is not None and start.manifest.get("data_sha256") == self.manifest["data_sha256"]:
-            raise InputError("the model to start from was trained on these very cells: give new ones")
         folder = Path(out) if out is not None else None
         with nullcontext() if folder is None else self._claimed(folder, resume, beside_others):
+            if self.processes.n > 1:
+                is_there = resume and folder is not None and has_state(folder)
+                step = newest_state(folder)[0].step if is_there and folder is not None else None
+                self.processes.require_same((self.manifest["data_sha256"], step), "cells and the same run folder")
             if resume and folder is not None and has_state(folder) and isinstance(fitted, Fitted):
                 fitted, pairs = begin_again(fitted, pairs, self.config, newest_state(folder)[0])
             error, diverged = self._train(fitted, pairs, recipe, folder, resume, on_record, on_note)
@@ -139,7 +142,7 @@ class Squidiff:
             )
             if diverged:
                 where = "this model"
-                if folder is not None and not (folder / BEFORE_DIVERGENCE).exists():
+                if folder is not None and self.processes.by_main(lambda: not (folder / BEFORE_DIVERGENCE).exists()):
                     self.save(folder / BEFORE_DIVERGENCE)
                     where = str(folder / BEFORE_DIVERGENCE)
                 raise Diverged(f"{diverged}; {where} has the best weights before that")
@@ -219,7 +222,7 @@ class Squidiff:
         sampling = sampling or Sampling()
         make = LatentGenerator if isinstance(self.fitted, UpstreamFitted) else Generator
         asked, table = self.processes.together(lambda: self._asked(queries, source, on_disk))
-        generator = make(self.fitted, table, self.schema, sampling, paired)
+        generator = self.processes.together(lambda: make(self.fitted, table, self.schema, sampling, paired))
         plans = self.processes.together(lambda: understood(asked, generator.plan))
         uns = {
             "sampling": settings_to_json(sampling) | ({"paired": True, "sampler": "ddim"} if paired else {}),

@@ -22,6 +22,8 @@ RUN_FILES = (
 """What a run folder holds, from its root."""
 FORMAT = 4
 """Of the run folder; raised when an older version could not read it."""
+MAY_DIFFER = ("micro_batch_size",)
+"""Of the settings: what a machine's memory holds."""
 MUST_BE_THE_SAME = {"data_sha256": "data", "vocabulary_sha256": "embeddings", "started_from": "--from"}
 """Of the manifest, to go on with a run."""
 
@@ -48,7 +50,7 @@ def refuse_claim(
         if "format" not in earlier:
             raise InputError(f"{folder} holds a config.json that is of no run: choose another folder")
         for part, value in settings.items():
-            if earlier.get(part) != value:
+            if _compared(earlier.get(part)) != _compared(value):
                 raise InputError(
                     f"{folder} was begun with another {part} ({_difference(earlier.get(part), value)}): give the "
                     "same, or another folder"
@@ -83,6 +85,11 @@ def begin_folder(
     write_json(folder / "config.json", settings)
 
 
+def _compared(part: Any) -> Any:
+    """A part of the settings without what may be another one when a run is gone on with."""
+    return {name: v for name, v in part.items() if name not in MAY_DIFFER} if isinstance(part, dict) else part
+
+
 def end_folder(folder: Path) -> None:
     """Removes what only an unfinished run needs."""
     for name in (STATE, PREVIOUS, LOCK):
@@ -108,7 +115,7 @@ def read_object(path: Path) -> dict[str, Any]:
 def _difference(before: Any, now: Any) -> str:
     """The first setting that differs, in words."""
     if isinstance(before, dict) and isinstance(now, dict):
-        for key in now:
+        for key in _compared(now):
             if before.get(key) != now[key]:
                 return f"{flag(key)} was {before.get(key)!r}, is {now[key]!r}"
     return f"was {before!r}, is {now!r}"

@@ -35,10 +35,11 @@ class GaussianDenoiser(nn.Module):
         self.register_buffer("rest_variance", rest_variance)
 
     def forward(self, x_t: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
-        on_axes = x_t @ self.axes
-        gain_axes = self._gain(self.axis_variance, level)
-        gain_rest = self._gain(self.rest_variance, level)
-        return gain_rest * x_t + (on_axes * (gain_axes - gain_rest)) @ self.axes.T
+        with torch.autocast(x_t.device.type, enabled=False):  # what is known exactly stays so in half precision
+            on_axes = x_t @ self.axes
+            gain_axes = self._gain(self.axis_variance, level)
+            gain_rest = self._gain(self.rest_variance, level)
+            return gain_rest * x_t + (on_axes * (gain_axes - gain_rest)) @ self.axes.T
 
     @staticmethod
     def _gain(variance: torch.Tensor, level: NoiseLevel) -> torch.Tensor:

@@ -88,7 +88,7 @@ class UpstreamEncoder(nn.Module):
         self.bn2 = nn.BatchNorm1d(width)
         self.fc2 = nn.Linear(width, width)
         self.fc3 = nn.Linear(width, n_latent)
-        self.label_embed = nn.Linear(1, width)  # never used, but a key of every checkpoint
+        self.label_embed = nn.Linear(1, width).requires_grad_(False)  # never used, but a key of every checkpoint
 
     def forward(
         self,

@@ -129,9 +129,10 @@ def load_state(saved: Saved, state: TrainState, n_train_steps: int) -> None:
             for name, buffer in state.network.named_buffers():
                 buffer.copy_(tensors[f"buffers.{name}"])
         state.generator.set_state(tensors["generator"])
-        state.processes.set_scaler(note["scaler"])
+        state.processes.set_scaler(note.get("scaler", {}))
         state.step = int(note["step"])
-        state.micro_batch_size = None if note["micro_batch_size"] is None else int(note["micro_batch_size"])
+        sizes = (state.micro_batch_size, note["micro_batch_size"])
+        state.micro_batch_size = min((int(size) for size in sizes if size is not None), default=None)
         if state.step > n_train_steps:
             raise ValueError(f"step {state.step} of {n_train_steps}")
     except (KeyError, RuntimeError, TypeError, ValueError) as error:

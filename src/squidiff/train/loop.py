@@ -213,7 +213,7 @@ def training_steps(state: TrainState, draw: Callable[[], AnyBatch], config: Conf
         batch = draw()
         noise = _share_of_noise(state, batch)
         if not tried:  # while some tell their gradients, none can begin again
-            processes.together(lambda batch=batch, noise=noise: _with_gradients(state, batch, noise, alone=True))
+            processes.together(functools.partial(_try, state, batch, noise))
             sizes = [size for size in processes.gathered(state.micro_batch_size) if size is not None]
             state.micro_batch_size, tried = min(sizes, default=None), True
         losses = _with_gradients(state, batch, noise)
@@ -254,6 +254,14 @@ def _clipped(parameters: list[nn.Parameter], max_norm: float | None) -> torch.Te
     return norm
 
 
+def _try(state: TrainState, batch: AnyBatch, noise: Noise) -> None:
+    """Finds how many cells fit the memory; BatchNorm's averages stay as they were."""
+    buffers = [(buffer, buffer.clone()) for buffer in state.network.buffers()]
+    _with_gradients(state, batch, noise, alone=True)
+    for buffer, before in buffers:
+        buffer.copy_(before)
+
+
 def _with_gradients(state: TrainState, batch: AnyBatch, noise: Noise, *, alone: bool = False) -> Losses:
     """The losses of a batch; the parameters are given the gradients of their mean, over all processes unless `alone`.
 
@@ -271,8 +279,8 @@ def _with_gradients(state: TrainState, batch: AnyBatch, noise: Noise, *, alone: 
                 raise
             if state.processes.n > 1 and not alone:
                 raise InputError(
-                    f"the memory of {state.device} did not hold {size} cells, which it held before: give "
-                    f"--micro-batch-size {max(SMALLEST_PART, size // 2)}, and go on with --resume"
+                    f"the memory of {state.device} did not hold {size} cells, which it held before: go on from the "
+                    f"last saved state with --resume and --micro-batch-size {max(SMALLEST_PART, size // 2)}"
                 ) from None
             if size <= SMALLEST_PART:
                 raise InputError(
@@ -350,5 +358,6 @@ def averaged_weights(state: TrainState) -> Iterator[None]:
             yield
         finally:
             state.network.train()
+            state.processes.take_shares(state.objective)
             for name, p in parameters.items():
                 p.copy_(current[name])

@@ -10,9 +10,7 @@ from contextlib import contextmanager
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Of mallopt: free bytes at the top of the heap above which they go back, bytes of a block that is mapped by itself."""
 ALL, MOST = 2**31 - 1, 2**25
-"""As large as they may be: 32 MB is the most that some versions take for a block."""
-USUAL = 128 * 1024
-"""What both are by default."""
+"""As large as may be: of a block 32 MB, the most that some versions take, and that the library comes to by itself."""
 
 
 @contextmanager
@@ -33,6 +31,5 @@ def reused() -> Iterator[None]:
     try:
         yield
     finally:
-        for option in (MMAP_THRESHOLD, TRIM_THRESHOLD):
-            library.mallopt(option, USUAL)
+        library.mallopt(TRIM_THRESHOLD, 2 * MOST)  # as the library itself would have it by now
         library.malloc_trim(ctypes.c_size_t(0))

@@ -29,10 +29,12 @@ class Processes:
 
     def __init__(self, compute: Compute) -> None:
         """Starts the others, where nobody did. Raises InputError where that cannot be."""
-        self.device = find_device(compute.device)
+        devices, nodes = _started(compute)
+        self.device = find_device(compute.device, is_one=devices * nodes == 1)
         if compute.precision == "16-mixed" and self.device.type == "cpu":
             raise InputError("--precision 16-mixed is not to be had on a CPU: use bf16-mixed or 32")
-        devices, nodes = _started(compute)
+        if devices > 1 and self.device.index is not None:
+            raise InputError(f"--device is {compute.device}, but --devices is {devices}: name the kind of device alone")
         n_there = devices if self.device.type == "cpu" else torch.get_device_module(self.device).device_count()
         if devices > n_there:
             raise InputError(f"--devices is {devices}, but this machine has {n_there}: ask for no more")
@@ -127,6 +129,11 @@ class Processes:
         for results in told or ():
             yield from results
 
+    def require_same(self, value: object, what: str) -> None:
+        """Raises InputError in all where they do not have the same; `what` is said to be another one."""
+        if any(other != value for other in self.gathered(value)):
+            raise _shared(f"not all machines have the same {what}: put the files where all of them see them")
+
     def share(self, values: np.ndarray) -> np.ndarray:
         """This one's share of what all have: shares are disjoint, cover it, and are even."""
         return np.array_split(values, self.n)[self.rank]
@@ -136,6 +143,14 @@ class Processes:
     def set_up(self, module: nn.Module) -> nn.Module:
         """The module as it is called in training; of fsdp, its parameters are from now on this one's share of them."""
         return self._fabric.setup_module(module)
+
+    def take_shares(self, module: nn.Module) -> None:
+        """Of fsdp: gives back what was brought together for a call that no backward pass followed."""
+        from torch.distributed.fsdp import FSDPModule
+
+        for each in module.modules():
+            if isinstance(each, FSDPModule):
+                each.reshard()
 
     def backward(self, loss: torch.Tensor, module: nn.Module) -> None:
         """Adds the gradients of a loss that was computed by the module: the mean over all, which all are told."""
@@ -163,7 +178,7 @@ class Processes:
             self._fabric.strategy.precision.load_state_dict(remembered)
 
 
-def find_device(name: str) -> torch.device:
+def find_device(name: str, *, is_one: bool = True) -> torch.device:
     """The device of that name; 'auto' is the accelerator that torch finds (CUDA, Apple's), or the CPU.
 
     Raises InputError when torch does not know it or this machine does not have it.
@@ -172,7 +187,8 @@ def find_device(name: str) -> torch.device:
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).item()  # the device 'meta' has no numbers to give
+        if is_one or device.type == "cpu":  # of several, each has another one
+            torch.zeros(1, device=device).item()  # the device 'meta' has no numbers to give
     except (AssertionError, ImportError, NotImplementedError, RuntimeError):
         raise InputError(f"device {name!r} is not to be had on this machine: use auto or cpu") from None
     return device
@@ -239,7 +255,8 @@ def _launched(compute: Compute, device: torch.device, devices: int, nodes: int) 
         )
         fabric.launch()
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"--devices {devices} and --nodes {nodes} cannot be started: {error}") from None
+        asked = f"training on {device}" if devices * nodes == 1 else f"--devices {devices} and --nodes {nodes}"
+        raise InputError(f"{asked} cannot be started: {error}") from None
     return fabric
 
 
