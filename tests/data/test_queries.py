@@ -74,11 +74,18 @@ def test_a_time_is_a_number(tmp_path: Path) -> None:
 # --- what cannot be read
 
 
-@pytest.mark.parametrize("bad", ["0", "-3", "2.5", "many", "", "nan"])
+@pytest.mark.parametrize("bad", ["0", "-3", "2.5", "many", "nan"])
 def test_a_number_of_cells_must_be_whole_and_positive(tmp_path: Path, bad: str) -> None:
     message = f"^n_cells of a query is '{bad}': it must be a whole number of 1 or more$"
     with pytest.raises(InputError, match=message):
         read(tmp_path, f"type,condition,dose,n_cells\nT,A,1,20\nT,B,1,{bad}\n")
+
+
+def test_a_query_without_a_number_beside_one_with_it_takes_all_cells(tmp_path: Path) -> None:
+    queries = read(tmp_path, "type,condition,dose,n_cells\nT,A,1,20\nT,B,1, \n")
+    assert [q.n_cells for q in queries] == [20, None]
+    frame = pd.DataFrame({"type": ["T", "T"], "condition": ["A", "B"], "dose": [1, 1], "n_cells": [float("nan"), 3]})
+    assert [q.n_cells for q in read_queries(frame, SCHEMA)] == [None, 3]
 
 
 def test_infinitely_many_cells_are_refused(tmp_path: Path) -> None:

@@ -134,10 +134,11 @@ def _n_cells(table: pd.DataFrame) -> list[int | None]:
     if N_CELLS not in table.columns:
         return [None] * len(table)
     counts = pd.to_numeric(table[N_CELLS], errors="coerce").to_numpy(dtype=float)
-    is_count = np.isfinite(counts) & (counts >= 1) & (counts == np.rint(counts))
+    is_empty = (table[N_CELLS].isna() | (table[N_CELLS].astype(str).str.strip() == "")).to_numpy()
+    is_count = np.isfinite(counts) & (counts >= 1) & (counts == np.rint(counts)) | is_empty
     if (counts > MAX_CELLS).any():
         raise InputError(f"{N_CELLS} of a query is more than {MAX_CELLS:,}: split it into several predictions")
     if not is_count.all():
         bad = table[N_CELLS].to_numpy()[~is_count][0]
         raise InputError(f"{N_CELLS} of a query is {str(bad)!r}: it must be a whole number of 1 or more")
-    return [int(n) for n in counts]
+    return [None if empty else int(n) for n, empty in zip(counts, is_empty, strict=True)]
