@@ -66,6 +66,7 @@ def main() -> None:
                     sys.exit(f"after {n_killed} kills it ended with {process.returncode}: {error.decode()}")
             if hash_of(run) != whole:
                 sys.exit(f"after {n_killed} kills {run} differs")
+            sys.stderr.write(f"{n_killed} kills, {n_runs} runs\n")
     print(f"killed {n_killed} times in {n_runs} runs ({in_states}): all ended in the same bytes")
 
 

@@ -142,6 +142,9 @@ class Processes:
 
     def set_up(self, module: nn.Module) -> nn.Module:
         """The module as it is called in training; of fsdp, its parameters are from now on this one's share of them."""
+        precision = self._fabric.strategy.precision
+        if getattr(precision, "scaler", None) is not None:  # that of a training before has come to a factor of its own
+            precision.scaler = torch.amp.GradScaler(self.device.type)
         return self._fabric.setup_module(module)
 
     def take_shares(self, module: nn.Module) -> None:
