@@ -2,9 +2,10 @@
 
     python benchmarks/killed.py [--times 100] [--seed 0]
 
-Each round starts `squidiff train` on simulated cells, kills it (SIGKILL) after a random time, goes on with `--resume`,
-which may be killed again, and compares model.safetensors with that of a run that was left alone. Prints how many were
-killed before and after a state was there, and fails at the first difference.
+Each round starts `squidiff train` on simulated cells, kills it (SIGKILL), goes on with `--resume`, which is killed
+again, and compares model.safetensors with that of a run that was left alone. One kill of five comes at a random moment
+of the whole process; the others within a random part of a second after it has written a state, in which it may write
+the next one. Prints how many were killed before and after a state was there, and fails at the first difference.
 """
 
 from __future__ import annotations
@@ -33,6 +34,21 @@ def hash_of(run: Path) -> str:
     return hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
 
 
+def await_new_state(process: subprocess.Popen[bytes], run: Path) -> None:
+    """Until a state is there that was not before, or the process has ended."""
+    before = written(run)
+    while process.poll() is None and written(run) == before:
+        time.sleep(0.005)
+
+
+def written(run: Path) -> int | None:
+    """When the newest state was."""
+    try:
+        return (run / "resume" / "state.safetensors").stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=100)
@@ -52,8 +68,13 @@ def main() -> None:
             n_runs += 1
             while not (run / "model.safetensors").exists():
                 process = subprocess.Popen(command(data, run, "--resume"), **quiet)
+                if rng.random() < 0.2:
+                    patience = rng.uniform(0.1, 1.05) * seconds
+                else:
+                    await_new_state(process, run)
+                    patience = rng.uniform(0, 1)
                 try:
-                    process.wait(timeout=rng.uniform(0.3, 1.05) * seconds)
+                    process.wait(timeout=patience)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     has_state = any((run / "resume").glob("*.safetensors"))
