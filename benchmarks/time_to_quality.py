@@ -47,7 +47,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
-from accuracy import MODEL, SAMPLING, TRAINING, in_markdown, run
+from accuracy import MODEL, OURS, SAMPLING, TRAINING, UPSTREAM, in_markdown, run, say
 from scipy.spatial.distance import cdist
 
 from squidiff.config import Config, Sampling, Schema
@@ -73,7 +73,6 @@ UPSTREAM_BATCH = 64
 STEPS = (1, 25, 50, 100, 200, 400, Config().n_train_steps)
 BELOW = f"below, of {2 * N_TYPES}"
 """The column that counts populations."""
-OURS, UPSTREAM = "squidiff", "Squidiff 1.0.8"
 Cells = dict[str, np.ndarray]
 """Of each population, N x G."""
 
@@ -120,10 +119,6 @@ def main() -> None:
     table = pd.DataFrame(rows).astype({"seed": "Int64", "steps": "Int64", BELOW: "Int64"})
     write_atomically(arguments.out / "time_to_quality.csv", lambda path: table.to_csv(path, index=False))
     sys.stdout.write(f"{in_markdown(table)}\n\n{first_reached(table)}\n")
-
-
-def say(text: str) -> None:
-    sys.stderr.write(text + "\n")
 
 
 def simulated(n_cells: int) -> Data:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from logged import steps
 
 from made_cells import split
 
@@ -27,13 +28,6 @@ def train(data: Path, out: Path, *more: str, limit: Callable[[], object] | None 
     command = [sys.executable, "-W", "error", "-m", "squidiff", "train", str(data), *FLAGS, "--out", str(out), *more]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, **pipes, text=True, env=os.environ, preexec_fn=limit)  # type: ignore[call-overload]
-
-
-def steps(run: Path) -> list[int]:
-    """Of the whole lines of metrics.jsonl."""
-    path = run / "metrics.jsonl"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [json.loads(line)["step"] for line in text.splitlines() if line.endswith("}")]
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from logged import steps
 from safetensors.numpy import load_file
 
 from made_cells import SCHEMA, dense, small, split
@@ -50,12 +51,6 @@ def ran(folder: Path, *tokens: object) -> tuple[int, str, str]:
     process = started(folder, *tokens)
     said, error = process.communicate(timeout=300)
     return process.returncode, said, error
-
-
-def steps(run: Path) -> list[int]:
-    path = run / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line)["step"] for line in lines if line.endswith("}")]
 
 
 def until_steps(process: subprocess.Popen[str], run: Path, n_steps: int = 1) -> None:

@@ -40,7 +40,8 @@ def batch(i: int) -> Batch:
 
 def main(folder: Path, n: int, strategy: str) -> None:
     processes = Processes.start(Compute(device="cpu", devices=n, strategy=strategy))
-    state, own = TrainState.start(network(), SETTINGS, processes=processes), processes.share(np.arange(N_CELLS))
+    state = TrainState.start(network(), SETTINGS, processes=processes)
+    own = np.array_split(np.arange(N_CELLS), processes.n)[processes.rank]
     numbers = iter(range(N_STEPS))
     steps = training_steps(state, lambda: Batch(*(t[own] for t in batch(next(numbers)))), SETTINGS)
     found = {}

@@ -77,10 +77,12 @@ def ending_with_a_sentence(
         try:
             yield
         except (InputError, CycloptsError) as error:
-            if is_main_process() or not getattr(error, "is_shared", False):
-                say_error(_sentence(error))
-            # where the main process says it and ends so, Fabric is not to kill it first for one of the others
-            sys.exit(EXIT_BAD_INPUT if is_main_process() or not getattr(error, "is_shared", False) else 0)
+            if not is_main_process() and getattr(error, "is_shared", False):
+                sys.exit(
+                    0
+                )  # the main process says it and ends so: Fabric is not to kill it first for one of the others
+            say_error(_sentence(error))
+            sys.exit(EXIT_BAD_INPUT)
         except Stopped as stopped:
             if not is_main_process():
                 sys.exit(0)

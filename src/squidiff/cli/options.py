@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
@@ -15,9 +16,10 @@ ComputeOptions = Annotated[Compute, Parameter(name="*", group=Group("Machines an
 PreparationOptions = Annotated[Preparation, Parameter(name="*", group=Group("Preparation", sort_key=2))]
 SamplingOptions = Annotated[Sampling, Parameter(name="*", group=Group("Sampling", sort_key=2))]
 
-Device = Annotated[str, Parameter(help="auto (an accelerator if there is one), cpu, or a name that torch knows")]
-Devices = Annotated[int, Parameter(help="devices of each machine, a process each, that share the work out")]
-Nodes = Annotated[int, Parameter(help="machines, on each of which the command is started")]
+_HELP = {field.name: field.metadata["help"] for field in fields(Compute)}
+Device = Annotated[str, Parameter(help=_HELP["device"])]
+Devices = Annotated[int, Parameter(help=_HELP["devices"])]
+Nodes = Annotated[int, Parameter(help=_HELP["nodes"])]
 OnDisk = Annotated[
     bool | None,
     Parameter(

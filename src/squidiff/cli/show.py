@@ -88,7 +88,7 @@ def say_warnings(report: CheckReport) -> None:
 
 def say_error(text: str) -> None:
     """One sentence on standard error, of whichever process."""
-    _console(stderr=True, is_quiet=False).print(f"squidiff: {text}", markup=False)
+    _console(stderr=True, of_all=True).print(f"squidiff: {text}", markup=False)
 
 
 def refuse_overwriting(*files: Path | None) -> None:
@@ -249,12 +249,11 @@ def _number(value: float) -> str:
     return f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:,.3f}"
 
 
-def _console(stderr: bool = False, is_quiet: bool | None = None) -> Console:
-    """Quiet, if nothing else is said, where it is another process that speaks."""
+def _console(stderr: bool = False, of_all: bool = False) -> Console:
+    """That of the process that speaks or, at need, `of_all`."""
     from rich.console import Console
 
-    quiet = not is_main_process() if is_quiet is None else is_quiet
-    console = Console(stderr=stderr, highlight=False, soft_wrap=True, quiet=quiet)
+    console = Console(stderr=stderr, highlight=False, soft_wrap=True, quiet=not (of_all or is_main_process()))
     if not console.is_terminal:  # a file or a pipe has no width of its own
         console.width = 120
     return console

@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 from squidiff.config import Batch, ShownBatch
-from squidiff.data.matrix import ROWS_AT_ONCE, CellsOnDisk, Loaded, Rows, dense
+from squidiff.data.matrix import CellsOnDisk, Loaded, Rows, blocks, dense
 from squidiff.data.table import CellTable
 
 N_SOURCES = 32_768
@@ -39,9 +39,11 @@ class Held:
         free = MAX_HELD if tell is None else tell(device)[0] / 4
         if isinstance(table.cells, CellsOnDisk) or 4 * shape[0] * shape[1] > free:
             return None
-        cells = torch.empty(shape, device=device)
-        for rows in np.array_split(np.arange(shape[0]), -(-shape[0] // ROWS_AT_ONCE)):
-            cells[rows[0] : rows[-1] + 1] = torch.from_numpy(dense(table.cells, rows))
+        cells, first = torch.empty(shape, device=device), 0
+        for block in blocks(table.cells):
+            end = first + block.shape[0]
+            cells[first:end] = torch.from_numpy(dense(block, np.arange(end - first)))
+            first = end
         known = (torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)).to(device) for a in of_population)
         return cls(cells, tuple(known))
 

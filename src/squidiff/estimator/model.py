@@ -116,18 +116,17 @@ class Squidiff:
         """
         started = time.perf_counter()
         earlier = None if start is None else self.processes.together(lambda: self._to_start_from(start))
-        given: dict[str, Any] = {"as_given": as_given, "source_rows": source_rows, "on_disk": on_disk}
-        given["not_these"] = None if start is None else start.manifest.get("data_sha256")
-        begun = functools.partial(begin, data, self.schema, self.config, self.processes, earlier, on_check, **given)
+        begun = functools.partial(
+            *(begin, data, self.schema, self.config, self.processes, earlier, on_check),
+            as_given=as_given,
+            source_rows=source_rows,
+            on_disk=on_disk,
+            not_these=None if start is None else start.manifest.get("data_sha256"),
+        )
         fitted, pairs, recipe, self.check, self.manifest = self.processes.together(begun)
         folder = Path(out) if out is not None else None
         with nullcontext() if folder is None else self._claimed(folder, resume, beside_others):
-            if self.processes.n > 1:
-                is_there = resume and folder is not None and has_state(folder)
-                step = newest_state(folder)[0].step if is_there and folder is not None else None
-                self.processes.require_same((self.manifest["data_sha256"], step), "cells and the same run folder")
-            if resume and folder is not None and has_state(folder) and isinstance(fitted, Fitted):
-                fitted, pairs = begin_again(fitted, pairs, self.config, newest_state(folder)[0])
+            fitted, pairs = self._as_begun(fitted, pairs, folder if resume else None)
             error, diverged = self._train(fitted, pairs, recipe, folder, resume, on_record, on_note)
             self._fitted = fitted
             self.provenance = provenance(
@@ -337,6 +336,21 @@ class Squidiff:
             self.processes.by_main(claim)
             yield
         self.processes.by_main(functools.partial(end_folder, folder))
+
+    def _as_begun(
+        self, fitted: Fitted | UpstreamFitted, pairs: Pairs | ShownPairs, folder: Path | None
+    ) -> tuple[Fitted | UpstreamFitted, Pairs | ShownPairs]:
+        """Both as the run in the folder has them, if one is gone on with there.
+
+        Raises InputError where not all processes see the same run and the same cells.
+        """
+        needs_it = self.processes.n > 1 or isinstance(fitted, Fitted)
+        saved = newest_state(folder)[0] if needs_it and folder is not None and has_state(folder) else None
+        seen = self.manifest["data_sha256"], None if saved is None else saved.step
+        self.processes.require_same(seen, "cells and the same run folder")
+        if saved is not None and isinstance(fitted, Fitted):
+            return begin_again(fitted, pairs, self.config, saved)
+        return fitted, pairs
 
     def _to_start_from(self, start: Squidiff) -> Fitted:
         """What a model leaves that is to be trained further. Raises InputError when this one cannot go on with it."""

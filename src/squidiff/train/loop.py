@@ -256,9 +256,19 @@ def _clipped(parameters: list[nn.Parameter], max_norm: float | None) -> torch.Te
 
 def _try(state: TrainState, batch: AnyBatch, noise: Noise) -> None:
     """Finds how many cells fit the memory; BatchNorm's averages stay as they were."""
-    buffers = [(buffer, buffer.clone()) for buffer in state.network.buffers()]
+    averages = _averages(state.network)
     _with_gradients(state, batch, noise, alone=True)
-    for buffer, before in buffers:
+    _put_back(averages)
+
+
+def _averages(network: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """BatchNorm's, each with a copy."""
+    layers = (module for module in network.modules() if isinstance(module, nn.BatchNorm1d))
+    return [(buffer, buffer.clone()) for layer in layers for buffer in layer.buffers()]
+
+
+def _put_back(averages: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    for buffer, before in averages:
         buffer.copy_(before)
 
 
@@ -268,8 +278,7 @@ def _with_gradients(state: TrainState, batch: AnyBatch, noise: Noise, *, alone: 
     Where memory does not hold a whole batch, it is taken in parts of half the size, and again of half, and so are the
     batches after it. Raises InputError when not even two cells fit.
     """
-    averages = [b for m in state.network.modules() if isinstance(m, nn.BatchNorm1d) for b in m.buffers()]
-    before = [b.clone() for b in averages]
+    averages = _averages(state.network)
     while True:
         size = state.micro_batch_size or len(batch[0])
         try:
@@ -288,8 +297,7 @@ def _with_gradients(state: TrainState, batch: AnyBatch, noise: Noise, *, alone: 
                     "genes (`squidiff prepare --n-genes`)"
                 ) from None
         # not before here, where the error and with it the tensors of the step are gone
-        for buffer, value in zip(averages, before, strict=True):
-            buffer.copy_(value)
+        _put_back(averages)
         state.micro_batch_size = max(SMALLEST_PART, -(-size // 2))
         if state.device.type != "cpu":
             torch.get_device_module(state.device).empty_cache()

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -133,10 +132,6 @@ class Processes:
         """Raises InputError in all where they do not have the same; `what` is said to be another one."""
         if any(other != value for other in self.gathered(value)):
             raise _shared(f"not all machines have the same {what}: put the files where all of them see them")
-
-    def share(self, values: np.ndarray) -> np.ndarray:
-        """This one's share of what all have: shares are disjoint, cover it, and are even."""
-        return np.array_split(values, self.n)[self.rank]
 
     # --- what a step needs
 

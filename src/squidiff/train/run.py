@@ -118,12 +118,9 @@ def train(
     processes = processes or Processes.start(Compute(device="cpu"))
     # a network that processes have shares of is another one than that which is to be given back whole
     trained = copy.deepcopy(network) if processes.compute.strategy == "fsdp" else network
-    state, best, note = TrainState.start(trained, config, recipe, processes), Best(), ""
-    window = _Window(processes)
+    state, best, window, note = TrainState.start(trained, config, recipe, processes), Best(), _Window(processes), ""
     if resume and out is not None and has_state(out):
-        saved, note = newest_state(out)
-        load_state(saved, state, config.n_train_steps)
-        best, window = Best.of(saved, state), _Window.of(saved, state)
+        best, window, note = _taken_up(out, state, config)
     say = on_note if on_note is not None and processes.is_main else lambda text: None
     if note:
         say(note)
@@ -136,6 +133,9 @@ def train(
         window.require_finite(records)
         assert saves is not None
         saves.write(state, best.tensors() | window.tensors(), best.note())
+        hand_out()
+
+    def hand_out() -> None:
         if on_save is not None:
             newest, *averages = state.weights()
             processes.by_main(lambda: on_save(newest, averages))
@@ -184,11 +184,16 @@ def train(
             raise
     if best.is_stale(config):
         say(f"ended at step {state.step}: the validation loss did not fall {best.n_worse} times in a row (--patience)")
-    if on_save is not None:
-        newest, *averages = state.weights()
-        processes.by_main(lambda: on_save(newest, averages))
+    hand_out()
     best.give(network, state)
     return records
+
+
+def _taken_up(out: Path, state: TrainState, config: Config) -> tuple[Best, _Window, str]:
+    """Fills the state with the newest that was saved, which is let go of; what was kept beside it, and what to say."""
+    saved, note = newest_state(out)
+    load_state(saved, state, config.n_train_steps)
+    return Best.of(saved, state), _Window.of(saved, state), note
 
 
 @dataclass
@@ -288,9 +293,13 @@ class _Window:
 
     def require_finite(self, records: Sequence[Record], validation: float | None = None) -> None:
         """Raises Diverged when a loss or a gradient is no number, or a loss many times the first record's."""
-        if not self.norms:
-            return
-        loss, norm = self._all().loss.mean().item(), self._norm()
+        if self.norms:
+            self._finite(records, validation)
+
+    def _finite(self, records: Sequence[Record], validation: float | None = None) -> tuple[Losses, float, float]:
+        """The losses of all, their mean, and the norm. Raises Diverged as `require_finite`."""
+        losses, norm = self._all(), self._norm()
+        loss = losses.loss.mean().item()
         first = records[0].loss if records else loss
         worst = float(np.max([loss, loss if validation is None else validation]))  # NaN if one is
         if not (math.isfinite(worst) and math.isfinite(norm)) or worst > EXPLODED * first:
@@ -300,6 +309,7 @@ class _Window:
                 f"training diverged at step {self.step.step}, its {what}: lower --learning-rate, or raise "
                 "--n-warmup-steps, in another folder"
             )
+        return losses, loss, norm
 
     def _norm(self) -> float:
         """Mean norm of the gradients; of float16, where a step without numbers is taken anew, of those that were."""
@@ -310,9 +320,8 @@ class _Window:
 
     def record(self, validation: float | None, records: Sequence[Record]) -> Record:
         """What was gathered, after the records before it; the window is then empty."""
-        self.require_finite(records)  # waits for the device, so it comes before the clock
-        losses, now = self._all(), time.perf_counter()
-        loss, before = losses.loss.mean().item(), records[-1].loss_average if records else None
+        losses, loss, norm = self._finite(records)  # waits for the device, so it comes before the clock
+        now, before = time.perf_counter(), records[-1].loss_average if records else None
         record = Record(
             self.step.step,
             loss,
@@ -322,7 +331,7 @@ class _Window:
             (len(losses.loss) - self.n_before) / (now - self.started),
             peak_memory_mb(),
             peak_device_memory_mb(losses.loss.device),
-            self._norm(),
+            norm,
             loss if before is None else before + (loss - before) / N_AVERAGED,
             self.step.micro_batch_size,
         )
