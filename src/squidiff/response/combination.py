@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 
 from squidiff.config import PART_SEPARATOR
+from squidiff.response.noise import beyond_noise, cautions, steadied
 from squidiff.response.populations import Population, Populations, Source
-from squidiff.response.shift import CannotPredict, beyond_noise
+from squidiff.response.shift import CannotPredict
 
 
 class Additive:
@@ -22,8 +24,40 @@ class Additive:
         return np.asarray(source.mean + _shifts_of_parts(self.populations, key).sum(axis=0))
 
 
+class _Measured(NamedTuple):
+    """What the populations of one context and time tell of their control cells, shifts and noise."""
+
+    control: np.ndarray
+    """(G,) the mean of the control cells, steadied by all."""
+    measured: np.ndarray
+    """(G,) the same as measured."""
+    noise: np.ndarray
+    """(G,) of that."""
+    shifts: dict[int, np.ndarray]
+    """(G,) by population, as far as they stand out of noise."""
+
+    @classmethod
+    def of(cls, populations: Populations, context: str, time: float | None) -> _Measured:
+        here = [i for i, key in enumerate(populations.keys) if (key.context, key.time) == (context, time)]
+        treated = [i for i in here if populations.keys[i].condition and populations.sources[i] >= 0]
+        start = int(populations.sources[treated[0]])
+        rows = [start, *populations.reliable(treated)]
+        n_cells, variance = populations.n_cells, populations.pooled_over(rows)
+        control, left = steadied(populations.mean[rows], variance, n_cells[rows])
+        # one cell that shows a gene which no other does is no sign of a shift: its own population's variance says so
+        around = (variance + populations.variance[treated]) / 2
+        shifts, noise = populations.mean[treated] - control, around / n_cells[treated, None] + left
+        filtered = beyond_noise(shifts, noise, cautions(shifts, noise)[:, None])
+        shifts_of = dict(zip(treated, filtered, strict=True))
+        return cls(control, populations.mean[start], variance / n_cells[start], shifts_of)
+
+
 class MeasuredParts:
     """As `Additive`, of what each part's shift shows beyond the noise of few cells; falls act one upon the other.
+
+    Control cells are few as well: what all populations of the context and time agree in is their mean too
+    (`steadied`), or the noise of one mean would stand in the shift of every part. How much of a shift is kept, it and
+    the other shifts of the context and time tell (`cautions`).
 
     Of two parts of which each leaves a third of a gene, both leave a ninth: a gene so never falls below 0. Rises add.
     Where means are negative, falls add as well.
@@ -31,16 +65,25 @@ class MeasuredParts:
 
     def fit(self, populations: Populations) -> MeasuredParts:
         self.populations, self.in_proportion = populations, populations.mean.min() >= 0
+        self._known: dict[tuple[str, float | None], _Measured] = {}
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        found = _parts_alone(self.populations, key)
-        shifts = beyond_noise(self.populations.shifts(found), self.populations.noise(found))
+        parts = _parts_alone(self.populations, key)
+        known = self._measured(key.context, key.time)
+        shifts = np.stack([known.shifts[i] for i in parts])
+        # the cells to start from are those of training, whose noise is known, or others, which may well lie elsewhere
+        start = known.control + beyond_noise(source.mean - known.measured, 2 * known.noise)
         if not self.in_proportion:
-            return np.asarray(source.mean + shifts.sum(axis=0))
-        before = self.populations.mean[self.populations.sources[found]]
-        falls = np.divide(np.minimum(shifts, 0.0), before, out=np.zeros_like(shifts), where=before > 0)
-        return np.asarray(source.mean * (1 + falls).prod(axis=0) + np.maximum(shifts, 0.0).sum(axis=0))
+            return np.asarray(start + shifts.sum(axis=0))
+        start = np.maximum(start, 0.0)
+        falls = np.divide(np.minimum(shifts, 0.0), known.control, out=np.zeros_like(shifts), where=known.control > 0)
+        return np.asarray(start * (1 + falls).prod(axis=0) + np.maximum(shifts, 0.0).sum(axis=0))
+
+    def _measured(self, context: str, time: float | None) -> _Measured:
+        if (context, time) not in self._known:
+            self._known[context, time] = _Measured.of(self.populations, context, time)
+        return self._known[context, time]
 
 
 class MeanOfParts:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from squidiff.response.noise import beyond_noise
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shape import LARGEST_LOGARITHM
-from squidiff.response.shift import beyond_noise, context_weights, drawn, elsewhere, median_distance
+from squidiff.response.shift import context_weights, drawn, elsewhere, median_distance
 
 BANDWIDTHS = (0.06, 0.12, 0.25, 0.5)
 """Of the weights of contexts, in median distances between them."""

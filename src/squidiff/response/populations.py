@@ -177,7 +177,12 @@ class Populations:
     @cached_property
     def pooled_variance(self) -> np.ndarray:
         """(G,) within populations, over all cells: less noisy than one of few cells."""
-        return np.asarray(self.n_cells / self.n_cells.sum() @ self.variance)
+        return self.pooled_over(range(len(self.keys)))
+
+    def pooled_over(self, indices: Sequence[int]) -> np.ndarray:
+        """The same over the cells of some of them."""
+        chosen = list(indices)
+        return np.asarray(self.n_cells[chosen] / self.n_cells[chosen].sum() @ self.variance[chosen])
 
     def variance_of(self, index: int) -> np.ndarray:
         """(G,) of the cells of one population; over all, where it has so few that they say little."""

@@ -189,15 +189,6 @@ def median_distance(means: np.ndarray) -> float:
     return (float(np.median(pdist(some))) if len(some) > 1 else 0.0) or 1.0
 
 
-def beyond_noise(shift: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """What of a measured shift stands out of its noise (variances), gene by gene: shift z^2 / (z^2 + 1).
-
-    z is the shift in standard deviations of its noise: Wiener's filter, with z^2 for the ratio of signal to noise.
-    """
-    size = np.square(shift)
-    return np.asarray(np.divide(shift * size, size + noise, out=np.zeros_like(shift), where=size + noise > 0))
-
-
 def drawn(indices: Sequence[int], n: int) -> list[int]:
     """At most n of the indices, in their order: the same at every call, and without a regular step."""
     if len(indices) <= n:

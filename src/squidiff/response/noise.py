@@ -1,0 +1,56 @@
+"""What of measured means and shifts stands out of the noise that few cells leave."""
+
+from __future__ import annotations
+
+import numpy as np
+
+CAUTIONS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+"""Squared sizes, in variances of the noise, at which half of a shift is kept."""
+
+
+def beyond_noise(shift: np.ndarray, noise: np.ndarray, caution: float | np.ndarray = 1.0) -> np.ndarray:
+    """What of a measured shift stands out of its noise (variances), gene by gene: shift z^2 / (z^2 + caution).
+
+    z is the shift in standard deviations of its noise. With a caution of 1 it is Wiener's filter, with z^2 for the
+    ratio of signal to noise; where most genes do not change at all, more is right (see `cautions`).
+    """
+    size = np.square(shift)
+    return np.asarray(np.divide(shift * size, size + caution * noise, out=np.zeros_like(shift), where=size + noise > 0))
+
+
+def cautions(shifts: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """With which caution of CAUTIONS `beyond_noise` is to filter each of P shifts (P x G both), (P,).
+
+    That of the least squared error as a share of the noise, of the shift itself and on average over all, since one
+    shift tells it but roughly. The error is Stein's unbiased estimate (Annals of Statistics 1981), which needs no
+    truth, only normal noise of known variance v: with h the filtered z, a gene adds v (1 + (h - z)^2 + 2 (dh/dz - 1)).
+    """
+    squared = np.divide(np.square(shifts), noise, out=np.zeros_like(shifts), where=noise > 0)
+
+    def risk(caution: float) -> np.ndarray:
+        kept = squared / (squared + caution)
+        slope = kept * (squared + 3 * caution) / (squared + caution)
+        return np.asarray((noise * (1 + squared * np.square(kept - 1) + 2 * (slope - 1))).sum(axis=1))
+
+    risks = np.stack([risk(caution) for caution in CAUTIONS], axis=1)
+    risks /= np.maximum(noise.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+    return np.array(CAUTIONS)[np.argmin(risks + risks.mean(axis=0), axis=1)]
+
+
+def steadied(mean: np.ndarray, variance: np.ndarray, n_cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first of P means (P x G) drawn towards all of them, and the variance of the noise that it keeps, both (G,).
+
+    Where a gene's means differ by no more than the noise of few cells makes them (`variance` (G,) of single cells,
+    over `n_cells` (P,)), they are all one mean; where they differ by more, the first stays where it was measured:
+    Lindley's estimate, for means of unequal noise. Fewer than four say nothing of each other. A mean of 0 stays: half a
+    cell cannot show a gene that no cell does.
+    """
+    own = variance / n_cells[0]
+    n_means = len(mean)
+    if n_means < 4:
+        return mean[0], own
+    signal = np.maximum(mean.var(axis=0, ddof=1) - variance * np.mean(1 / n_cells), 0.0)
+    can_move = (own > 0) & (mean[0] != 0)
+    drawn = np.divide(own, signal + own, out=np.zeros_like(own), where=can_move) * (n_means - 3) / (n_means - 1)
+    middle = n_cells / n_cells.sum() @ mean
+    return mean[0] + drawn * (middle - mean[0]), own * (1 - drawn)

@@ -1,0 +1,61 @@
+"""Filters of noise: closed forms, and the true error where the truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from squidiff.response.noise import CAUTIONS, beyond_noise, cautions, steadied
+
+
+def test_half_of_a_shift_is_kept_at_the_caution() -> None:
+    for caution in CAUTIONS:
+        shift = np.sqrt(caution * 0.3) * np.array([1.0, -1.0])
+        np.testing.assert_allclose(beyond_noise(shift, np.array(0.3), caution), shift / 2)
+    assert beyond_noise(np.array([0.0, 2.0]), np.zeros(2)).tolist() == [0.0, 2.0]
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 1.0])
+def test_the_caution_errs_hardly_more_than_the_best_does(share: float) -> None:
+    """Known only when the truth is: the estimate of the error needs none."""
+    rng = np.random.default_rng(0)
+    true = rng.normal(0, 3, (6, 2000)) * (rng.random((6, 2000)) < share)
+    noise = rng.uniform(0.5, 2, true.shape)
+    measured = true + rng.normal(size=true.shape) * np.sqrt(noise)
+    chosen = cautions(measured, noise)
+    errors = [np.square(beyond_noise(measured, noise, caution) - true).mean() for caution in CAUTIONS]
+    error = np.square(beyond_noise(measured, noise, chosen[:, None]) - true).mean()
+    assert error < 1.02 * min(errors)
+    assert np.median(chosen) >= 16 if share == 0.01 else np.median(chosen) < 16
+
+
+def test_shifts_without_noise_are_kept_whatever_the_caution() -> None:
+    shifts = np.array([[1.0, -2.0], [3.0, 0.0]])
+    chosen = cautions(shifts, np.zeros((2, 2)))
+    np.testing.assert_array_equal(beyond_noise(shifts, np.zeros((2, 2)), chosen[:, None]), shifts)
+
+
+def test_means_that_agree_are_one_and_others_stay() -> None:
+    mean = np.array([[1.0, 5.0, 2.0], [1.2, -5.0, 2.0], [0.8, 15.0, 2.0], [1.1, 0.0, 2.0], [0.9, 9.0, 2.0]])
+    variance, n_cells = np.array([4.0, 1e-9, 0.0]), np.array([10, 20, 30, 20, 20])
+    steady, noise = steadied(mean, variance, n_cells)
+    share = (5 - 3) / (5 - 1)  # of the way to the mean of all, by Lindley
+    assert steady[0] == pytest.approx(1.0 + share * (n_cells @ mean[:, 0] / 100 - 1.0))
+    np.testing.assert_allclose(steady[1:], mean[0, 1:], atol=1e-9)
+    np.testing.assert_allclose(noise, [0.4 * (1 - share), 1e-10, 0.0], rtol=1e-6)
+    silent = steadied(np.concatenate([[[0.0] * 3], mean[1:]]), variance, n_cells)
+    assert silent[0].tolist() == [0.0, 0.0, 0.0]
+    assert silent[1][0] == 0.4
+    for few in (mean[:1], mean[:3]):
+        np.testing.assert_array_equal(steadied(few, variance, n_cells[: len(few)])[0], mean[0])
+
+
+def test_a_steadied_mean_is_at_least_as_near_to_the_truth_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    true = np.broadcast_to(rng.normal(size=20_000), (12, 20_000))
+    n_cells = np.full(12, 50)
+    measured = true + rng.normal(0, np.sqrt(2 / 50), true.shape)
+    steady, noise = steadied(measured, np.full(20_000, 2.0), n_cells)
+    error = np.square(steady - true[0]).mean()
+    assert error < 0.45 * np.square(measured[0] - true[0]).mean()
+    assert 0.7 * noise.mean() < error < noise.mean()
