@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from made_populations import ask, populations, source
-from squidiff.response.populations import Population, Populations
+from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.stack import Anchor, LeftOut
 from squidiff.response.uncertainty import LEVELS, NORMAL, UNTRIED, Uncertainty, fit_law
 
@@ -89,6 +89,26 @@ def test_intervals_of_an_unseen_context_hold_as_often_as_they_say() -> None:
             held[level].append(((truth - start.mean >= low) & (truth - start.mean <= high)).mean())
     for level in LEVELS:
         assert np.mean(held[level]) == pytest.approx(level, abs=0.06)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_intervals_of_unseen_conditions_of_one_or_two_cells_hold_as_often_as_they_say(seed: int) -> None:
+    """As of bulk profiles of drugs: what cells a population has is most of the noise of its mean."""
+    rng = np.random.default_rng(seed)
+    names = ["", *(f"d{i}" for i in range(120))]
+    n_cells = np.array([20, *rng.integers(1, 3, 120)])
+    measured = 0.1 * rng.normal(size=(121, 200)) + rng.normal(size=(121, 200)) / np.sqrt(n_cells)[:, None]
+    features = {name: np.array([1.0, *rng.normal(size=6)]) for name in names[1:]}
+    means = {("a", name, None): mean for name, mean in zip(names, measured, strict=True)}
+    made = dataclasses.replace(populations(means, features, variance=1.0), n_cells=n_cells)
+    known, held = made.only(np.arange(91)), []
+    anchor = Anchor().fit(known)
+    uncertainty, start = Uncertainty(anchor), Source(known.keys[0], known.mean[0])
+    for key, described, truth in zip(made.keys[91:], made.features[91:], made.mean[91:], strict=True):
+        mean, _, group = anchor.answer(key, described, start)
+        bounds = uncertainty.interval(key, mean, group, start).bounds.values()
+        held.append([((low <= truth - start.mean) & (truth - start.mean <= high)).mean() for low, high in bounds])
+    np.testing.assert_allclose(np.mean(held, axis=0), LEVELS, atol=0.05)
 
 
 def test_of_what_training_saw_only_the_noise_of_cells_is_uncertain() -> None:

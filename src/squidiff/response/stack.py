@@ -198,7 +198,8 @@ class Anchor:
             except InputError:
                 continue
             spread = known.variance_of(start)
-            noise = populations.variance_of(i) / populations.n_cells[i] + spread / known.n_cells[start]
+            # of cells like the source's, as it has to be taken of populations that nobody has seen
+            noise = spread * (1 / populations.n_cells[i] + 1 / known.n_cells[start])
             found.append(LeftOut(mean - source.mean, populations.mean[i] - mean, noise, spread))
         return found
 

@@ -84,9 +84,12 @@ class Uncertainty:
     def interval(self, key: Population, mean: np.ndarray, group: Group | None, source: Source) -> Interval:
         """Of a predicted mean (G,) that a group answered with; without a group only cells' sampling is uncertain.
 
-        It holds the mean of as many cells as the population has in training, or as training populations have (median).
+        It holds the mean of as many cells as the population has in training, or as training populations have (their
+        harmonic mean, since noise goes with 1 / n).
         """
-        populations, usual = self.populations, float(np.median(self.populations.n_cells))
+        populations = self.populations
+        alike = populations.treated or populations.reliable(range(len(populations.keys)))
+        usual = 1 / float(np.mean(1 / populations.n_cells[alike]))
         here, own = populations.find(source.key), populations.find(key)
         variance = populations.pooled_variance if here is None else populations.variance_of(here)
         noise = variance / (usual if here is None else populations.n_cells[here])
