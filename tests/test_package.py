@@ -66,6 +66,7 @@ def test_evaluate_is_called_as_its_home_is() -> None:
         sq.evaluate(half, adata, sead=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first",
     [

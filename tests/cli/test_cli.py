@@ -270,6 +270,7 @@ def test_a_full_disk_behind_standard_output_does_not_stop_the_work(folder: Path,
     assert ad.read_h5ad(out).n_obs == 240
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_had_enough_does_not_stop_the_work(folder: Path, tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
@@ -375,6 +376,7 @@ def test_texts_from_data_are_shown_as_they_are(
 # --- the whole chain
 
 
+@pytest.mark.slow
 def test_the_chain_from_counts_to_scores(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -422,6 +424,7 @@ def test_the_chain_from_counts_to_scores(
     assert model.loc["delta_pearson", "value"] == pytest.approx(np.corrcoef(change, true)[0, 1], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_files_of_ours_remember_the_schema(here: Path, tmp_path: Path) -> None:
     """Prepared cells and predictions say which column means what, so that nobody has to say it again."""
     rule = f"condition=drug,cell_type={HELD_OUT}"

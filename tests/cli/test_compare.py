@@ -12,6 +12,7 @@ from test_cli import PREPARE, QUERY, squidiff
 from made_cells import HELD_OUT, counts
 
 
+@pytest.mark.slow
 def test_predictions_side_by_side_and_what_leaked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,6 +26,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_chain_on_disk_gives_what_the_chain_in_memory_gives(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scores = []
     for where, shards in (("--on-disk", ["--cells-per-shard", "200"]), ("--in-memory", [])):

@@ -48,6 +48,7 @@ def test_what_is_left_must_be(here: Path, drops: list[str], message: str, capsys
     assert not Path("prepared.h5ad").exists()
 
 
+@pytest.mark.slow
 def test_warnings_of_the_data_are_said_by_prepare_and_by_train(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And what a killed writer left is removed."""
     left = Path(".prepared-4711.h5ad")

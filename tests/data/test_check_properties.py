@@ -7,6 +7,7 @@ from collections.abc import Callable
 import anndata as ad
 import numpy as np
 import pandas as pd
+import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -136,6 +137,7 @@ def test_clean_data_have_no_finding(adata: ad.AnnData) -> None:
     assert check(adata).findings == ()
 
 
+@pytest.mark.slow
 @given(clean(), st.sampled_from(sorted(DEFECTS)), st.integers(0, 10**6))
 @settings(max_examples=250, deadline=None)
 def test_a_defect_is_found_and_told_as_what_it_is(adata: ad.AnnData, what: str, row: int) -> None:

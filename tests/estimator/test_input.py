@@ -32,6 +32,7 @@ def test_unsorted_counts_are_prepared_right_and_stay_as_they_are(dtype: type) ->
     np.testing.assert_array_equal(dense(kept), values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_unsorted_values_train_and_predict_right_and_stay_as_they_are(dtype: type) -> None:
     cells, values = shuffled(TRAIN, dtype)

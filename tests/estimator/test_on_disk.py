@@ -55,6 +55,7 @@ def tensors(model: Squidiff) -> dict[str, np.ndarray]:
     return {name: t.cpu().numpy() for name, t in model.fitted.to_tensors().items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_training_and_prediction_are_the_same_bit_by_bit(case: str, tmp_path: Path) -> None:
     cells, schema, config = CASES[case]
@@ -86,6 +87,7 @@ def test_training_and_prediction_are_the_same_bit_by_bit(case: str, tmp_path: Pa
         np.testing.assert_array_equal(*z_sem)
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_goes_on_from_disk_or_from_memory(tmp_path: Path) -> None:
     cells = logged()
     cells.write_h5ad(tmp_path / "cells.h5ad")

@@ -47,6 +47,7 @@ def test_it_does_not_depend_on_the_prediction() -> None:
     np.testing.assert_equal(one, same)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("m", [10, 15])
 def test_the_error_of_halves_is_that_of_drawing_without_replacement(m: int) -> None:
     """Means of h and m - h cells of m with variance S^2 (over m - 1) differ by S^2 m / (h (m - h)) in square."""
@@ -58,6 +59,7 @@ def test_the_error_of_halves_is_that_of_drawing_without_replacement(m: int) -> N
     assert np.std(values) / np.sqrt(40) < expected / 15  # so that a full set of m, half as far off, would show
 
 
+@pytest.mark.slow
 def test_the_energy_distance_of_halves_is_zero_on_average() -> None:
     """Over samples: within one, halves exclude each other, which cancels only if every pair counts once."""
     values = [

@@ -100,6 +100,7 @@ def test_a_baseline_read_from_a_file_ties_with_itself_over_populations() -> None
         assert not of_means["verdict"].str.contains("beats|loses", regex=True).any(), of_means["verdict"]
 
 
+@pytest.mark.slow
 def test_a_prediction_that_lacks_values_or_cells_takes_none_from_the_others() -> None:
     train, truth = many(6)
     good, flat = imperfect_dense(truth), imperfect_dense(truth)
@@ -226,6 +227,7 @@ def test_the_schema_of_a_later_prediction_is_found() -> None:
     assert set(table["condition"]) == {"T, A + B"}
 
 
+@pytest.mark.slow
 def test_the_floor_is_over_the_populations_of_the_model() -> None:
     train, truth = many(7)
     model = imperfect_dense(truth)

@@ -18,6 +18,7 @@ from squidiff.evaluate.verdict import BEATS, TIES, Estimate, judge
 from squidiff.response.populations import Population
 
 
+@pytest.mark.slow
 def test_a_model_that_has_no_value_for_some_populations_has_no_verdict_over_all() -> None:
     """Control cells as prediction have no correlation of changes, and so cannot lower a mean by abstaining."""
     train, truth = many(8)
@@ -33,6 +34,7 @@ def test_a_model_that_has_no_value_for_some_populations_has_no_verdict_over_all(
     assert rows["verdict"]["mean_squared_error"] != ""
 
 
+@pytest.mark.slow
 def test_equal_predictions_are_judged_alike_and_more_cells_alone_do_not_win() -> None:
     train, truth = made(12)
     one = evaluate(imperfect(truth), truth, SCHEMA, train=train)
@@ -56,6 +58,7 @@ def test_what_is_better_than_the_best_does_not_win_over_it() -> None:
     assert judge(lucky.at_most(0.0, False), {"floor": best.at_most(0.0, False)}, False) == TIES
 
 
+@pytest.mark.slow
 def test_control_cells_beside_are_neither_scored_nor_counted() -> None:
     train, truth = made()
     control = train[(train.obs["type"] == "T") & (train.obs["condition"] == "ctrl")].copy()
@@ -65,6 +68,7 @@ def test_control_cells_beside_are_neither_scored_nor_counted() -> None:
     assert table.attrs[UNSCORED] == {"predicted": 0, "true": 0}
 
 
+@pytest.mark.slow
 def test_genes_that_are_not_predicted_are_counted() -> None:
     train, truth = made()
     table = evaluate(imperfect(truth)[:, :20].copy(), truth, SCHEMA, train=train)

@@ -37,6 +37,7 @@ def barcodes(n: int, seed: int) -> list[str]:
     return ["".join(row) + "-1" for row in letters]
 
 
+@pytest.mark.slow
 def test_clean_files_have_none() -> None:
     train, truth, predicted = split()
     table = evaluate(predicted, truth, SCHEMA, train=train)
@@ -44,6 +45,7 @@ def test_clean_files_have_none() -> None:
     assert (table["leak"] == "").all()
 
 
+@pytest.mark.slow
 def test_copied_cells_are_found_without_a_training_file_and_only_their_population_is_touched() -> None:
     train, truth, predicted = split()
     copies = np.flatnonzero(truth.obs["condition"] == "B")[:10]
@@ -125,6 +127,7 @@ def test_a_run_that_was_trained_on_something_else_is_found(
     assert len(leaks(predicted, truth, change(train).copy())) == found
 
 
+@pytest.mark.slow
 def test_names_that_are_numbers_or_agree_as_barcodes_do_are_no_leak() -> None:
     train, truth, predicted = split()
     for form in ("{}", "cell_{}", "c{}", "{}-0", "0-{}"):
@@ -138,6 +141,7 @@ def test_names_that_are_numbers_or_agree_as_barcodes_do_are_no_leak() -> None:
     assert leaks(predicted, truth, train) == ["5 of 80 true cells have the name of a training cell"]
 
 
+@pytest.mark.slow
 def test_cells_that_stand_twice_in_training_are_found_and_no_other_population_is_accused() -> None:
     train, truth, predicted = split()
     of_b = truth[truth.obs["condition"] == "B"].copy()

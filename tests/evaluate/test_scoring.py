@@ -62,6 +62,7 @@ def of_model(table: pd.DataFrame) -> pd.DataFrame:
 # --- the table
 
 
+@pytest.mark.slow
 def test_a_row_a_population_metric_and_method() -> None:
     adata = made_cells()
     queried = adata[adata.obs["condition"] != "ctrl"].copy()
@@ -105,6 +106,7 @@ def test_values_by_hand() -> None:
     assert found["energy_distance"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_floor_is_the_best_baseline_and_the_value_lies_in_its_interval() -> None:
     train, truth = made()
     table = evaluate(imperfect(truth), truth, SCHEMA, train=train)
@@ -210,6 +212,7 @@ def test_the_truth_itself_scores_best_and_never_loses() -> None:
     assert rows["verdict"]["energy_distance"] == rows["verdict"]["mean_squared_error"] == BEATS
 
 
+@pytest.mark.slow
 def test_a_baselines_own_cells_do_not_beat_it() -> None:
     """The control cells as prediction: `no change` ties with them, and what knows more wins."""
     train, truth = made(60)
@@ -228,6 +231,7 @@ def test_a_shifted_prediction_loses() -> None:
         assert rows["verdict"][name].startswith("loses to ")
 
 
+@pytest.mark.slow
 def test_the_truth_itself_beats_them_in_the_change_from_control() -> None:
     """As many true cells as control cells: `no change` then predicts exactly no change."""
     adata = made_cells(60, N_GENES)
@@ -261,6 +265,7 @@ def many(n_populations: int) -> tuple[ad.AnnData, ad.AnnData]:
     return parts[0], parts[1][parts[1].obs["condition"] != "ctrl"].copy()
 
 
+@pytest.mark.slow
 def test_over_populations_there_is_their_mean_with_an_interval_of_its_own() -> None:
     train, truth = many(8)
     table = evaluate(imperfect_dense(truth), truth, SCHEMA, train=train)
@@ -320,6 +325,7 @@ def imperfect_dense(truth: ad.AnnData) -> ad.AnnData:
 # --- several predictions
 
 
+@pytest.mark.slow
 def test_several_predictions_stand_in_one_table_as_each_would_alone() -> None:
     train, truth = made()
     good, bad = imperfect(truth), changed(truth, 2.0)

@@ -153,6 +153,7 @@ def test_the_metric_by_hand(as_stored: Any) -> None:
     assert r == pytest.approx(3 / (2 * 14 / 3) ** 0.5)
 
 
+@pytest.mark.slow
 def test_the_notebooks_calls_run_as_written(tmp_path: Path) -> None:
     """From the repository's root, as upstream's README has them, but for .to('cuda')."""
     code = f"""

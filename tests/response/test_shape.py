@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.isotonic import IsotonicRegression
 
-from squidiff.response.shape import N_QUANTILES, ZeroLaw, move_to_mean, nonzero_quantiles, set_mean, take_values
+from squidiff.response.shape import (
+    N_COVARYING,
+    N_QUANTILES,
+    ZeroLaw,
+    covary_as,
+    move_to_mean,
+    nonzero_quantiles,
+    set_mean,
+    take_values,
+)
 
 SEEDS = st.integers(0, 2**32 - 1)
 quick = settings(max_examples=60, deadline=None, derandomize=True)
@@ -237,3 +246,46 @@ def test_zeros_of_rare_genes_go_with_the_mean() -> None:
     found = law.follow(here, np.array([0.999, 1.0]), np.log1p(2 * np.expm1(here) + [0.0, np.expm1(0.5)]))
     assert 1 - found[0] == pytest.approx((0.002 + 0.0011) / 2, rel=1e-2)
     assert found[1] == pytest.approx(0.95)
+
+
+# --- how genes go together
+
+
+def correlated(rng: np.random.Generator, n_cells: int, n_genes: int) -> np.ndarray:
+    """Cells with as many strong directions as genes, each gene in a unit of its own."""
+    mixed = rng.normal(size=(n_genes, n_genes)) * np.geomspace(1, 0.05, n_genes)[:, None]
+    return (rng.normal(size=(n_cells, n_genes)) @ mixed + rng.normal(size=n_genes)) * rng.uniform(0.1, 5, n_genes)
+
+
+def test_cells_covary_as_others_on_these_axes_and_nothing_else_changes() -> None:
+    rng = np.random.default_rng(0)
+    cells, like = correlated(rng, 300, 40), correlated(rng, 500, 40)
+    found = covary_as(cells, like, len(like))
+    axes = np.linalg.svd((like - like.mean(axis=0)) / like.std(axis=0), full_matrices=False)[2]
+    before, after, wanted = (x / like.std(axis=0) @ axes.T for x in (cells, found, like))
+    on = slice(N_COVARYING)
+    np.testing.assert_allclose(np.cov(after[:, on].T), np.cov(wanted[:, on].T), atol=1e-8)
+    np.testing.assert_allclose(after[:, N_COVARYING:], before[:, N_COVARYING:], atol=1e-8)
+    np.testing.assert_allclose(found.mean(axis=0), cells.mean(axis=0), atol=1e-8)
+
+
+def test_cells_that_covary_alike_stay_and_others_are_moved_least() -> None:
+    rng = np.random.default_rng(1)
+    cells = correlated(rng, 400, 30)
+    np.testing.assert_allclose(covary_as(cells, cells + 3.0, len(cells)), cells, atol=1e-7)
+    like = correlated(rng, 400, 30)
+    moved = np.square((covary_as(cells, like, 400) - cells) / like.std(axis=0)).sum(axis=1).mean()
+    # of normal laws the squared Wasserstein distance is known: tr(C + D - 2 (C^1/2 D C^1/2)^1/2)
+    axes = np.linalg.svd((like - like.mean(axis=0)) / like.std(axis=0), full_matrices=False)[2][:N_COVARYING].T
+    c, d = (np.cov(x / like.std(axis=0) @ axes, rowvar=False) for x in (cells, like))
+    crossed = np.sqrt(np.maximum(np.linalg.eigvals(c @ d).real, 0)).sum()
+    assert moved == pytest.approx((np.trace(c) + np.trace(d) - 2 * crossed) * 399 / 400, rel=1e-6)
+
+
+def test_few_cells_tell_nothing_of_how_genes_go_together() -> None:
+    rng = np.random.default_rng(2)
+    cells, few = correlated(rng, 50, 10), correlated(rng, 9, 10)
+    np.testing.assert_array_equal(covary_as(cells, few, 9), cells)
+    for repeated in (np.repeat(few, 30, axis=0), np.zeros((270, 10))):
+        assert np.isfinite(covary_as(cells, repeated, 25)).all()
+    assert np.isfinite(covary_as(np.zeros((50, 10)), correlated(rng, 100, 10), 100)).all()

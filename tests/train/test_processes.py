@@ -78,6 +78,7 @@ def test_what_one_process_says_all_hear(folder: Path) -> None:
     assert other[7] == "parts []"
 
 
+@pytest.mark.slow
 def test_half_precision_learns_nearly_the_same_with_weights_that_stay_whole() -> None:
     found = {}
     for precision in ("32", "bf16-mixed"):

@@ -132,6 +132,7 @@ def test_the_best_weights_of_before_an_interruption_are_not_forgotten(tmp_path: 
     assert validation_loss(state, CONTRARY, settings.seed) == losses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save_every_steps", [1, 3, 7, 12])
 def test_records_do_not_depend_on_where_the_state_was_saved(tmp_path: Path, save_every_steps: int) -> None:
     """A record's losses are means over the steps since the line before, whether or not the run stopped in between."""
@@ -143,6 +144,7 @@ def test_records_do_not_depend_on_where_the_state_was_saved(tmp_path: Path, save
     assert [reproducible(r) for r in records] == [reproducible(r) for r in expected]
 
 
+@pytest.mark.slow
 def test_without_resume_a_run_starts_anew(tmp_path: Path) -> None:
     settings = config(n_train_steps=40)
     interrupted(tmp_path, settings, 25)

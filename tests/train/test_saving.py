@@ -75,6 +75,7 @@ def assert_goes_on_to_the_same_bits(folder: Path, notes: list[str], settings: Co
     assert heard == notes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("at", [0, 7, 19, 33, 39])
 def test_at_a_signal_the_step_is_saved_and_nothing_is_done_twice(tmp_path: Path, number: int, at: int) -> None:
@@ -119,6 +120,7 @@ def test_two_states_are_kept(tmp_path: Path) -> None:
     assert (read_state(tmp_path / STATE).step, read_state(tmp_path / PREVIOUS).step) == (13, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "one bit"])
 def test_a_damaged_state_is_told_and_the_one_before_it_is_taken(tmp_path: Path, damage: str) -> None:
     stopped_run(tmp_path)

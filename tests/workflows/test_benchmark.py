@@ -65,6 +65,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame, 
     return folder, *run(folder)
 
 
+@pytest.mark.slow
 def test_every_task_seed_and_method_is_in_one_table(done: tuple[Path, pd.DataFrame, list[str]]) -> None:
     folder, table, said = done
     assert len(said) == 2 * 4  # preparing, two methods and scoring, for either seed
@@ -80,6 +81,7 @@ def test_every_task_seed_and_method_is_in_one_table(done: tuple[Path, pd.DataFra
     assert table.attrs[LEAKS] == []
 
 
+@pytest.mark.slow
 def test_a_baseline_as_method_is_the_baseline(done: tuple[Path, pd.DataFrame, list[str]]) -> None:
     kept = done[0] / "out" / "held-out type" / "seed-3"
     again = predict_baseline("mean shift", kept / "queries.csv", kept / "train.h5ad", seed=3)
@@ -88,6 +90,7 @@ def test_a_baseline_as_method_is_the_baseline(done: tuple[Path, pd.DataFrame, li
     assert values["floor"] == pytest.approx(values["mean shift"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_made_again_and_what_is_missing_is(
     done: tuple[Path, pd.DataFrame, list[str]], tmp_path: Path
 ) -> None:
@@ -104,6 +107,7 @@ def test_what_is_there_is_not_made_again_and_what_is_missing_is(
     pd.testing.assert_frame_equal(table, done[1], check_dtype=False)
 
 
+@pytest.mark.slow
 def test_a_note_that_was_changed_by_hand_is_said_with_the_cure(
     done: tuple[Path, pd.DataFrame, list[str]], tmp_path: Path
 ) -> None:
@@ -117,6 +121,7 @@ def test_a_note_that_was_changed_by_hand_is_said_with_the_cure(
         (kept / name).write_text(before)
 
 
+@pytest.mark.slow
 def test_what_was_made_otherwise_is_refused(done: tuple[Path, pd.DataFrame, list[str]], tmp_path: Path) -> None:
     shutil.copytree(done[0], tmp_path, dirs_exist_ok=True)
     before = bytes_of(tmp_path / "out")

@@ -65,6 +65,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, object, Path]:
     return folder, record, note
 
 
+@pytest.mark.slow
 def test_everything_lies_where_the_note_says(done: tuple[Path, object, Path]) -> None:
     note = done[2]
     assert note.parent.name == "20251101_testing"
@@ -83,6 +84,7 @@ def test_everything_lies_where_the_note_says(done: tuple[Path, object, Path]) ->
     assert str(note.parent) not in text  # nobody's folders
 
 
+@pytest.mark.slow
 def test_the_numbers_of_the_note_are_those_of_the_files(done: tuple[Path, object, Path]) -> None:
     _, record, note = done
     here = note.parent / "exp01"
@@ -104,6 +106,7 @@ def test_the_numbers_of_the_note_are_those_of_the_files(done: tuple[Path, object
     assert [of["batch_size"] for of in record.observations["batch_sizes"]] == [8]
 
 
+@pytest.mark.slow
 def test_the_noise_error_is_that_of_the_predicted_noise(done: tuple[Path, object, Path]) -> None:
     """Of a Gaussian denoiser: computed here from its closed form, at the 1,000 steps, with other noise."""
     _, _, note = done
@@ -123,6 +126,7 @@ def test_the_noise_error_is_that_of_the_predicted_noise(done: tuple[Path, object
     assert said == pytest.approx(error, rel=0.15)
 
 
+@pytest.mark.slow
 def test_the_texts_of_the_file_are_data_and_stay_in_their_place(done: tuple[Path, object, Path]) -> None:
     text = done[2].read_text(encoding="utf-8")
     assert 'author: "A. \\"B\\""' in text
@@ -133,6 +137,7 @@ def test_the_texts_of_the_file_are_data_and_stay_in_their_place(done: tuple[Path
         assert len(n_columns) == 1, table
 
 
+@pytest.mark.slow
 def test_running_again_keeps_what_its_author_wrote_and_measures_nothing_again(
     done: tuple[Path, object, Path], tmp_path: Path
 ) -> None:
@@ -156,6 +161,7 @@ def test_running_again_keeps_what_its_author_wrote_and_measures_nothing_again(
     assert note.with_name(note.name + ".bak").read_text(encoding="utf-8") == edited
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_and_other_targets_are_not(done: tuple[Path, object, Path], tmp_path: Path) -> None:
     file = write(tmp_path, steps=10)
     _, note = run(file)
@@ -168,6 +174,7 @@ def test_other_settings_are_refused_and_other_targets_are_not(done: tuple[Path, 
     assert "✗ Fail" in note.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_second_experiment_in_the_other_language_comes_after_the_first(tmp_path: Path) -> None:
     run(write(tmp_path, 2, steps=6))
     _, note = run(write(tmp_path, 1, "ja", steps=6))
@@ -177,6 +184,7 @@ def test_a_second_experiment_in_the_other_language_comes_after_the_first(tmp_pat
     assert len(re.findall(r"^\| Exp0[12] \|", text, re.MULTILINE)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -207,6 +215,7 @@ def test_a_training_that_fails_still_has_a_page_and_a_section(tmp_path: Path) ->
     assert '"noise_error"' in (note.parent / "exp01" / "metrics.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_grid_takes_the_lowest_validation_loss_and_shows_as_many_cells_to_each(tmp_path: Path) -> None:
     more = "[grid]\nlearning_rate = [1e-6, 0.01]\nbatch_size = [16, 32]"
     record, note = run(write(tmp_path, steps=20, more=more))
@@ -218,6 +227,7 @@ def test_a_grid_takes_the_lowest_validation_loss_and_shows_as_many_cells_to_each
     assert min(validated) == pytest.approx(best["validation_loss"])
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_takes_no_other_with_it_even_before_its_first_line(tmp_path: Path) -> None:
     more = "log_every_steps = 20\n[grid]\nlearning_rate = [1e12, 0.001]".replace("log_every_steps = 20\n", "")
     file = write(tmp_path, steps=24, more=more)
@@ -233,6 +243,7 @@ def test_a_trial_that_fails_takes_no_other_with_it_even_before_its_first_line(tm
     assert (note.parent / "exp02" / "index.html").is_file()
 
 
+@pytest.mark.slow
 def test_a_failed_experiment_can_be_corrected_and_keeps_what_was_measured(tmp_path: Path) -> None:
     file = write(tmp_path, more="learning_rate = 1e30\nmax_grad_norm = 1e30\nn_warmup_steps = 0")
     assert run(file)[0].status == FAILED
@@ -244,6 +255,7 @@ def test_a_failed_experiment_can_be_corrected_and_keeps_what_was_measured(tmp_pa
     assert not (note.parent / "exp01" / "truth.h5ad").exists()  # of the try before
 
 
+@pytest.mark.slow
 def test_trials_of_other_settings_are_not_taken_for_these(tmp_path: Path) -> None:
     more = "[grid]\nlearning_rate = [0.001, 1e30]"
     file = write(tmp_path, steps=6, more=more)
@@ -268,6 +280,7 @@ def test_what_cannot_be_asked_is_said_before_training(tmp_path: Path) -> None:
 CONTROLLED = 'condition_key = "condition"\ncontrol = "control"\ncontext_keys = ["cell_type"]'
 
 
+@pytest.mark.slow
 def test_only_what_was_predicted_is_called_so(tmp_path: Path) -> None:
     file = write(tmp_path, steps=6)
     file.write_text(file.read_text().replace('context_keys = ["cell_type", "condition"]', CONTROLLED))
@@ -286,6 +299,7 @@ def test_memory_that_is_not_enough_is_a_failure_with_a_section(tmp_path: Path, m
     assert "allocate memory" in note.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_picture_that_could_not_be_drawn_is_forgotten_once_it_can(tmp_path: Path) -> None:
     file = write(tmp_path, steps=6)
     _, note = run(file)
@@ -297,6 +311,7 @@ def test_a_picture_that_could_not_be_drawn_is_forgotten_once_it_can(tmp_path: Pa
     assert "Not shown" not in run(file)[1].read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_another_experiments_damaged_record_is_left_out_and_said(tmp_path: Path) -> None:
     run(write(tmp_path, 2, steps=6))
     record = tmp_path / "results" / "20251101_testing" / "exp02" / "metrics.json"

@@ -60,6 +60,7 @@ NEEDS = {
 WITHOUT_CELLS = ("loss", "scores", "compared", "latent")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_picture_of_every_kind_is_written_as_png_and_as_vectors(
     kind: str, files: dict[str, Path], tmp_path: Path
@@ -71,6 +72,7 @@ def test_a_picture_of_every_kind_is_written_as_png_and_as_vectors(
         assert len(image.convert("L").getcolors() or range(999)) > 20  # not an empty canvas
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_notebook_gets_axes_that_pyplot_shows(kind: str, files: dict[str, Path]) -> None:
     options = {} if kind in WITHOUT_CELLS else {"train": files["train"], "schema": SCHEMA}
@@ -82,12 +84,14 @@ def test_a_notebook_gets_axes_that_pyplot_shows(kind: str, files: dict[str, Path
     plt.close("all")
 
 
+@pytest.mark.slow
 def test_a_notebook_is_left_no_empty_figure_where_there_is_nothing_to_draw(files: dict[str, Path]) -> None:
     with pytest.raises(InputError, match="none of the 12 predicted genes"):
         sq.pl.quality(files["predicted"], files["truth"], schema=SCHEMA, genes=["TP53"])
     assert plt.get_fignums() == []
 
 
+@pytest.mark.slow
 def test_the_dose_curve_holds_control_and_the_doses_of_one_line(files: dict[str, Path]) -> None:
     figure = KINDS["dose"](files["predicted"], files["truth"], train=files["train"], schema=SCHEMA)
     train = ad.read_h5ad(files["train"])
@@ -100,6 +104,7 @@ def test_the_dose_curve_holds_control_and_the_doses_of_one_line(files: dict[str,
     np.testing.assert_allclose(by_label["training cells"], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "names", "options", "message"),
     [

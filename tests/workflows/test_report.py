@@ -56,6 +56,7 @@ def text_of(page: Path) -> str:
     return page.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_page_tells_the_run_the_scores_and_the_pictures(copied: Path) -> None:
     report(copied, question="Does it work?")
     page = text_of(copied / "index.html")
@@ -101,6 +102,7 @@ def test_a_run_alone_has_a_page_that_says_that_nothing_was_scored(folder: Path, 
     assert not (folder / "run" / "index.html").exists()
 
 
+@pytest.mark.slow
 def test_a_benchmark_stands_in_the_page(copied: Path) -> None:
     table = pd.read_csv(copied / "scores" / "metrics.csv")
     table.insert(0, "task", "my task")
@@ -111,6 +113,7 @@ def test_a_benchmark_stands_in_the_page(copied: Path) -> None:
     assert "my task" in page
 
 
+@pytest.mark.slow
 def test_of_several_tables_each_verdict_names_its_own(copied: Path) -> None:
     shutil.copytree(copied / "scores", copied / "task" / "seed-0")
     shutil.copytree(copied / "run", copied / "task" / "seed-0" / "runs" / "ours")
@@ -128,6 +131,7 @@ def test_a_folder_without_anything_of_ours_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -152,6 +156,7 @@ def test_a_damaged_part_is_named_and_the_rest_is_shown(copied: Path, name: str, 
     assert shown in page
 
 
+@pytest.mark.slow
 def test_a_last_line_that_was_cut_is_left_out(copied: Path) -> None:
     log = copied / "run" / "metrics.jsonl"
     log.write_text(log.read_text() + '{"step": 5, "lo')

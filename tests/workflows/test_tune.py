@@ -41,6 +41,7 @@ def search(cells: Path, **more: Any) -> pd.DataFrame:
     return tune(cells, SCHEMA, HIDDEN, cells.with_name("tuned"), **{**given, **more})
 
 
+@pytest.mark.slow
 def test_a_trial_is_worth_what_the_evaluation_says_of_its_model(cells: Path) -> None:
     table = search(cells, metric="mean_squared_error")
     prepared = prepare(cells, SCHEMA, HIDDEN)
@@ -55,6 +56,7 @@ def test_a_trial_is_worth_what_the_evaluation_says_of_its_model(cells: Path) -> 
     assert sorted(table["trial"]) == [0, 1]
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_stopped_and_its_best_settings_can_be_taken(cells: Path) -> None:
     first, out = search(cells, n_trials=1), cells.with_name("tuned")
     assert {path.name for path in out.iterdir()} == {STORAGE, TRIALS_CSV, TRIALS_PNG, BEST_TOML}
@@ -67,11 +69,13 @@ def test_it_goes_on_where_it_stopped_and_its_best_settings_can_be_taken(cells: P
     np.testing.assert_allclose(pd.read_csv(out / TRIALS_CSV)["energy_distance"], both["energy_distance"])
 
 
+@pytest.mark.slow
 def test_higher_is_better_where_the_metric_says_so(cells: Path) -> None:
     table = search(cells, metric="delta_pearson", n_trials=3)
     assert table["delta_pearson"].is_monotonic_decreasing
 
 
+@pytest.mark.slow
 def test_a_trial_that_does_worse_than_most_is_given_up_as_is_one_that_diverges(cells: Path) -> None:
     rates = iter([1e-4, 1e-4, 1e-4, 1e-4, 1e-4, 0.03, 1e30])
 

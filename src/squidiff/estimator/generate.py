@@ -22,7 +22,7 @@ from squidiff.diffusion.schedule import sampling_levels
 from squidiff.estimator.draws import choose, draw
 from squidiff.estimator.fitted import Fitted, summarise
 from squidiff.response.populations import Population, Populations, Source
-from squidiff.response.shape import ZeroLaw, move_to_mean, take_values
+from squidiff.response.shape import ZeroLaw, covary_as, move_to_mean, take_values
 from squidiff.response.shift import CannotPredict
 from squidiff.response.time import interpolate, times_around
 from squidiff.response.uncertainty import Interval
@@ -220,6 +220,8 @@ class Generator:
         if self.sampling.first_level:
             return sp.csr_matrix(moved), self._encoded(given.source, plan).cpu().numpy()
         cells, z_sem = self._denoised(given, start, plan)
+        if plan.is_plain:  # of no other population is it known how its genes go together
+            cells = covary_as(cells, given.given, min(len(cells), int(self.starts.n_cells[plan.start])))
         return sp.csr_matrix(take_values(cells, moved)), z_sem
 
     @torch.no_grad()

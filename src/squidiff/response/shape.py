@@ -14,6 +14,10 @@ LARGEST_LOGARITHM = 20.0
 """Means above it are no logarithms of counts."""
 N_QUANTILES = 64
 """By which the values of a gene are kept."""
+N_COVARYING = 20
+"""Principal axes, at most, on which generated cells are made to vary as true ones do."""
+CELLS_PER_AXIS = 10
+"""Different cells, at least, that tell how an axis goes with others."""
 
 
 class ZeroLaw:
@@ -124,3 +128,33 @@ def take_values(cells: np.ndarray, others: np.ndarray) -> np.ndarray:
     taken = np.empty_like(others)
     np.put_along_axis(taken, np.argsort(cells, axis=0, kind="stable"), np.sort(others, axis=0), axis=0)
     return taken
+
+
+def covary_as(cells: np.ndarray, like: np.ndarray, n_different: int) -> np.ndarray:
+    """Cells (N x G) with the covariance of others (M x G), of which `n_different` are, on the principal axes of these.
+
+    In units of each gene's standard deviation, and by the map that moves cells least: with C their covariance on the
+    axes and D the wanted one, C^-1/2 (C^1/2 D C^1/2)^1/2 C^-1/2, the optimal transport between normal laws (Olkin and
+    Pukelsheim 1982). Their mean, and what lies off the axes, stay.
+    """
+    from sklearn.decomposition import PCA
+
+    n_axes = min(N_COVARYING, n_different // CELLS_PER_AXIS, like.shape[1])
+    spread, center = like.std(axis=0, dtype=np.float64), cells.mean(axis=0, dtype=np.float64)
+    if n_axes == 0 or len(cells) <= n_axes or not spread.any():
+        return cells
+    spread[spread == 0] = 1.0
+    axes = PCA(n_axes, random_state=0).fit(like / spread).components_.T.astype(np.float64)
+    on_axes = (cells - center) / spread @ axes
+    wanted = np.atleast_2d(np.cov(like / spread @ axes, rowvar=False))
+    root, inverse = _root(np.atleast_2d(np.cov(on_axes, rowvar=False)))
+    change = inverse @ _root(root @ wanted @ root)[0] @ inverse - np.eye(n_axes)
+    return np.asarray(cells + (on_axes @ change @ axes.T) * spread)
+
+
+def _root(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The symmetric square root of a covariance, and its inverse (of directions without variance 0)."""
+    variances, directions = np.linalg.eigh(covariance)
+    lengths = np.sqrt(np.maximum(variances, 0.0))
+    inverse = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 1e-6 * lengths.max(initial=0.0))
+    return (directions * lengths) @ directions.T, (directions * inverse) @ directions.T
