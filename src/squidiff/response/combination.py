@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import NamedTuple
 
 import numpy as np
 
 from squidiff.config import PART_SEPARATOR
-from squidiff.response.noise import beyond_noise, cautions, steadied
-from squidiff.response.populations import Population, Populations, Source
-from squidiff.response.shift import CannotPredict
+from squidiff.response.noise import CAUTIONS, beyond_noise, risks, steadied
+from squidiff.response.populations import MIN_CELLS, Population, Populations, Source
+from squidiff.response.shift import CannotPredict, drawn
+
+MAX_ASKED = 200
+"""Populations that tell what the control cells' mean and the size of noise are."""
 
 
 class Additive:
@@ -24,32 +26,33 @@ class Additive:
         return np.asarray(source.mean + _shifts_of_parts(self.populations, key).sum(axis=0))
 
 
-class _Measured(NamedTuple):
-    """What the populations of one context and time tell of their control cells, shifts and noise."""
+class _Context:
+    """What the populations of one context and time tell of their control cells, of shifts and of noise."""
 
-    control: np.ndarray
-    """(G,) the mean of the control cells, steadied by all."""
-    measured: np.ndarray
-    """(G,) the same as measured."""
-    noise: np.ndarray
-    """(G,) of that."""
-    shifts: dict[int, np.ndarray]
-    """(G,) by population, as far as they stand out of noise."""
-
-    @classmethod
-    def of(cls, populations: Populations, context: str, time: float | None) -> _Measured:
+    def __init__(self, populations: Populations, context: str, time: float | None) -> None:
+        self.populations = populations
         here = [i for i, key in enumerate(populations.keys) if (key.context, key.time) == (context, time)]
         treated = [i for i in here if populations.keys[i].condition and populations.sources[i] >= 0]
+        treated = populations.reliable(treated)
         start = int(populations.sources[treated[0]])
-        rows = [start, *populations.reliable(treated)]
-        n_cells, variance = populations.n_cells, populations.pooled_over(rows)
-        control, left = steadied(populations.mean[rows], variance, n_cells[rows])
-        # one cell that shows a gene which no other does is no sign of a shift: its own population's variance says so
-        around = (variance + populations.variance[treated]) / 2
-        shifts, noise = populations.mean[treated] - control, around / n_cells[treated, None] + left
-        filtered = beyond_noise(shifts, noise, cautions(shifts, noise)[:, None])
-        shifts_of = dict(zip(treated, filtered, strict=True))
-        return cls(control, populations.mean[start], variance / n_cells[start], shifts_of)
+        rows = [start, *drawn(treated, MAX_ASKED)]  # memory does not grow with a screen
+        n_cells, self.variance = populations.n_cells[rows], populations.pooled_over(rows)
+        self.measured, self.noise = populations.mean[start], self.variance / n_cells[0]
+        self.control, self.noise_left = steadied(populations.mean[rows], self.variance, n_cells)
+        # one shift tells but roughly how much of it is noise: all of them together tell it better
+        self.usual_risks = np.mean([risks(*self._measured_shift(i)) for i in rows[1:]], axis=0)
+
+    def shift(self, index: int) -> np.ndarray:
+        """(G,) from the steadied control cells to a population, as far as it stands out of noise."""
+        shift, noise = self._measured_shift(index)
+        return beyond_noise(shift, noise, CAUTIONS[int(np.argmin(risks(shift, noise) + self.usual_risks))])
+
+    def _measured_shift(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """And the variance of its noise, both (G,)."""
+        populations, n = self.populations, self.populations.n_cells[index]
+        # half by the population's own variance: one cell that shows a gene which no other does is no sign of a shift
+        own = populations.variance[index] if n >= MIN_CELLS else self.variance
+        return populations.mean[index] - self.control, (self.variance + own) / (2 * n) + self.noise_left
 
 
 class MeasuredParts:
@@ -57,7 +60,7 @@ class MeasuredParts:
 
     Control cells are few as well: what all populations of the context and time agree in is their mean too
     (`steadied`), or the noise of one mean would stand in the shift of every part. How much of a shift is kept, it and
-    the other shifts of the context and time tell (`cautions`).
+    the other shifts of the context and time tell (`risks`).
 
     Of two parts of which each leaves a third of a gene, both leave a ninth: a gene so never falls below 0. Rises add.
     Where means are negative, falls add as well.
@@ -65,13 +68,15 @@ class MeasuredParts:
 
     def fit(self, populations: Populations) -> MeasuredParts:
         self.populations, self.in_proportion = populations, populations.mean.min() >= 0
-        self._known: dict[tuple[str, float | None], _Measured] = {}
+        self._contexts: dict[tuple[str, float | None], _Context] = {}
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        parts = _parts_alone(self.populations, key)
-        known = self._measured(key.context, key.time)
-        shifts = np.stack([known.shifts[i] for i in parts])
+        parts, here = _parts_alone(self.populations, key), (key.context, key.time)
+        if here not in self._contexts:
+            self._contexts[here] = _Context(self.populations, *here)
+        known = self._contexts[here]
+        shifts = np.stack([known.shift(i) for i in parts])
         # the cells to start from are those of training, whose noise is known, or others, which may well lie elsewhere
         start = known.control + beyond_noise(source.mean - known.measured, 2 * known.noise)
         if not self.in_proportion:
@@ -79,11 +84,6 @@ class MeasuredParts:
         start = np.maximum(start, 0.0)
         falls = np.divide(np.minimum(shifts, 0.0), known.control, out=np.zeros_like(shifts), where=known.control > 0)
         return np.asarray(start * (1 + falls).prod(axis=0) + np.maximum(shifts, 0.0).sum(axis=0))
-
-    def _measured(self, context: str, time: float | None) -> _Measured:
-        if (context, time) not in self._known:
-            self._known[context, time] = _Measured.of(self.populations, context, time)
-        return self._known[context, time]
 
 
 class MeanOfParts:

@@ -8,33 +8,31 @@ CAUTIONS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 """Squared sizes, in variances of the noise, at which half of a shift is kept."""
 
 
-def beyond_noise(shift: np.ndarray, noise: np.ndarray, caution: float | np.ndarray = 1.0) -> np.ndarray:
+def beyond_noise(shift: np.ndarray, noise: np.ndarray, caution: float = 1.0) -> np.ndarray:
     """What of a measured shift stands out of its noise (variances), gene by gene: shift z^2 / (z^2 + caution).
 
     z is the shift in standard deviations of its noise. With a caution of 1 it is Wiener's filter, with z^2 for the
-    ratio of signal to noise; where most genes do not change at all, more is right (see `cautions`).
+    ratio of signal to noise; where most genes do not change at all, more is right (see `risks`).
     """
     size = np.square(shift)
     return np.asarray(np.divide(shift * size, size + caution * noise, out=np.zeros_like(shift), where=size + noise > 0))
 
 
-def cautions(shifts: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """With which caution of CAUTIONS `beyond_noise` is to filter each of P shifts (P x G both), (P,).
+def risks(shift: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """How much `beyond_noise` errs on a shift with each of CAUTIONS, as a share of its noise (variances), (C,).
 
-    That of the least squared error as a share of the noise, of the shift itself and on average over all, since one
-    shift tells it but roughly. The error is Stein's unbiased estimate (Annals of Statistics 1981), which needs no
-    truth, only normal noise of known variance v: with h the filtered z, a gene adds v (1 + (h - z)^2 + 2 (dh/dz - 1)).
+    The squared error by Stein's unbiased estimate (Annals of Statistics 1981), which needs no truth, only normal noise
+    of known variance v: with h the filtered z, a gene adds v (1 + (h - z)^2 + 2 (dh/dz - 1)).
     """
-    squared = np.divide(np.square(shifts), noise, out=np.zeros_like(shifts), where=noise > 0)
+    squared = np.divide(np.square(shift), noise, out=np.zeros_like(shift), where=noise > 0)
+    all_noise = max(noise.sum(), np.finfo(float).tiny)
 
-    def risk(caution: float) -> np.ndarray:
+    def risk(caution: float) -> float:
         kept = squared / (squared + caution)
         slope = kept * (squared + 3 * caution) / (squared + caution)
-        return np.asarray((noise * (1 + squared * np.square(kept - 1) + 2 * (slope - 1))).sum(axis=1))
+        return float(noise @ (1 + squared * np.square(kept - 1) + 2 * (slope - 1)) / all_noise)
 
-    risks = np.stack([risk(caution) for caution in CAUTIONS], axis=1)
-    risks /= np.maximum(noise.sum(axis=1, keepdims=True), np.finfo(float).tiny)
-    return np.array(CAUTIONS)[np.argmin(risks + risks.mean(axis=0), axis=1)]
+    return np.array([risk(caution) for caution in CAUTIONS])
 
 
 def steadied(mean: np.ndarray, variance: np.ndarray, n_cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
