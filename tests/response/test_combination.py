@@ -11,7 +11,7 @@ import pytest
 from made_populations import NO_FEATURES, answer, ask, populations
 from squidiff.config import InputError
 from squidiff.response.combination import Additive, LinearParts, MeanOfParts, MeasuredParts
-from squidiff.response.noise import CAUTIONS
+from squidiff.response.noise import CAUTIONS, risks
 from squidiff.response.populations import Populations, Source
 
 OWN = np.array([1.0, 2.0, 3.0])
@@ -109,11 +109,14 @@ def test_measured_parts_add_rises_and_multiply_falls() -> None:
 
 
 def test_of_measured_parts_what_is_noise_is_left_out() -> None:
-    made = single([4.0, 3.2], [3.0, 3.0], [3.0, 3.0], variance=0.1)
-    noise = 0.1 * (1 / 10 + 1 / 11)  # three populations say nothing of each other
-    expected = {tuple(3.0 + s * s * s / (s * s + c * noise) for s in (1.0, 0.2)) for c in CAUTIONS}
-    found = tuple(answer(MeasuredParts(), made, ask("x", "A + B")))
-    assert min(np.abs(np.subtract(found, one)).max() for one in expected) < 1e-12
+    made = single([4.0, 3.2], [3.0, 3.0], [3.0, 3.0], variance=0.1)  # three populations say nothing of each other
+    n = made.n_cells
+    noise = 0.1 / n[0] + (0.1 + 0.1 * n[1:] / (n[1:] - 1)) / (2 * n[1:])
+    shifts = np.array([[1.0, 0.2], [0.0, 0.0]])
+    told = [risks(shift, np.full(2, v)) for shift, v in zip(shifts, noise, strict=True)]
+    caution = CAUTIONS[int(np.argmin(told[0] + np.mean(told, axis=0)))]
+    expected = 3.0 + shifts[0] ** 3 / (shifts[0] ** 2 + caution * noise[0])
+    np.testing.assert_allclose(answer(MeasuredParts(), made, ask("x", "A + B")), expected, rtol=1e-12)
 
 
 def noisy_screen(seed: int) -> tuple[Populations, np.ndarray]:
@@ -170,6 +173,13 @@ def test_one_cell_that_shows_a_gene_is_no_sign_of_a_shift() -> None:
     mean[1, 0], variance[1, 0] = 2.0 / 100, 2.0**2 / 100
     rare = dataclasses.replace(made, mean=mean, variance=variance)
     assert answer(MeasuredParts(), rare, ask("x", "A + B"))[0] < mean[1, 0] / 2
+
+
+def test_control_cells_of_another_time_stay_as_they_were_measured() -> None:
+    means = {("x", "", 0.0): np.full(50, 3.0)} | {("x", name, 1.0): np.full(50, 3.1) for name in "ABCDE"}
+    made = populations(means, variance=1.0)
+    found = answer(MeasuredParts(), made, ask("x", "A + B", 1.0))
+    assert 3.0 <= found[0] < 3.05  # five means that agree would draw it, and so all shifts, away
 
 
 def test_measured_parts_of_negative_means_add_as_they_are() -> None:

@@ -286,6 +286,9 @@ def test_few_cells_tell_nothing_of_how_genes_go_together() -> None:
     rng = np.random.default_rng(2)
     cells, few = correlated(rng, 50, 10), correlated(rng, 9, 10)
     np.testing.assert_array_equal(covary_as(cells, few, 9), cells)
+    flat = np.zeros((200, 10))
+    flat[:, :3] = correlated(rng, 200, 3)  # only three genes vary: no other is changed
+    np.testing.assert_array_equal(covary_as(cells, flat, 200)[:, 3:], cells[:, 3:])
     for repeated in (np.repeat(few, 30, axis=0), np.zeros((270, 10))):
         assert np.isfinite(covary_as(cells, repeated, 25)).all()
     assert np.isfinite(covary_as(np.zeros((50, 10)), correlated(rng, 100, 10), 100)).all()

@@ -220,7 +220,7 @@ class Generator:
         if self.sampling.first_level:
             return sp.csr_matrix(moved), self._encoded(given.source, plan).cpu().numpy()
         cells, z_sem = self._denoised(given, start, plan)
-        if plan.is_plain:  # of no other population is it known how its genes go together
+        if plan.is_plain:  # the source cells are of this very population, and show how its genes go together
             cells = covary_as(cells, given.given, min(len(cells), int(self.starts.n_cells[plan.start])))
         return sp.csr_matrix(take_values(cells, moved)), z_sem
 

@@ -35,10 +35,12 @@ class _Context:
         treated = [i for i in here if populations.keys[i].condition and populations.sources[i] >= 0]
         treated = populations.reliable(treated)
         start = int(populations.sources[treated[0]])
-        rows = [start, *drawn(treated, MAX_ASKED)]  # memory does not grow with a screen
+        rows = [start, *drawn(treated, MAX_ASKED)]  # so that memory does not grow with a screen
         n_cells, self.variance = populations.n_cells[rows], populations.pooled_over(rows)
         self.measured, self.noise = populations.mean[start], self.variance / n_cells[0]
-        self.control, self.noise_left = steadied(populations.mean[rows], self.variance, n_cells)
+        self.control, self.noise_left = self.measured, self.noise
+        if populations.keys[start].time == time:  # else all others differ from it by what time does
+            self.control, self.noise_left = steadied(populations.mean[rows], self.variance, n_cells)
         # one shift tells but roughly how much of it is noise: all of them together tell it better
         self.usual_risks = np.mean([risks(*self._measured_shift(i)) for i in rows[1:]], axis=0)
 
@@ -51,7 +53,7 @@ class _Context:
         """And the variance of its noise, both (G,)."""
         populations, n = self.populations, self.populations.n_cells[index]
         # half by the population's own variance: one cell that shows a gene which no other does is no sign of a shift
-        own = populations.variance[index] if n >= MIN_CELLS else self.variance
+        own = populations.variance[index] * n / (n - 1) if n >= MIN_CELLS else self.variance
         return populations.mean[index] - self.control, (self.variance + own) / (2 * n) + self.noise_left
 
 

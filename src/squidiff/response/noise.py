@@ -39,16 +39,18 @@ def steadied(mean: np.ndarray, variance: np.ndarray, n_cells: np.ndarray) -> tup
     """The first of P means (P x G) drawn towards all of them, and the variance of the noise that it keeps, both (G,).
 
     Where a gene's means differ by no more than the noise of few cells makes them (`variance` (G,) of single cells,
-    over `n_cells` (P,)), they are all one mean; where they differ by more, the first stays where it was measured:
-    Lindley's estimate, for means of unequal noise. Fewer than four say nothing of each other. A mean of 0 stays: half a
-    cell cannot show a gene that no cell does.
+    over `n_cells` (P,)), they are all one mean; where they differ by more, the first hardly moves, and never by more
+    than one standard deviation of its own noise, since all others may differ from it alike (Efron and Morris 1972).
+    Lindley's estimate, with the spread of means of unequal noise (DerSimonian and Laird 1986). Fewer than four say
+    nothing of each other. A mean of 0 stays: half a cell cannot show a gene that no cell does.
     """
-    own = variance / n_cells[0]
-    n_means = len(mean)
+    own, n_means, all_cells = variance / n_cells[0], len(mean), n_cells.sum()
     if n_means < 4:
         return mean[0], own
-    signal = np.maximum(mean.var(axis=0, ddof=1) - variance * np.mean(1 / n_cells), 0.0)
+    middle = n_cells @ mean / all_cells
+    spread = n_cells @ np.square(mean - middle) - (n_means - 1) * variance
+    signal = np.maximum(spread / (all_cells - np.square(n_cells).sum() / all_cells), 0.0)
     can_move = (own > 0) & (mean[0] != 0)
-    drawn = np.divide(own, signal + own, out=np.zeros_like(own), where=can_move) * (n_means - 3) / (n_means - 1)
-    middle = n_cells / n_cells.sum() @ mean
-    return mean[0] + drawn * (middle - mean[0]), own * (1 - drawn)
+    share = np.divide(own, signal + own, out=np.zeros_like(own), where=can_move) * (n_means - 3) / (n_means - 1)
+    move = np.clip(share * (middle - mean[0]), -np.sqrt(own), np.sqrt(own))
+    return mean[0] + move, own * (1 - share) + variance / all_cells * share * (2 - share)

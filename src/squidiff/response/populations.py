@@ -177,17 +177,20 @@ class Populations:
     @cached_property
     def pooled_variance(self) -> np.ndarray:
         """(G,) within populations, over all cells: less noisy than one of few cells."""
-        return self.pooled_over(range(len(self.keys)))
+        return np.asarray(self.n_cells / self.n_cells.sum() @ self.variance)
 
     def pooled_over(self, indices: Sequence[int]) -> np.ndarray:
-        """The same over the cells of some of them."""
+        """The same of some of them."""
         chosen = list(indices)
         return np.asarray(self.n_cells[chosen] / self.n_cells[chosen].sum() @ self.variance[chosen])
 
     def variance_of(self, index: int) -> np.ndarray:
-        """(G,) of the cells of one population; over all, where it has so few that they say little."""
+        """(G,) of the cells of one population; over all, where these are too few or do not show a gene."""
         n = self.n_cells[index]
-        return self.variance[index] * n / (n - 1) if n >= MIN_CELLS else self.pooled_variance
+        if n < MIN_CELLS:
+            return self.pooled_variance
+        own = self.variance[index] * n / (n - 1)
+        return np.where(own > 0, own, self.pooled_variance)
 
     def noise(self, indices: Sequence[int]) -> np.ndarray:
         """The variances of what sampling of cells adds to their `shifts`, populations x G."""

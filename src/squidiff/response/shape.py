@@ -131,7 +131,7 @@ def take_values(cells: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def covary_as(cells: np.ndarray, like: np.ndarray, n_different: int) -> np.ndarray:
-    """Cells (N x G) with the covariance of others (M x G), of which `n_different` are, on the principal axes of these.
+    """Cells (N x G) with the covariance of others (M x G, `n_different` of them different) on the main axes of these.
 
     In units of each gene's standard deviation, and by the map that moves cells least: with C their covariance on the
     axes and D the wanted one, C^-1/2 (C^1/2 D C^1/2)^1/2 C^-1/2, the optimal transport between normal laws (Olkin and
@@ -144,11 +144,13 @@ def covary_as(cells: np.ndarray, like: np.ndarray, n_different: int) -> np.ndarr
     if n_axes == 0 or len(cells) <= n_axes or not spread.any():
         return cells
     spread[spread == 0] = 1.0
-    axes = PCA(n_axes, random_state=0).fit(like / spread).components_.T.astype(np.float64)
+    scaled = like / spread
+    pca = PCA(n_axes, random_state=0).fit(scaled)
+    axes = pca.components_[pca.explained_variance_ > 1e-9 * pca.explained_variance_[0]].T.astype(np.float64)
     on_axes = (cells - center) / spread @ axes
-    wanted = np.atleast_2d(np.cov(like / spread @ axes, rowvar=False))
+    wanted = np.atleast_2d(np.cov(scaled @ axes, rowvar=False))
     root, inverse = _root(np.atleast_2d(np.cov(on_axes, rowvar=False)))
-    change = inverse @ _root(root @ wanted @ root)[0] @ inverse - np.eye(n_axes)
+    change = inverse @ _root(root @ wanted @ root)[0] @ inverse - np.eye(axes.shape[1])
     return np.asarray(cells + (on_axes @ change @ axes.T) * spread)
 
 

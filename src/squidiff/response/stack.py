@@ -86,7 +86,7 @@ class LeftOut(NamedTuple):
     error: np.ndarray
     """(G,) true minus predicted mean."""
     noise: np.ndarray
-    """(G,) the variance of the difference of both means that sampling of cells makes."""
+    """(G,) the variance that sampling of cells gives the difference of both means, if all vary as the source's do."""
     variance: np.ndarray
     """(G,) of the cells that the prediction starts from."""
 
