@@ -111,6 +111,27 @@ def test_intervals_of_unseen_conditions_of_one_or_two_cells_hold_as_often_as_the
     np.testing.assert_allclose(np.mean(held, axis=0), LEVELS, atol=0.05)
 
 
+def test_of_a_gene_that_only_treated_cells_show_the_interval_is_no_point() -> None:
+    rng = np.random.default_rng(0)
+    features = {f"d{i}": np.array([1.0, *rng.normal(size=4)]) for i in range(40)}
+    rate = rng.gamma(0.3, 1.0, 300)
+    counts = {name: rng.poisson(rate * np.exp(0.5 * rng.normal(size=300)), (40, 300)) for name in ["", *features]}
+    cells = {name: np.log1p(x) for name, x in counts.items()}
+    made = populations({("a", name, None): x.mean(axis=0) for name, x in cells.items()}, features)
+    variances = np.stack([x.var(axis=0) for x in cells.values()])
+    made = dataclasses.replace(made, n_cells=np.full(41, 40), variance=variances)
+    silent = (made.mean[0] == 0) & (made.mean[1:] > 0).any(axis=0)
+    assert silent.sum() > 30
+    known, held = made.only(np.arange(31)), []
+    anchor = Anchor().fit(known)
+    uncertainty, start = Uncertainty(anchor), Source(known.keys[0], known.mean[0])
+    for key, described, truth in zip(made.keys[31:], made.features[31:], made.mean[31:], strict=True):
+        mean, _, group = anchor.answer(key, described, start)
+        low, high = uncertainty.interval(key, mean, group, start).bounds[0.9]
+        held.append(((low <= truth - start.mean) & (truth - start.mean <= high))[silent].mean())
+    assert np.mean(held) > 0.85
+
+
 def test_of_what_training_saw_only_the_noise_of_cells_is_uncertain() -> None:
     made, _ = contexts(4)
     key = ask("c1", "X")

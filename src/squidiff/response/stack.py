@@ -86,7 +86,8 @@ class LeftOut(NamedTuple):
     error: np.ndarray
     """(G,) true minus predicted mean."""
     noise: np.ndarray
-    """(G,) the variance that sampling of cells gives the difference of both means, if all vary as the source's do."""
+    """(G,) the variance that sampling of cells gives the difference of both means, if all vary as the source's do; 0 of
+    genes that the source does not show."""
     variance: np.ndarray
     """(G,) of the cells that the prediction starts from."""
 
@@ -198,8 +199,9 @@ class Anchor:
             except InputError:
                 continue
             spread = known.variance_of(start)
-            # of cells like the source's, as it has to be taken of populations that nobody has seen
-            noise = spread * (1 / populations.n_cells[i] + 1 / known.n_cells[start])
+            # of cells like the source's, as it has to be taken of populations that nobody has seen; genes that it does
+            # not show teach nothing: most of them no other cell shows either, and any interval would hold them
+            noise = spread * (1 / populations.n_cells[i] + 1 / known.n_cells[start]) * (source.mean != 0)
             found.append(LeftOut(mean - source.mean, populations.mean[i] - mean, noise, spread))
         return found
 

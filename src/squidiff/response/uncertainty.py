@@ -159,7 +159,7 @@ def fit_law(left_out: list[LeftOut]) -> Law:
     tried = [Law(a, b, {}, (), 0) for a in OF_SHIFT for b in OF_SPREAD]
     surprise = [sum(_surprise(law, x) for x in left_out) for law in tried]
     best = tried[int(np.argmin(surprise))]
-    shown = [x.noise > 0 for x in left_out]  # of genes that nothing expresses any interval would hold the mean
+    shown = [x.noise > 0 for x in left_out]  # where nothing is shown any interval would hold the mean
     scaled = np.concatenate(
         [(np.abs(x.error) / best.size(x.shift, x.noise, x.variance))[s] for x, s in zip(left_out, shown, strict=True)]
     )
@@ -179,7 +179,7 @@ def fit_law(left_out: list[LeftOut]) -> Law:
 def _surprise(law: Law, x: LeftOut) -> float:
     """The negative log-likelihood of errors as of Laplace's law, whose tails bear a few genes that are far off.
 
-    Without genes that are expressed neither here nor there, whose mean any interval holds.
+    Without genes that the source does not show, whose mean nearly any interval holds.
     """
     size = law.size(x.shift, x.noise, x.variance)
     return float((np.abs(x.error) / size + np.log(size))[x.noise > 0].sum())
