@@ -61,6 +61,15 @@ def test_two_processes_that_each_hold_a_share_of_the_network_have_them_too(
 
 
 @pytest.mark.slow
+def test_no_process_ends_while_its_threads_still_talk(folder: Path) -> None:
+    """They abort one that is done, now and then: "terminate called without an active exception"."""
+    if not (folder / "left-1.txt").exists():
+        ran(folder, 2, "ddp")
+    for rank in (0, 1):
+        assert (folder / f"left-{rank}.txt").read_text() == "still connected: False"
+
+
+@pytest.mark.slow
 def test_what_one_process_says_all_hear(folder: Path) -> None:
     if not (folder / "heard-1.txt").exists():
         ran(folder, 2, "ddp")

@@ -5,6 +5,8 @@ One process is given the joined batch.
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
 from pathlib import Path
 
@@ -39,6 +41,7 @@ def batch(i: int) -> Batch:
 
 
 def main(folder: Path, n: int, strategy: str) -> None:
+    atexit.register(say_whether_left, folder)  # what is registered first is done last
     processes = Processes.start(Compute(device="cpu", devices=n, strategy=strategy))
     state = TrainState.start(network(), SETTINGS, processes=processes)
     own = np.array_split(np.arange(N_CELLS), processes.n)[processes.rank]
@@ -55,6 +58,11 @@ def main(folder: Path, n: int, strategy: str) -> None:
         torch.save(found, folder / f"{n}-{strategy}.pt")
     if n == 2:
         say_what_is_told(processes, folder)
+
+
+def say_whether_left(folder: Path) -> None:
+    still = torch.distributed.is_initialized()
+    (folder / f"left-{os.environ.get('LOCAL_RANK', '0')}.txt").write_text(f"still connected: {still}", encoding="utf-8")
 
 
 def say_what_is_told(processes: Processes, folder: Path) -> None:

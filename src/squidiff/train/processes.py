@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import inspect
 import logging
@@ -255,7 +256,14 @@ def _launched(compute: Compute, device: torch.device, devices: int, nodes: int) 
     except (RuntimeError, ValueError) as error:
         asked = f"training on {device}" if devices * nodes == 1 else f"--devices {devices} and --nodes {nodes}"
         raise InputError(f"{asked} cannot be started: {error}") from None
+    atexit.register(_leave)
     return fabric
+
+
+def _leave() -> None:
+    """Ends gloo's threads while Python still runs: later, one that is alive aborts a process that is done."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _strategy(compute: Compute, device: torch.device, n: int) -> Any:
