@@ -77,10 +77,9 @@ def ending_with_a_sentence(
         try:
             yield
         except (InputError, CycloptsError) as error:
+            # the main process says it and ends so: Fabric is not to kill it first for one of the others
             if not is_main_process() and getattr(error, "is_shared", False):
-                sys.exit(
-                    0
-                )  # the main process says it and ends so: Fabric is not to kill it first for one of the others
+                sys.exit(0)
             say_error(_sentence(error))
             sys.exit(EXIT_BAD_INPUT)
         except Stopped as stopped:

@@ -177,12 +177,12 @@ class Populations:
     @cached_property
     def pooled_variance(self) -> np.ndarray:
         """(G,) within populations, over all cells: less noisy than one of few cells."""
-        return np.asarray(self.n_cells / self.n_cells.sum() @ self.variance)
+        return self.pooled_over(slice(None))
 
-    def pooled_over(self, indices: Sequence[int]) -> np.ndarray:
+    def pooled_over(self, indices: list[int] | slice) -> np.ndarray:
         """The same of some of them."""
-        chosen = list(indices)
-        return np.asarray(self.n_cells[chosen] / self.n_cells[chosen].sum() @ self.variance[chosen])
+        n_cells = self.n_cells[indices]
+        return np.asarray(n_cells / n_cells.sum() @ self.variance[indices])
 
     def variance_of(self, index: int) -> np.ndarray:
         """(G,) of the cells of one population; over all, where these are too few or do not show a gene."""
