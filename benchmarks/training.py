@@ -10,7 +10,8 @@
 by ours, and the default model at several batch sizes. Each run is a process of its own, the runs take turns, and the
 fastest of the rounds counts, as a neighbour on the machine can only slow one down; within a run the median over windows
 of steps, without the first. The rate of matrix multiplication is that of one large product in float32, the fastest of
-several, before and after; the products of a step are counted by torch's own counter.
+several, before and after; the products of a step are counted by torch's own counter. Ours waits for its threads as the
+command line has it, Squidiff 1.0.8 as torch does by itself.
 
 `memory`: the peak of a whole process, by batch size and number of genes, with the cells in memory.
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -35,10 +37,12 @@ import anndata as ad
 import numpy as np
 import torch
 
+from squidiff.cli.app import THREADS
 from squidiff.config import PRESETS, Compute, Config, Schema
 from squidiff.data.preprocess import normalize
 from squidiff.data.simulate import simulate_perturbation
 from squidiff.estimator import Squidiff
+from squidiff.model.linear import is_there
 from squidiff.train import run
 from squidiff.train.loop import Step, TrainState
 from squidiff.train.run import Record, peak_memory_mb
@@ -112,6 +116,7 @@ def one_run(preset: str, batch_size: int, n_genes: int, n_steps: int) -> dict[st
     """Trains and measures."""
     from torch.utils.flop_counter import FlopCounterMode
 
+    count_products_of_linear_layers()
     config = settings(preset, batch_size, n_steps)
     adata, records = cells(n_genes, max(2400, int(1.3 * batch_size))), []
     Squidiff(SCHEMA, config, "cpu").fit(adata, on_record=records.append)
@@ -123,6 +128,17 @@ def one_run(preset: str, batch_size: int, n_genes: int, n_steps: int) -> dict[st
             Squidiff(SCHEMA, replace(config, n_train_steps=n, validation_fraction=0.0), "cpu").fit(adata)
         flops.append(counter.get_total_flops())
     return found | {"steps_per_s": found["cells_per_s"] / batch_size, "flops_per_step": flops[1] - flops[0]}
+
+
+def count_products_of_linear_layers() -> None:
+    """torch's counter does not know those of oneDNN."""
+    from torch.utils.flop_counter import register_flop_formula
+
+    if is_there():
+
+        @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+        def count(x: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:
+            return 2 * x[0] * x[1] * weight[0]
 
 
 def matmul_rate(size: int = 2048, n: int = 8) -> float:
@@ -138,7 +154,7 @@ def matmul_rate(size: int = 2048, n: int = 8) -> float:
 
 def run_ours(*arguments: object) -> dict[str, Any]:
     command = [sys.executable, __file__, "one", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**THREADS, **os.environ})
     return json.loads(done.stdout.splitlines()[-1])
 
 

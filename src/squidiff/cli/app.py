@@ -32,6 +32,11 @@ from squidiff.config import InputError, Stopped, flag
 EXIT_BAD_INPUT = 2
 EXIT_SIGNAL = 128
 """Added to the number of the signal that ended the work, as a shell does."""
+THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
+"""How OpenMP's threads wait for each other, read when torch is loaded. By themselves they spin for milliseconds, and
+where another process holds one of the cores a training step takes ten times as long; asleep at once, they are woken
+for every product. GNU's may spin for about 20 microseconds: the time from one operation to the next.
+"""
 
 
 def _version() -> str:
@@ -70,9 +75,8 @@ def ending_with_a_sentence(
     interrupted: str = "training goes on with `train --resume`, an experiment or a benchmark with the same command",
 ) -> Iterator[None]:
     """Inside, input that cannot be used ends the process with one sentence and code 2, a signal with 128 + number."""
-    # OpenMP's threads spin while they wait for each other; where another process holds one of the cores, a training
-    # step then takes ten times as long. Read when torch is loaded, so it is set before.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for name, value in THREADS.items():
+        os.environ.setdefault(name, value)
     with heard_or_not():
         try:
             yield

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from squidiff.config import NoiseLevel, Prediction
+from squidiff.model.linear import Linear
 
 
 class GaussianDenoiser(nn.Module):
@@ -52,8 +53,8 @@ class Block(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.rise = nn.Linear(width, width)
-        self.fall = nn.Linear(width, width)
+        self.rise = Linear(width, width)
+        self.fall = Linear(width, width)
 
     def forward(self, h: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
         update: torch.Tensor = self.fall(functional.silu(self.rise(self.norm(h) * (1 + scale) + shift)))
@@ -74,14 +75,14 @@ class Denoiser(nn.Module):
         self.gaussian = gaussian
         self.register_buffer("frequencies", torch.exp(torch.linspace(0.0, math.log(1000.0), self.N_FREQUENCIES)))
         self.embed_level = nn.Sequential(
-            nn.Linear(2 * self.N_FREQUENCIES, self.EMBEDDING), nn.SiLU(), nn.Linear(self.EMBEDDING, self.EMBEDDING)
+            Linear(2 * self.N_FREQUENCIES, self.EMBEDDING), nn.SiLU(), Linear(self.EMBEDDING, self.EMBEDDING)
         )
-        self.embed_latent = nn.Linear(n_latent, self.EMBEDDING)
-        self.modulation = nn.Linear(self.EMBEDDING, 3 * width * n_blocks)
-        self.lift = nn.Linear(n_genes, width)
+        self.embed_latent = Linear(n_latent, self.EMBEDDING)
+        self.modulation = Linear(self.EMBEDDING, 3 * width * n_blocks)
+        self.lift = Linear(n_genes, width)
         self.blocks = nn.ModuleList(Block(width) for _ in range(n_blocks))
         self.norm = nn.LayerNorm(width)
-        self.project = nn.Linear(width, n_genes)
+        self.project = Linear(width, n_genes)
         for layer in (self.modulation, self.project):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)

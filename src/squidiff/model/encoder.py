@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from squidiff.model.linear import Linear
+
 
 class SemanticEncoder(nn.Module):
     """z_sem (B x Z) of a standardised source cell (B x G) and its condition features (B x C).
@@ -15,12 +17,12 @@ class SemanticEncoder(nn.Module):
     def __init__(self, n_genes: int, n_condition: int, n_latent: int, width: int = 256) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(n_genes + n_condition, width),
+            Linear(n_genes + n_condition, width),
             nn.LayerNorm(width),
             nn.SiLU(),
-            nn.Linear(width, width),
+            Linear(width, width),
             nn.SiLU(),
-            nn.Linear(width, n_latent),
+            Linear(width, n_latent),
         )
 
     def forward(self, source: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from squidiff.config import InputError, NoiseLevel, Prediction
+from squidiff.model.linear import Linear, linear
 
 MAX_PERIOD = 10_000.0
 NO_CHECKPOINT = "it is no checkpoint of upstream's network"
@@ -83,12 +84,12 @@ class UpstreamEncoder(nn.Module):
 
     def __init__(self, n_shown: int, width: int, n_latent: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(n_shown, width)
+        self.fc1 = Linear(n_shown, width)
         self.bn1 = nn.BatchNorm1d(width)
         self.bn2 = nn.BatchNorm1d(width)
-        self.fc2 = nn.Linear(width, width)
-        self.fc3 = nn.Linear(width, n_latent)
-        self.label_embed = nn.Linear(1, width).requires_grad_(False)  # never used, but a key of every checkpoint
+        self.fc2 = Linear(width, width)
+        self.fc3 = Linear(width, n_latent)
+        self.label_embed = Linear(1, width).requires_grad_(False)  # never used, but a key of every checkpoint
 
     def forward(
         self,
@@ -120,12 +121,12 @@ class UpstreamBlock(nn.Module):
 
     def __init__(self, width: int, n_embedding: int, n_latent: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, width)
-        self.fc2 = nn.Linear(width, width)
+        self.fc1 = Linear(width, width)
+        self.fc2 = Linear(width, width)
         self.layer_norm1 = nn.LayerNorm(width)
         self.layer_norm2 = nn.LayerNorm(width)
-        self.time_dense = nn.Linear(n_embedding, width)
-        self.zsem_dense = nn.Linear(n_latent, width)
+        self.time_dense = Linear(n_embedding, width)
+        self.zsem_dense = Linear(n_latent, width)
 
     def forward(self, h: torch.Tensor, embedded: torch.Tensor, z_sem: torch.Tensor) -> torch.Tensor:
         return self.finish(self.fc1(h), self.time_dense(embedded), self.zsem_dense(z_sem))
@@ -144,12 +145,12 @@ class UpstreamNetwork(nn.Module):
         self.sizes = sizes
         width, n_embedding = sizes.width, sizes.n_embedding
         self.encoder = UpstreamEncoder(sizes.n_genes + sizes.n_fingerprint, sizes.n_encoder, sizes.n_latent)
-        self.time_embed = nn.Sequential(nn.Linear(width, n_embedding), nn.SiLU(), nn.Linear(n_embedding, n_embedding))
+        self.time_embed = nn.Sequential(Linear(width, n_embedding), nn.SiLU(), Linear(n_embedding, n_embedding))
         self.mlp_blocks = nn.ModuleList(
             UpstreamBlock(width, n_embedding, sizes.n_latent) for _ in range(sizes.n_blocks)
         )
-        self.input_layer = nn.Linear(sizes.n_genes, width)
-        self.output_layer = nn.Linear(width, sizes.n_genes)
+        self.input_layer = Linear(sizes.n_genes, width)
+        self.output_layer = Linear(width, sizes.n_genes)
 
     @classmethod
     def initialise(cls, sizes: UpstreamSizes, seed: int) -> UpstreamNetwork:
@@ -253,7 +254,7 @@ class UpstreamDenoiser:
     @torch.no_grad()
     def _eps(self, x_t: torch.Tensor, row: int, of_latent: Sequence[torch.Tensor]) -> torch.Tensor:
         """`UpstreamNetwork.forward` with the given projections; in place, since a wide layer costs what it moves."""
-        h = functional.linear(x_t, self._weight, self._bias)
+        h = linear(x_t, self._weight, self._bias)
         for i, block in enumerate(self.network.blocks):
             if i > 0:
                 h = block.fc1(h)
