@@ -202,6 +202,19 @@ def test_a_column_named_twice_is_not_read_as_its_last_value() -> None:
         follow_any(made_counts().obs, ["type=B,type=T"])
 
 
+@pytest.mark.parametrize("dtype", [float, np.float32, "Float64", "category"])
+def test_a_rule_finds_a_number_however_it_is_written(dtype: object) -> None:
+    doses = pd.Series([0.1, 2.0, np.nan, 10.0, 2.0]).astype(dtype)
+    obs = pd.DataFrame({"dose": doses, "name": ["2.0", "2", "", "2", "1"]})
+    for value in ("2", "2.0", "2e0"):
+        assert follow_any(obs, [f"dose={value}"]).tolist() == [False, True, False, False, True]
+    assert follow_any(obs, ["dose=0.1"]).tolist() == [True, False, False, False, False]
+    assert follow_any(obs, ["dose="]).tolist() == [False, False, True, False, False]
+    assert follow_any(obs, ["name=2"]).tolist() == [False, True, False, True, False]  # names stay what they are
+    with pytest.raises(InputError, match="no cell follows 'dose=two'"):
+        follow_any(obs, ["dose=two"])
+
+
 def test_rules_that_leave_nothing_are_refused() -> None:
     with pytest.raises(InputError, match=r"^no cell follows 'type=NK': column 'type' has values such as 'T', 'B'"):
         made(drop=("type=NK",))

@@ -90,7 +90,7 @@ def follow_any(obs: pd.DataFrame, rules: Sequence[str]) -> np.ndarray:
         follows = np.ones(len(obs), dtype=bool)
         for column, value in parse_rule(rule).items():
             require_columns(obs, [column], "obs")
-            follows &= (as_text(obs[column]) == value).to_numpy()
+            follows &= _is(obs[column], value)
         if not follows.any():
             values = as_text(obs[column]).value_counts().index[:6]
             raise InputError(
@@ -98,6 +98,16 @@ def follow_any(obs: pd.DataFrame, rules: Sequence[str]) -> np.ndarray:
             )
         total |= follows
     return total
+
+
+def _is(column: pd.Series, value: str) -> np.ndarray:
+    """Which values of a column are this one, as text or, of a column of numbers, as a number: 2 is 2.0."""
+    found = (as_text(column) == value).to_numpy()
+    labels = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
+    if pd.api.types.is_numeric_dtype(labels) and not pd.api.types.is_bool_dtype(labels):
+        number = pd.to_numeric(pd.Series([value]), errors="coerce").item()
+        found |= (column.astype(labels.dtype) == number).to_numpy(dtype=bool, na_value=False)
+    return found
 
 
 def parse_rule(rule: str) -> dict[str, str]:
