@@ -10,8 +10,7 @@
 by ours, and the default model at several batch sizes. Each run is a process of its own, the runs take turns, and the
 fastest of the rounds counts, as a neighbour on the machine can only slow one down; within a run the median over windows
 of steps, without the first. The rate of matrix multiplication is that of one large product in float32, the fastest of
-several, before and after; the products of a step are counted by torch's own counter. Ours waits for its threads as the
-command line has it, Squidiff 1.0.8 as torch does by itself.
+several, before and after; the products of a step are counted by torch's own counter.
 
 `memory`: the peak of a whole process, by batch size and number of genes, with the cells in memory.
 
@@ -23,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -37,7 +35,6 @@ import anndata as ad
 import numpy as np
 import torch
 
-from squidiff.cli.app import THREADS
 from squidiff.config import PRESETS, Compute, Config, Schema
 from squidiff.data.preprocess import normalize
 from squidiff.data.simulate import simulate_perturbation
@@ -154,7 +151,7 @@ def matmul_rate(size: int = 2048, n: int = 8) -> float:
 
 def run_ours(*arguments: object) -> dict[str, Any]:
     command = [sys.executable, __file__, "one", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**THREADS, **os.environ})
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
