@@ -210,6 +210,8 @@ def test_a_rule_finds_a_number_however_it_is_written(dtype: object) -> None:
         assert follow_any(obs, [f"dose={value}"]).tolist() == [False, True, False, False, True]
     assert follow_any(obs, ["dose=0.1"]).tolist() == [True, False, False, False, False]
     assert follow_any(obs, ["dose="]).tolist() == [False, False, True, False, False]
+    obs["batch"] = pd.Categorical([2, 1, None, 10, 1])
+    assert follow_any(obs, ["batch=1.0"]).tolist() == [False, True, False, False, True]
     assert follow_any(obs, ["name=2"]).tolist() == [False, True, False, True, False]  # names stay what they are
     with pytest.raises(InputError, match="no cell follows 'dose=two'"):
         follow_any(obs, ["dose=two"])

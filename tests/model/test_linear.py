@@ -35,7 +35,7 @@ def given(n_rows: int, n_in: int, n_out: int) -> list[torch.Tensor]:
 def with_gradients(multiply: Callable[..., Any], *tensors: torch.Tensor) -> list[torch.Tensor]:
     """The product, and the gradients of x, weight and bias."""
     *taken, gradient = tensors
-    taken = [t.clone().requires_grad_() for t in taken]
+    taken = [t.detach().requires_grad_() for t in taken]
     product = multiply(*taken)
     product.backward(gradient)
     return [product.detach(), *(t.grad for t in taken)]
@@ -64,6 +64,16 @@ def test_product_of_a_row_does_not_hang_on_the_rows_beside_it() -> None:
     together = Product.apply(x, weight, bias)
     for n in (1, 7, 64):
         torch.testing.assert_close(Product.apply(x[:n], weight, bias), together[:n], rtol=0, atol=1e-4)
+
+
+@needs_onednn
+def test_tensors_may_lie_in_memory_as_they_like() -> None:
+    x, weight, bias, gradient = given(6, 5, 3)
+    for strange, strange_gradient in ((x.T.contiguous().T, gradient[:1].expand(6, 3)), (x[:1].expand(6, 5), gradient)):
+        exact = with_gradients(functional.linear, strange, weight, bias, strange_gradient)
+        found = with_gradients(Product.apply, strange, weight, bias, strange_gradient)
+        for one, other in zip(found, exact, strict=True):
+            torch.testing.assert_close(one, other)
 
 
 @needs_onednn

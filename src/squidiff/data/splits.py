@@ -106,7 +106,8 @@ def _is(column: pd.Series, value: str) -> np.ndarray:
     labels = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
     if pd.api.types.is_numeric_dtype(labels) and not pd.api.types.is_bool_dtype(labels):
         number = pd.to_numeric(pd.Series([value]), errors="coerce").item()
-        found |= (column.astype(labels.dtype) == number).to_numpy(dtype=bool, na_value=False)
+        equal = pd.Series(labels).eq(number).to_numpy(dtype=bool, na_value=False)
+        found |= equal if labels is column else np.append(equal, False)[column.cat.codes]  # code -1 is missing
     return found
 
 
