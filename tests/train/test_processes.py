@@ -37,13 +37,18 @@ def joined(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_alike(found: dict[str, torch.Tensor], joined: dict[str, torch.Tensor]) -> None:
-    """Gradients to 1e-6 of the largest number of each; what comes later, where AdamW has divided by them, to 1e-4."""
+    """Gradients and first losses to 1e-6 of the largest number of each; what comes later, to 3e-6 of its length.
+
+    AdamW divides by the gradients, so of a weight whose gradient is rounding alone the way is, too.
+    """
     assert found.keys() == joined.keys()
     assert sum(name.startswith("gradient") for name in joined) == sum(name.startswith("weight") for name in joined)
     for name, expected in joined.items():
-        share = 1e-6 if name.startswith(("gradient", "loss 0")) else 1e-4
-        largest = float(expected.abs().max())
-        torch.testing.assert_close(found[name], expected, rtol=0, atol=share * largest, msg=name)
+        if name.startswith(("gradient", "loss 0")):
+            largest = float(expected.abs().max())
+            torch.testing.assert_close(found[name], expected, rtol=0, atol=1e-6 * largest, msg=name)
+        else:
+            assert (found[name] - expected).norm() <= 3e-6 * expected.norm(), name
 
 
 @pytest.mark.slow
