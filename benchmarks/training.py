@@ -10,8 +10,8 @@
 by ours, and the default model at several batch sizes. Each run is a process of its own, the runs take turns, and of
 speeds the fastest of the rounds counts, as a neighbour on the machine can only slow one down; within a run the median
 over windows of steps, without the first. The rate of matrix multiplication is that of one large product in float32, the
-fastest of several before and after the steps, in the same process; the products of a step are counted by torch's own
-counter. What is compared (with upstream, with that rate) is compared within a round: the median of the rounds.
+fastest of several before and after the run; the products of a step are counted by torch's own counter. What is compared
+(with upstream, with that rate) is compared within a round: the median of the rounds.
 
 `memory`: the peak of a whole process, by batch size and number of genes, with the cells in memory.
 
@@ -40,7 +40,7 @@ from squidiff.config import PRESETS, Compute, Config, Schema
 from squidiff.data.preprocess import normalize
 from squidiff.data.simulate import simulate_perturbation
 from squidiff.estimator import Squidiff
-from squidiff.model.linear import is_there
+from squidiff.model.linear import has_onednn
 from squidiff.train import run
 from squidiff.train.loop import Step, TrainState
 from squidiff.train.run import Record, peak_memory_mb
@@ -117,9 +117,7 @@ def one_run(preset: str, batch_size: int, n_genes: int, n_steps: int) -> dict[st
     count_products_of_linear_layers()
     config = settings(preset, batch_size, n_steps)
     adata, records = cells(n_genes, max(2400, int(1.3 * batch_size))), []
-    before = matmul_rate()
     Squidiff(SCHEMA, config, "cpu").fit(adata, on_record=records.append)
-    matmul = max(before, matmul_rate())
     rates = [record.cells_per_s for record in records[1:]] or [records[0].cells_per_s]
     found = {"cells_per_s": float(np.median(rates)), "peak_mb": peak_memory_mb()}
     flops = []
@@ -127,15 +125,14 @@ def one_run(preset: str, batch_size: int, n_genes: int, n_steps: int) -> dict[st
         with FlopCounterMode(display=False) as counter:
             Squidiff(SCHEMA, replace(config, n_train_steps=n, validation_fraction=0.0), "cpu").fit(adata)
         flops.append(counter.get_total_flops())
-    steps_per_s, flops_per_step = found["cells_per_s"] / batch_size, flops[1] - flops[0]
-    return found | {"steps_per_s": steps_per_s, "matmul": matmul, "share": flops_per_step * steps_per_s / matmul}
+    return found | {"steps_per_s": found["cells_per_s"] / batch_size, "flops_per_step": flops[1] - flops[0]}
 
 
 def count_products_of_linear_layers() -> None:
     """torch's counter does not know those of oneDNN."""
     from torch.utils.flop_counter import register_flop_formula
 
-    if is_there():
+    if has_onednn():
 
         @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
         def count(x: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:
@@ -182,7 +179,10 @@ def show_speed(python: Path, n_rounds: int) -> None:
     for _ in range(n_rounds):
         theirs.append(run_upstream(python, 100, 60))
         for each in ours:
-            found.setdefault(each, []).append(run_ours(*each))
+            before, of = matmul_rate(), run_ours(*each)
+            matmul = max(before, matmul_rate())
+            of |= {"matmul": matmul, "share": of["flops_per_step"] * of["steps_per_s"] / matmul}
+            found.setdefault(each, []).append(of)
     rates = [of["matmul"] / 1e9 for of_rounds in found.values() for of in of_rounds]
     threads = torch.get_num_threads()
     print(f"matrix multiplication: {min(rates):.0f} to {max(rates):.0f} GFLOP/s (float32, {threads} threads)\n")

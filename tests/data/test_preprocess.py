@@ -213,6 +213,10 @@ def test_a_rule_finds_a_number_however_it_is_written(dtype: object) -> None:
     obs["batch"] = pd.Categorical([2, 1, None, 10, 1])
     assert follow_any(obs, ["batch=1.0"]).tolist() == [False, True, False, False, True]
     assert follow_any(obs, ["name=2"]).tolist() == [False, True, False, True, False]  # names stay what they are
+    obs["treated"] = [True, False, True, False, False]
+    assert follow_any(obs, ["treated=True"]).tolist() == obs["treated"].tolist()
+    with pytest.raises(InputError, match="no cell follows 'treated=1'"):
+        follow_any(obs, ["treated=1"])
     with pytest.raises(InputError, match="no cell follows 'dose=two'"):
         follow_any(obs, ["dose=two"])
 

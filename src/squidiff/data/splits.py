@@ -102,13 +102,12 @@ def follow_any(obs: pd.DataFrame, rules: Sequence[str]) -> np.ndarray:
 
 def _is(column: pd.Series, value: str) -> np.ndarray:
     """Which values of a column are this one, as text or, of a column of numbers, as a number: 2 is 2.0."""
-    found = (as_text(column) == value).to_numpy()
+    text = as_text(column)
+    found = text == value
     labels = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
-    if pd.api.types.is_numeric_dtype(labels) and not pd.api.types.is_bool_dtype(labels):
-        number = pd.to_numeric(pd.Series([value]), errors="coerce").item()
-        equal = pd.Series(labels).eq(number).to_numpy(dtype=bool, na_value=False)
-        found |= equal if labels is column else np.append(equal, False)[column.cat.codes]  # code -1 is missing
-    return found
+    if pd.api.types.is_numeric_dtype(labels):
+        found |= pd.to_numeric(text, errors="coerce") == pd.to_numeric(value, errors="coerce")
+    return found.to_numpy()
 
 
 def parse_rule(rule: str) -> dict[str, str]:

@@ -67,14 +67,14 @@ def _can_take(x: torch.Tensor, weight: torch.Tensor) -> bool:
     return are_plain and fit and not torch.is_autocast_enabled("cpu")
 
 
-def is_there() -> bool:
+def has_onednn() -> bool:
     """Whether this torch has oneDNN's product."""
-    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return has_onednn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    is_built_in: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return is_built_in and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 @functools.cache
 def _is_faster() -> bool:
     """On AMD's processors. On Intel's, MKL is at home."""
     told = CPU_INFO.read_text(errors="replace") if CPU_INFO.exists() else platform.processor()
-    return "AuthenticAMD" in told and is_there()
+    return "AuthenticAMD" in told and has_onednn()
