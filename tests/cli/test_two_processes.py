@@ -22,7 +22,7 @@ from squidiff.config import as_flags
 from squidiff.data.table import read_cells
 from squidiff.estimator import Squidiff
 
-CONFIG = small(n_train_steps=400, validate_every_steps=20, patience=1000, save_every_steps=100)
+CONFIG = small(n_train_steps=200, validate_every_steps=20, patience=1000, save_every_steps=50)
 FLAGS = [*shlex.split(as_flags(SCHEMA)), *shlex.split(as_flags(CONFIG)), "--device", "cpu"]
 
 pytestmark = pytest.mark.slow
@@ -119,7 +119,7 @@ def test_two_processes_that_are_told_to_stop_stop_together_and_one_goes_on(folde
 def test_shares_of_the_network_are_saved_whole_and_taken_up_again_by_one(folder: Path, one: Squidiff) -> None:
     """Past validations and saves, which look at all of it between steps."""
     process = started(folder, "train", "train.h5ad", *FLAGS, "--devices", 2, "--strategy", "fsdp", "--out", "shared")
-    until_steps(process, folder / "shared", 120)
+    until_steps(process, folder / "shared", 60)
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, error
