@@ -60,14 +60,14 @@ def test_without_n_cells_there_are_as_many_as_there_are_to_start_from(model: Squ
     assert sorted(predicted.obs["source_cell"]) == sorted(controls.obs_names)
 
 
-def test_few_cells_are_the_first_of_many(model: Squidiff) -> None:
-    few, many = (model.predict(queries(n, condition="drug", cell_type=HELD_OUT), TRAIN) for n in (5, 50))
+def test_fewer_cells_than_ten_are_the_first_of_ten(model: Squidiff) -> None:
+    few, many = (model.predict(queries(n, condition="drug", cell_type=HELD_OUT), TRAIN) for n in (5, 10))
     assert np.array_equal(dense(few), dense(many)[:5])
     assert few.obs["source_cell"].tolist() == many.obs["source_cell"].tolist()[:5]
 
 
-@pytest.mark.parametrize("n_cells", [256, 300])
-def test_the_mean_of_many_cells_is_the_control_mean_plus_the_shift_of_the_other_types(
+@pytest.mark.parametrize("n_cells", [40, 300])
+def test_the_mean_of_the_cells_is_the_control_mean_plus_the_shift_of_the_other_types(
     model: Squidiff, n_cells: int
 ) -> None:
     predicted = model.predict(queries(n_cells, condition="drug", cell_type=HELD_OUT), TRAIN)

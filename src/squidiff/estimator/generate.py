@@ -27,8 +27,9 @@ from squidiff.response.shift import CannotPredict
 from squidiff.response.time import interpolate, times_around
 from squidiff.response.uncertainty import Interval
 
-N_REFERENCE = 256
-"""Cells generated at least for a query of so many, so that one cell does not depend on how few are asked for."""
+N_TOGETHER = 10
+"""Cells generated at least, of which a query of fewer has the first: together they have the predicted mean, which one
+cell by itself would be."""
 N_BLOCK = 2048
 """Cells generated at once, about: memory does not grow with the number that is asked for."""
 PLAIN_STRENGTH = 0.9
@@ -132,6 +133,8 @@ class Generator:
 
     def _onward(self, key: Population, start: int) -> tuple[int, float] | None:
         """The population after a time between two, if the one before it is what the prediction starts from."""
+        if key.time is None:
+            return None
         others = [i for i, other in enumerate(self.starts.keys) if other != key]
         try:
             before, after, share = times_around(self.starts.only(np.array(others)), key)
@@ -145,7 +148,7 @@ class Generator:
 
     def _n_made(self, plan: Plan) -> int:
         n_cells = plan.query.n_cells
-        return int(self.starts.n_cells[plan.start]) if n_cells is None else max(n_cells, N_REFERENCE)
+        return int(self.starts.n_cells[plan.start]) if n_cells is None else max(n_cells, N_TOGETHER)
 
     def blocks(self, plan: Plan) -> Iterator[Callable[[], ad.AnnData]]:
         """What makes the cells of a plan, block by block; the same seed and source cells give the same cells."""
