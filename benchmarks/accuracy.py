@@ -72,7 +72,7 @@ SHOWN = (
     *("delta_pearson", "energy_distance", "variance_pearson", "variance_error"),
     *("zero_fraction_error", "correlation_distance"),
 )
-POPULATIONS, OUR_POPULATIONS, CELLS, MODEL = "populations.csv", "our-populations.csv", "cells.h5ad", "model.pt"
+POPULATIONS, CELLS, MODEL = "populations.csv", "cells.h5ad", "model.pt"
 LATENTS_MAY_DIFFER = 1e-3
 """Of the largest latent: upstream's encoder and ours, which the shifts are from, differ by rounding alone."""
 
@@ -242,14 +242,8 @@ def write_populations(schema: Schema, folder: Path, settings: Settings) -> None:
         start = starts.source(Population(*query.key), itself=False)
         there = None if start is None else int(starts.n_cells[start])
         n_cells = settings.cells if there is None else min(settings.cells, there)
-        rows.append({**query.columns, N_CELLS: n_cells, "all": n_cells == there})
-    table = pd.DataFrame(rows)
-    given = table.pop("all")
-    # ours moves all source cells to the predicted mean where no number is given; where one is, it hands back the first
-    # of at least 256, whose mean has the noise of few
-    ours = table.drop(columns=N_CELLS) if given.all() else table
-    for name, rows_of in ((POPULATIONS, table), (OUR_POPULATIONS, ours)):
-        write_atomically(folder / name, lambda path, rows_of=rows_of: rows_of.to_csv(path, index=False))
+        rows.append({**query.columns, N_CELLS: n_cells})
+    write_atomically(folder / POPULATIONS, lambda path: pd.DataFrame(rows).to_csv(path, index=False))
 
 
 def predict_upstream(schema: Schema, folder: Path, settings: Settings) -> Path:
@@ -340,7 +334,7 @@ def predict_ours(schema: Schema, folder: Path, settings: Settings) -> Path:
     """Our cells, by the commands that a user gives."""
     out, model = folder / PREDICTIONS / f"{OURS}.h5ad", folder / RUNS / OURS
     asked: dict[str, object] = {"seed": settings.seed, "n_train_steps": settings.our_steps}
-    asked |= {"cells": hash_file(folder / TRAIN), "populations": hash_file(folder / OUR_POPULATIONS)}
+    asked |= {"cells": hash_file(folder / TRAIN), "populations": hash_file(folder / POPULATIONS)}
     if is_made(out.with_suffix(".json"), asked, f"the prediction of {OURS}", out):
         return out
     say(f"{folder.parent.name}, seed {settings.seed}: {OURS}")
@@ -349,7 +343,7 @@ def predict_ours(schema: Schema, folder: Path, settings: Settings) -> Path:
         steps, columns = ("--n-train-steps", settings.our_steps), shlex.split(as_flags(schema))
         command = (*ours, "train", folder / TRAIN, "--out", model, "--resume", *seed, *steps, *columns)
         run(*command, log=folder / "training.log")
-    asked_for = ("--queries", folder / OUR_POPULATIONS, "--source", folder / TRAIN)
+    asked_for = ("--queries", folder / POPULATIONS, "--source", folder / TRAIN)
     run(*ours, "predict", model, *asked_for, "--out", out, *seed, log=folder / "prediction.log")
     write_json(out.with_suffix(".json"), asked)
     return out
