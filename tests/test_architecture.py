@@ -318,10 +318,12 @@ def run_python(code: str, folder: Path) -> str:
 TORCH_LOADED = "print('torch loaded' if 'torch' in sys.modules else 'no torch')"
 
 
+@pytest.mark.slow
 def test_torch_loaded_is_seen(tmp_path: Path) -> None:
     assert run_python(f"import sys, torch; {TORCH_LOADED}", tmp_path) == "torch loaded"
 
 
+@pytest.mark.slow
 def test_checking_and_scoring_need_no_torch(tmp_path: Path) -> None:
     assert run_python(f"import sys, {', '.join(sorted(WORKS_WITHOUT_TORCH))}; {TORCH_LOADED}", tmp_path) == "no torch"
 

@@ -118,6 +118,7 @@ def test_all_code_of_a_tutorial_is_run(page: str) -> None:
     assert sum(info == "{code-cell}" for info, _ in fences(text)) > 5
 
 
+@pytest.mark.slow
 def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = (body for info, body in fences((ROOT / "README.md").read_text(encoding="utf-8")) if info == "python")
     cells = sq.simulate_perturbation(n_genes=30, n_cell_types=3, n_cells=20, conditions=("stim",), control="ctrl")

@@ -261,6 +261,7 @@ def run_in(folder: Path, *tokens: object, **options: object) -> subprocess.Compl
     return subprocess.run(command, cwd=folder, check=False, **options)  # type: ignore[call-overload, no-any-return]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_full_disk_behind_standard_output_does_not_stop_the_work(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "t.h5ad"
@@ -281,6 +282,7 @@ def test_a_reader_that_has_had_enough_does_not_stop_the_work(folder: Path, tmp_p
     assert sorted(contents(tmp_path)) == ["h.h5ad", "t.h5ad", "t.manifest.json"]
 
 
+@pytest.mark.slow
 def test_a_terminal_that_cannot_show_a_letter_shows_another(folder: Path) -> None:
     ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
     ran = run_in(folder, "check", "raw.h5ad", *SCHEMA_FLAGS, env=ascii_only, capture_output=True)
@@ -471,6 +473,7 @@ def test_no_change_gives_control_cells_back(here: Path, tmp_path: Path) -> None:
     assert np.array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_preset_gives_what_was_not_given_even_where_that_is_the_usual_value(tmp_path: Path) -> None:
     split()[0].write_h5ad(tmp_path / "train.h5ad")
     small = [

@@ -52,6 +52,7 @@ def test_the_chain_on_disk_gives_what_the_chain_in_memory_gives(here: Path, caps
     assert (dense(shards) == dense(whole)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [

@@ -130,6 +130,7 @@ DEFECTS: dict[str, tuple[Callable[[ad.AnnData, int], None], str]] = {
 }
 
 
+@pytest.mark.slow
 @given(clean())
 @settings(max_examples=60, deadline=None)
 def test_clean_data_have_no_finding(adata: ad.AnnData) -> None:

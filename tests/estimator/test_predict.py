@@ -115,6 +115,7 @@ def test_no_value_is_above_the_highest_of_training(model: Squidiff) -> None:
     assert many.max() <= np.float32(dense(TRAIN).max())
 
 
+@pytest.mark.slow
 def test_more_cells_than_a_block_have_the_mean_and_are_not_repeated(model: Squidiff) -> None:
     predicted = model.predict(queries(9000, condition="drug", cell_type="type B"), TRAIN)
     assert predicted.n_obs == 9000

@@ -75,6 +75,7 @@ def test_copies_of_the_cells_that_a_baseline_starts_from_are_not_paired_with_eac
     assert found[330] == pytest.approx(found[33], rel=1e-9)  # each of the 33 stands ten times
 
 
+@pytest.mark.slow
 def test_a_population_without_a_value_for_anybody_does_not_excuse_another() -> None:
     train, truth = many(7)
     model = imperfect_dense(truth)
@@ -89,6 +90,7 @@ def test_a_population_without_a_value_for_anybody_does_not_excuse_another() -> N
     assert row["note"].startswith("2 of 7 populations have no value")
 
 
+@pytest.mark.slow
 def test_a_baseline_read_from_a_file_ties_with_itself_over_populations() -> None:
     train, truth = many(6)
     queries = pd.DataFrame({"type": "T", "condition": [f"c{i}" for i in range(6)]})

@@ -179,6 +179,7 @@ def test_cells_of_few_genes_that_are_equal_by_chance_are_no_leak(n_genes: int) -
     assert leaks(predicted[1000:].copy(), truth, train) == []
 
 
+@pytest.mark.slow
 def test_one_population_of_many_in_training_is_found() -> None:
     train, truth, _ = split()
     rng = np.random.default_rng(3)

@@ -86,7 +86,7 @@ def test_a_row_a_population_metric_and_method() -> None:
 def test_values_by_hand() -> None:
     train, truth = made()
     prediction = imperfect(truth)
-    found = of_model(evaluate(prediction, truth, SCHEMA, train=train))["value"]
+    found = of_model(few(prediction, truth, SCHEMA, train=train))["value"]
     p, t = (np.asarray(x, dtype=np.float64) for x in (prediction.X, truth.X.toarray()))
     control = population(train, type="T", condition="ctrl").mean(axis=0)
     assert found["mean_squared_error"] == pytest.approx(np.square(p.mean(0) - t.mean(0)).mean())
@@ -223,6 +223,7 @@ def test_a_baselines_own_cells_do_not_beat_it() -> None:
         assert rows["verdict"][name] != "loses to no change"
 
 
+@pytest.mark.slow
 def test_a_shifted_prediction_loses() -> None:
     train, truth = made()
     rows = of_model(evaluate(changed(truth, 2.0), truth, SCHEMA, train=train))
@@ -283,6 +284,7 @@ def test_over_populations_there_is_their_mean_with_an_interval_of_its_own() -> N
     assert single[single["metric"] == "discrimination_l1"]["verdict"].eq("").all()
 
 
+@pytest.mark.slow
 def test_few_populations_have_no_interval_and_it_says_why() -> None:
     train, truth = many(4)
     overall = of_model(evaluate(imperfect_dense(truth), truth, SCHEMA, train=train).query("condition == @OVERALL"))
@@ -291,6 +293,7 @@ def test_few_populations_have_no_interval_and_it_says_why() -> None:
     assert set(overall["note"]) == {"no interval: fewer than 5 populations have a value"}
 
 
+@pytest.mark.slow
 def test_a_baseline_of_some_populations_is_judged_on_these() -> None:
     """All combinations are lost to `additive`, which says nothing of the singles: the mean over all loses to it."""
     rng = np.random.default_rng(0)
@@ -457,6 +460,7 @@ def test_cells_that_are_all_alike_are_scored_without_a_warning() -> None:
         assert set(table["verdict"]) <= {TIES, ""}
 
 
+@pytest.mark.slow
 def test_nothing_to_score_is_said_with_the_file() -> None:
     train, truth = made()
     with pytest.raises(InputError, match="there are 0 cells and 60 genes in the prediction: both must be there"):

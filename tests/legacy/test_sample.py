@@ -49,6 +49,7 @@ def written(adata: ad.AnnData, path: Path) -> Path:
 # --- the class
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_sample_function_gives_upstreams_samples(variant: str) -> None:
     given, tool = oracle(f"{variant}_io"), made(variant)

@@ -63,6 +63,7 @@ def test_latents_noise_and_loss_are_upstreams(variant: str) -> None:
     assert_near((eps - given["noise"]).square().mean(dim=1), given["loss"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_thousand_ddim_steps_and_the_inversion_are_upstreams(variant: str) -> None:
     given, network = oracle(f"{variant}_io"), UpstreamNetwork.from_state(state(variant))

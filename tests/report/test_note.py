@@ -207,6 +207,7 @@ def lines_of(text: str) -> str:
     return text.replace("\r", "")
 
 
+@pytest.mark.slow
 @given(edits=EDITS, value=st.sampled_from(["0.8", "0.9"]), numbers=st.sampled_from([(1, 2), (1, 2, 3), (2,), (2, 5)]))
 @settings(derandomize=True, deadline=None, max_examples=400)
 def test_edits_at_random_are_found_again_whole(

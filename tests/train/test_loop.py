@@ -133,6 +133,7 @@ def test_the_seed_also_draws_the_noise() -> None:
     assert not torch.equal(*losses)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_where_the_condition_says_all() -> None:
     """The target is a function of the condition but for noise of 0.1, so almost all of the error can be learned."""
     settings = config(n_train_steps=300, n_warmup_steps=20)

@@ -88,6 +88,7 @@ def test_without_validation_the_newest_average_is_kept() -> None:
     assert not same(parameters(trained), weights(state))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped_at", [15, 25, 30, 35])
 def test_after_an_interruption_weights_and_records_are_those_of_a_run_without_one(
     tmp_path: Path, stopped_at: int

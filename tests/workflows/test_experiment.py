@@ -203,6 +203,7 @@ def test_without_held_out_cells_the_note_says_that_nothing_was_compared(tmp_path
     assert "no cells were held out" in page
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_still_has_a_page_and_a_section(tmp_path: Path) -> None:
     file = write(tmp_path, more="learning_rate = 1e30\nmax_grad_norm = 1e30\nn_warmup_steps = 0")
     record, note = run(file)
