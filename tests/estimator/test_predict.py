@@ -66,7 +66,19 @@ def test_fewer_cells_than_ten_are_the_first_of_ten(model: Squidiff) -> None:
     assert few.obs["source_cell"].tolist() == many.obs["source_cell"].tolist()[:5]
 
 
-@pytest.mark.parametrize("n_cells", [40, 300])
+@pytest.mark.parametrize("n_controls", [1, 3, 12])
+def test_as_many_as_there_are_to_start_from_are_those_that_come_without_n_cells(
+    model: Squidiff, n_controls: int
+) -> None:
+    is_start = ((TRAIN.obs["cell_type"] == HELD_OUT) & (TRAIN.obs["condition"] == "control")).to_numpy()
+    source = TRAIN[~is_start | (np.cumsum(is_start) <= n_controls)].copy()
+    asked, all_of_them = (
+        model.predict(queries(n, condition="drug", cell_type=HELD_OUT), source) for n in (n_controls, None)
+    )
+    assert np.array_equal(dense(asked), dense(all_of_them))
+
+
+@pytest.mark.parametrize("n_cells", [20, 300])
 def test_the_mean_of_the_cells_is_the_control_mean_plus_the_shift_of_the_other_types(
     model: Squidiff, n_cells: int
 ) -> None:

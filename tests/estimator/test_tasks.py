@@ -22,7 +22,7 @@ def test_a_time_between_two_has_the_mean_between_them() -> None:
     cells.obs["day"] = cells.obs["condition"].map({"control": 0.0, "early": 1.0, "late": 4.0})
     schema = Schema(time_key="day")
     ends = cells[cells.obs["day"] != 1].copy()
-    predicted = trained(ends, schema).predict(queries(300, day=1), ends)
+    predicted = trained(ends, schema).predict(queries(30, day=1), ends)
     assert anchors(predicted) == {"time interpolation"}
     assert set(ends.obs.loc[predicted.obs["source_cell"], "day"]) == {0.0}
     assert_mean(predicted, 0.75 * mean_of(ends, day=0.0) + 0.25 * mean_of(ends, day=4.0))
@@ -108,8 +108,8 @@ def test_plain_generation_has_the_mean_and_no_copies(schema: Schema) -> None:
 
 def test_plain_generation_of_nothing_in_particular_needs_no_column_but_n_cells() -> None:
     cells = logged(())
-    predicted = trained(cells, Schema()).predict(queries(256), cells)
-    assert predicted.n_obs == 256
+    predicted = trained(cells, Schema()).predict(queries(30), cells)
+    assert predicted.n_obs == 30
     assert_mean(predicted, dense(cells).mean(axis=0))
 
 

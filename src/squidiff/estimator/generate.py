@@ -28,8 +28,8 @@ from squidiff.response.time import interpolate, times_around
 from squidiff.response.uncertainty import Interval
 
 N_TOGETHER = 10
-"""Cells generated at least, of which a query of fewer has the first: together they have the predicted mean, which one
-cell by itself would be."""
+"""Cells that are given the predicted mean together, at least, or all where fewer are to start from. A query for fewer
+has the first of them: a single cell would be the mean itself."""
 N_BLOCK = 2048
 """Cells generated at once, about: memory does not grow with the number that is asked for."""
 PLAIN_STRENGTH = 0.9
@@ -147,8 +147,8 @@ class Generator:
         return -(-self._n_made(plan) // (MAX_ASSIGNED if plan.onward else N_BLOCK))
 
     def _n_made(self, plan: Plan) -> int:
-        n_cells = plan.query.n_cells
-        return int(self.starts.n_cells[plan.start]) if n_cells is None else max(n_cells, N_TOGETHER)
+        there = int(self.starts.n_cells[plan.start])
+        return max(plan.query.n_cells or there, min(there, N_TOGETHER))
 
     def blocks(self, plan: Plan) -> Iterator[Callable[[], ad.AnnData]]:
         """What makes the cells of a plan, block by block; the same seed and source cells give the same cells."""

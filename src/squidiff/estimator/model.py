@@ -168,15 +168,16 @@ class Squidiff:
     ) -> ad.AnnData:
         """Generates the cells of each query: a row of obs columns (condition, contexts, ...) and, if given, n_cells.
 
-        The cells of a query have the predicted mean together, so that other numbers of them are other cells; those of
-        fewer than ten are the first of ten. Without n_cells there are as many as there are to start from. `source`
-        holds the cells that predictions start from (the control cells of each query's context). obs of the result
-        carries the query's columns, the query's row, the source cell, and in what the query lies far from training;
-        obsm["X_z_sem"] the latent; varm["shift"] and varm["shift_low_50"] to varm["shift_high_90"] the mean shift of
-        each gene and its intervals, a column a query (see `changes`); uns["squidiff"] the provenance. With `paired`
-        each source cell has its own future, and no noise is drawn: it is inverted, and decoded as what is asked for.
-        `on_query(i, n)` is called after each query; `on_disk` is as in `fit`. Raises InputError when genes or columns
-        are missing or a query is of something unknown.
+        Without n_cells there are as many cells as there are to start from. The cells of a query have the predicted mean
+        together (not those of upstream's architecture): another number gives other cells and no longer list, fewer than
+        ten are the first of ten (of all, where fewer are to start from), and genes that less than half a cell of so
+        many would show stay silent. `source` holds the cells that predictions start from (the control cells of each
+        query's context). obs of the result carries the query's columns, the query's row, the source cell, and in what
+        the query lies far from training; obsm["X_z_sem"] the latent; varm["shift"] and varm["shift_low_50"] to
+        varm["shift_high_90"] the mean shift of each gene and its intervals, a column a query (see `changes`);
+        uns["squidiff"] the provenance. With `paired` each source cell has its own future, and no noise is drawn: it is
+        inverted, and decoded as what is asked for. `on_query(i, n)` is called after each query; `on_disk` is as in
+        `fit`. Raises InputError when genes or columns are missing or a query is of something unknown.
         """
         parts = self.predict_parts(queries, source, sampling, paired=paired, on_query=on_query, on_disk=on_disk)
         made = list(parts)

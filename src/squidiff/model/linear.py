@@ -64,7 +64,7 @@ def _multiplied(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 def _can_take(x: torch.Tensor, weight: torch.Tensor) -> bool:
     are_plain = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (x, weight))
     fit = x.ndim == 2 and x.shape[1] == weight.shape[1] and x.numel() > 0  # of what does not, torch speaks better
-    # a weight with gaps between its rows takes oneDNN's product a thousand times as long
+    # a weight that is no whole tensor but a part of one takes oneDNN's product a thousand times as long
     return are_plain and fit and weight.is_contiguous() and not torch.is_autocast_enabled("cpu")
 
 
