@@ -237,6 +237,12 @@ class Compute(_Checked):
     )
 
 
+def require_even(config: Config, n_processes: int) -> None:
+    """Raises InputError where a batch cannot be shared evenly."""
+    if config.batch_size % n_processes:
+        raise InputError(f"--batch-size {config.batch_size} cannot be shared evenly by {n_processes} processes")
+
+
 @dataclass(frozen=True)
 class Sampling(_Checked):
     """Settings of a prediction."""

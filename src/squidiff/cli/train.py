@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from squidiff.cli.options import ComputeOptions, ConfigOptions, OnDisk, SchemaOptions, given
 from squidiff.cli.show import progress, refuse_inside, say, say_warnings, say_where
-from squidiff.config import Compute, Config, InputError, Schema, flag
+from squidiff.config import Compute, Config, InputError, Schema, flag, require_even
 
 if TYPE_CHECKING:
     from squidiff.train.run import Record
@@ -61,6 +61,7 @@ def train(
     from squidiff.train.saving import has_state
     from squidiff.train.tensorboard import to_tensorboard
 
+    require_even(config, compute.devices * compute.nodes)  # before they are started, which takes longer than to say it
     earlier = None
     if start is not None:
         if given(schema) is not None:

@@ -12,7 +12,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from squidiff.config import Config, InputError, Schema, settings_to_json
+from squidiff.config import Config, InputError, Schema, require_even, settings_to_json
 from squidiff.data.check import examine
 from squidiff.data.conditions import ConditionEncoder
 from squidiff.data.dataset import Pairs, ShownPairs
@@ -64,8 +64,7 @@ def begin(
         raise InputError("source_rows have no use but with upstream's architecture and SMILES: leave them out")
     if config.architecture == "upstream" and schema.embeddings is not None:
         raise InputError("--embeddings have no use with upstream's architecture: leave them out")
-    if config.batch_size % processes.n:
-        raise InputError(f"--batch-size {config.batch_size} cannot be shared evenly by {processes.n} processes")
+    require_even(config, processes.n)
     refuse_own_names(schema)
     adata, where = open_cells(data, on_disk), name_of(data)
     report, found = examine(adata, schema, config.normalize, where)
