@@ -54,6 +54,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a model and save it in a run folder."""
+    require_even(config, compute.devices * compute.nodes)  # before torch is loaded and the processes are started
     from squidiff.estimator import Squidiff
     from squidiff.estimator.run_folder import WEIGHTS
     from squidiff.report.plots import save, training_loss
@@ -61,7 +62,6 @@ def train(
     from squidiff.train.saving import has_state
     from squidiff.train.tensorboard import to_tensorboard
 
-    require_even(config, compute.devices * compute.nodes)  # before they are started, which takes longer than to say it
     earlier = None
     if start is not None:
         if given(schema) is not None:

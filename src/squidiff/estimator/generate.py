@@ -146,9 +146,11 @@ class Generator:
         """Of a plan's cells."""
         return -(-self._n_made(plan) // (MAX_ASSIGNED if plan.onward else N_BLOCK))
 
+    def _n_asked(self, plan: Plan) -> int:
+        return plan.query.n_cells or int(self.starts.n_cells[plan.start])
+
     def _n_made(self, plan: Plan) -> int:
-        there = int(self.starts.n_cells[plan.start])
-        return max(plan.query.n_cells or there, min(there, N_TOGETHER))
+        return max(self._n_asked(plan), min(int(self.starts.n_cells[plan.start]), N_TOGETHER))
 
     def blocks(self, plan: Plan) -> Iterator[Callable[[], ad.AnnData]]:
         """What makes the cells of a plan, block by block; the same seed and source cells give the same cells."""
@@ -175,8 +177,7 @@ class Generator:
         cells, z_sem = self._block(given, plan, zero_fraction)
         if not self.fitted.non_negative.all():
             cells = cells.toarray()
-        n_cells = plan.query.n_cells or int(self.starts.n_cells[plan.start])
-        names = given.names[: n_cells - first]
+        names = given.names[: self._n_asked(plan) - first]
         part = annotated(cells, z_sem, names, self.fitted.genes, plan.index, plan.query, plan.predictor, first)
         part.obs[FAR] = plan.far
         for name, values in plan.interval.columns().items():
