@@ -11,7 +11,7 @@ import numpy as np
 from squidiff.config import InputError, Schema
 from squidiff.data.conditions import ConditionEncoder, Part
 from squidiff.data.table import CellTable
-from squidiff.response.gaussian import draw_diagonal, draw_factors
+from squidiff.response.gaussian import Spread, diagonal_spread, draw_gaussian, factor_spread
 from squidiff.response.populations import Population, Populations, Source, draw_rows
 from squidiff.response.shape import ZeroLaw, move_to_mean, nonzero_quantiles
 from squidiff.response.shift import CannotPredict
@@ -58,6 +58,7 @@ class Baselines:
         self.law = ZeroLaw().fit(self.populations.mean, self.populations.zero_fraction)
         self._predictors = {name: make().fit(self.populations) for name, make in BASELINES.items()}
         self._anchor = Anchor(BASELINE_GROUPS).fit(self.populations)
+        self._spreads: dict[tuple[Callable[[np.ndarray], Spread], int], Spread] = {}
 
     @cached_property
     def quantiles(self) -> np.ndarray:
@@ -197,14 +198,18 @@ class Baselines:
             origins.append(from_other[order] if fewer_after else from_one)
         return np.concatenate(parts), np.concatenate(origins)
 
-    def _gaussian(self, asked: _Asked, draw: Callable[..., np.ndarray]) -> Drawn:
+    def _gaussian(self, asked: _Asked, spread_of: Callable[[np.ndarray], Spread]) -> Drawn:
         """Around the mean that the baselines stacked predict, as wide as the cells that it starts from."""
-        source, _ = self._drawn(asked.source, asked, int(self.populations.n_cells[asked.source]))
         try:
             mean = self._anchor.predict(asked.key, self._features(asked), self._start(asked))[0]
         except InputError as error:
             raise CannotPredict(str(error)) from error
-        return draw(source, mean, asked.n_cells, asked.rng), None
+        known = spread_of, asked.source
+        if (
+            known not in self._spreads
+        ):  # many populations start from the same cells, and factors of many genes take long
+            self._spreads[known] = spread_of(self.table.dense(np.flatnonzero(self.table.population == asked.source)))
+        return draw_gaussian(self._spreads[known], mean, asked.n_cells, asked.rng), None
 
     def _pca_scgen(self, asked: _Asked) -> Drawn:
         """scGen (Lotfollahi et al. 2019) with principal components for its autoencoder.
@@ -223,8 +228,8 @@ OF_CELLS: dict[str, Callable[[Baselines, _Asked], Drawn]] = {
     "last time point": Baselines._last_time,
     "mixture of times": Baselines._mixture,
     "optimal transport": Baselines._transport,
-    "diagonal Gaussian": lambda baselines, asked: baselines._gaussian(asked, draw_diagonal),
-    "factor Gaussian": lambda baselines, asked: baselines._gaussian(asked, draw_factors),
+    "diagonal Gaussian": lambda baselines, asked: baselines._gaussian(asked, diagonal_spread),
+    "factor Gaussian": lambda baselines, asked: baselines._gaussian(asked, factor_spread),
     "PCA scGen": Baselines._pca_scgen,
 }
 """Of perturbed cells, those that give cells and no mean."""

@@ -29,10 +29,13 @@ def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide((a * b).sum(axis=1), length, out=np.full(len(a), np.nan), where=varies)
 
 
-def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Correlation of ranks; NaN where a row is constant or has one gene."""
-    varies = (np.ptp(a, axis=1) > 1e-6) & (np.ptp(b, axis=1) > 1e-6)
-    return np.where(varies, pearson(rankdata(a, axis=1), rankdata(b, axis=1)), np.nan)
+def ranks(profiles: np.ndarray) -> np.ndarray:
+    """Of the genes of each profile (B x G), all alike in one that is flat but for rounding.
+
+    Their `pearson` is Spearman's correlation.
+    """
+    varies = np.ptp(profiles, axis=1, keepdims=True) > 1e-6
+    return np.where(varies, rankdata(profiles, axis=1), 0.0)
 
 
 def r2(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -73,11 +76,11 @@ def top_genes(pair: Pair) -> np.ndarray | None:
 
 
 def of_means(
-    statistic: Statistic, reference: OfPair | None = None, top: bool = False
+    statistic: Statistic, reference: OfPair | None = None, top: bool = False, *, ranked: bool = False
 ) -> Callable[[Resample], np.ndarray]:
     """The statistic of the means or, with a reference, of their changes from it; with `top`, of the top genes alone.
 
-    NaN where the reference, or the control that tells the top genes, is not known.
+    With `ranked`, of their `ranks`. NaN where the reference, or the control that tells the top genes, is not known.
     """
 
     def metric(sample: Resample) -> np.ndarray:
@@ -92,6 +95,8 @@ def of_means(
             if genes is None:
                 return sample.unknown
             predicted, truth = predicted[:, genes], truth[:, genes]
+        if ranked:  # which takes longer than most statistics
+            predicted, truth = ranks(predicted), sample.of_truth((reference, top), lambda: ranks(truth))
         return statistic(predicted, truth)
 
     return metric

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -86,7 +87,12 @@ def _perturbed(pair: Pair) -> np.ndarray | None:
     return pair.perturbed_mean
 
 
-_CORRELATIONS = {"pearson": means.pearson, "spearman": means.spearman, "r2": means.r2, "cosine": means.cosine}
+_CORRELATIONS = {
+    "pearson": partial(of_means, means.pearson),
+    "spearman": partial(of_means, means.pearson, ranked=True),
+    "r2": partial(of_means, means.r2),
+    "cosine": partial(of_means, means.cosine),
+}
 _FLAT = "a profile, or its change, is the same for all genes, or there is one gene"
 _NOT_EXPRESSED = "no gene truly differs from control at a false discovery rate of 5 %"
 _ONE_CELL = "there is a single true or predicted cell, or the training cells do not vary"
@@ -116,11 +122,11 @@ def _of_profiles(top: bool) -> dict[str, Metric]:
     """On the top genes, or on all."""
     suffix = "_top_genes" if top else ""
     rows: dict[str, Metric] = {}
-    for name, statistic in _CORRELATIONS.items():
-        of_itself = Metric(of_means(statistic, None, top), 1.0, True, "control" if top else "", undefined=_FLAT)
+    for name, of in _CORRELATIONS.items():
+        of_itself = Metric(of(None, top), 1.0, True, "control" if top else "", undefined=_FLAT)
         rows[f"{name}{suffix}"] = of_itself
-        rows[f"delta_{name}{suffix}"] = replace(of_itself, function=of_means(statistic, _control, top), needs="control")
-        of_own = replace(of_itself, function=of_means(statistic, _perturbed, top), needs="perturbed mean")
+        rows[f"delta_{name}{suffix}"] = replace(of_itself, function=of(_control, top), needs="control")
+        of_own = replace(of_itself, function=of(_perturbed, top), needs="perturbed mean")
         rows[f"delta_{name}_from_perturbed{suffix}"] = of_own
     for name, statistic in _ERRORS.items():  # the same of changes, whatever the reference
         rows[f"{name}{suffix}"] = Metric(of_means(statistic, None, top), 0.0, False, "control" if top else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -94,7 +94,8 @@ class Resample:
         self, pair: Pair, truth_counts: np.ndarray, predicted_counts: np.ndarray, beside: Resample | None = None
     ) -> None:
         """`beside` is of another prediction of the same truth, resampled alike: what it knows of that is not redone."""
-        self.pair, self._beside = pair, beside
+        self.pair = pair
+        self._of_truth: dict[Hashable, np.ndarray] = {} if beside is None else beside._of_truth
         self.truth_counts, self.predicted_counts = truth_counts, predicted_counts
         self.truth_weights = truth_counts / truth_counts.sum(axis=1, keepdims=True)
         self.predicted_weights = predicted_counts / predicted_counts.sum(axis=1, keepdims=True)
@@ -109,28 +110,31 @@ class Resample:
         """NaN for every resample, (B,)."""
         return np.full(len(self.truth_counts), np.nan)
 
-    @cached_property
+    def of_truth(self, what: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """What is told of the true cells and nothing else, made once for all predictions beside."""
+        if what not in self._of_truth:
+            self._of_truth[what] = make()
+        return self._of_truth[what]
+
+    @property
     def truth_mean(self) -> np.ndarray:
         """B x G"""
-        return self.truth_weights @ self.pair.truth if self._beside is None else self._beside.truth_mean
+        return self.of_truth("mean", lambda: self.truth_weights @ self.pair.truth)
 
     @cached_property
     def predicted_mean(self) -> np.ndarray:
         """B x G"""
         return self.predicted_weights @ self.pair.predicted
 
-    @cached_property
+    @property
     def truth_variance(self) -> np.ndarray:
         """B x G"""
-        if self._beside is not None:
-            return self._beside.truth_variance
-        return np.maximum(self.truth_weights @ np.square(self.pair.truth) - np.square(self.truth_mean), 0.0)
+        return self.of_truth("variance", lambda: _variance(self.truth_weights, self.pair.truth, self.truth_mean))
 
     @cached_property
     def predicted_variance(self) -> np.ndarray:
         """B x G"""
-        spread = self.predicted_weights @ np.square(self.pair.predicted) - np.square(self.predicted_mean)
-        return np.maximum(spread, 0.0)
+        return _variance(self.predicted_weights, self.pair.predicted, self.predicted_mean)
 
     @cached_property
     def kernels_across(self) -> np.ndarray:
@@ -138,17 +142,21 @@ class Resample:
         pair = self.pair
         return sums(pair.kernels, pair.truth_pcs, pair.predicted_pcs, self.truth_weights, self.predicted_weights)
 
-    @cached_property
+    @property
     def kernels_of_truth(self) -> np.ndarray:
         """The same over pairs of true cells."""
-        if self._beside is not None:
-            return self._beside.kernels_of_truth
-        return among(self.pair.kernels, self.pair.truth_pcs, self.truth_counts)
+        pair = self.pair
+        return self.of_truth("kernels", lambda: among(pair.kernels, pair.truth_pcs, self.truth_counts))
 
     @cached_property
     def kernels_of_prediction(self) -> np.ndarray:
         """The same over pairs of predicted cells."""
         return among(self.pair.kernels, self.pair.predicted_pcs, self.predicted_counts, self.pair.predicted_origin)
+
+
+def _variance(weights: np.ndarray, cells: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Of resamples, B x G."""
+    return np.maximum(weights @ np.square(cells) - np.square(mean), 0.0)
 
 
 def distance(distances: np.ndarray) -> np.ndarray:

@@ -61,7 +61,7 @@ class Scorer:
 
     def score(self, key: Population, rivals: np.ndarray | None = None) -> Scored:
         """One population; `rivals` (R x G) are the true means of the other conditions of its context and time."""
-        rng = np.random.default_rng((self.seed, self.target.keys.index(tuple(key))))
+        rng = np.random.default_rng((self.seed, self._index(key)))
         truth = self._drawn(self.target, key, rng)
         pairs = self._pairs(truth, key, rivals, rng)
         first = next(iter(pairs.values()))
@@ -86,16 +86,20 @@ class Scorer:
         pairs = {name: self._with(first, cells) for name, cells in drawn.items()}
         if self.baselines is None:
             return pairs
-        parts = self.target.parts[self.target.keys.index(tuple(key))]
+        parts = self.target.parts[self._index(key)]
         # as many cells as any prediction has, since more cells cover more and show less noise
         n_cells = max(map(len, drawn.values()))
         for name in self.names:
-            try:
-                cells, origin = self.baselines.drawn(name, key, parts, n_cells, rng)
+            of_baseline = np.random.default_rng((self.seed, self._index(key), 1 + NAMES.index(name)))
+            try:  # drawn the same whichever others are tried
+                cells, origin = self.baselines.drawn(name, key, parts, n_cells, of_baseline)
                 pairs[name] = replace(self._with(first, cells), predicted_origin=origin)
             except CannotPredict:
                 continue
         return pairs
+
+    def _index(self, key: Population) -> int:
+        return self.target.keys.index(tuple(key))
 
     def _drawn(self, table: CellTable, key: Population, rng: np.random.Generator) -> np.ndarray:
         rows = np.flatnonzero(table.population == table.keys.index(tuple(key)))
@@ -111,7 +115,7 @@ class Scorer:
             return pair
         rng = np.random.default_rng((self.seed, 1))  # the same control cells for every population that shares them
         control = self.baselines.control_cells(key, MAX_CELLS, rng)
-        parts = self.target.parts[self.target.keys.index(tuple(key))]
+        parts = self.target.parts[self._index(key)]
         return replace(
             pair,
             control_mean=self.baselines.control_mean(key),

@@ -10,6 +10,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from squidiff.config import InputError, Schema, check_seed, settings_to_json
 from squidiff.data.table import SCHEMA, CellTable, read_cells, schema_of
@@ -115,7 +116,9 @@ def compare(
     leaks = find_leaks_of_files(files, true, trained) + find_leaks(tables, target, known, scored, generated)
     rivals = _Rivals(target, scored)
     found = []
-    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:  # sorting and sums leave Python's lock
+    n_threads = min(MAX_THREADS, os.cpu_count() or 1, len(scored))
+    # sorting and sums leave Python's lock; threads that each ask for all cores stand in each other's way
+    with threadpool_limits(1 if n_threads > 1 else None), ThreadPoolExecutor(n_threads) as pool:
         for scores in pool.map(lambda key: scorer.score(key, rivals.of(key)), scored):
             found.append(scores)
             if on_population is not None:
