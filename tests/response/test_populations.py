@@ -110,6 +110,23 @@ def test_new_cells_tell_how_a_time_goes_on_unless_they_are_silent() -> None:
     assert earlier.joined(replace(new, course=None)).course is None
 
 
+def test_a_population_that_is_given_again_counts_once_and_other_cells_of_it_beside() -> None:
+    rng = np.random.default_rng(0)
+    cells, more = rng.gamma(1.0, size=(40, 6)).astype(np.float32), rng.gamma(1.0, size=(20, 6)).astype(np.float32)
+    keys, features = (ask("a", ""), ask("a", "X")), np.zeros((2, 1))
+
+    def of(control: np.ndarray, treated: np.ndarray) -> Populations:
+        rows = np.repeat([0, 1], [len(control), len(treated)])
+        blocks = [np.concatenate([control, treated])]
+        return Populations.summarise(blocks, rows, keys, features, has_control=True, genes=tuple("abcdef"))
+
+    joined = of(cells, more).joined(of(cells[::-1], cells[:20]))
+    assert joined.n_cells.tolist() == [40, 40]
+    np.testing.assert_allclose(joined.mean[0], cells.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(joined.mean[1], np.concatenate([more, cells[:20]]).mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(joined.variance[1], np.concatenate([more, cells[:20]]).var(axis=0), rtol=1e-5)
+
+
 def test_find_needs_the_whole_key() -> None:
     made = populations({("a", "", 1.0): [0], ("a", "X", 1.0): [1], ("b", "X", 1.0): [2], ("b", "X", 2.0): [3]})
     assert [made.find(key) for key in made.keys] == [0, 1, 2, 3]

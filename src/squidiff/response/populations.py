@@ -99,11 +99,13 @@ class Populations:
     def joined(self, others: Populations) -> Populations:
         """Both, with the cells of equal keys as one population; the features of `others` where both have some.
 
+        A population that both have whole, as control cells that are given again beside new conditions, counts once.
         Features are of one length, and genes the same. They have no parts, since those of both are not the same ones.
         """
         keys = tuple(dict.fromkeys((*self.keys, *others.keys)))
         parts = [(of, [of.find(key) for key in keys]) for of in (self, others)]
         n = np.array([[0 if i is None else of.n_cells[i] for i in rows] for of, rows in parts])
+        n[0, [self._is_same(i, others, j) for i, j in zip(parts[0][1], parts[1][1], strict=True)]] = 0
         share = (n / n.sum(axis=0))[:, :, None]
 
         def pooled(values: Callable[[Populations], np.ndarray]) -> np.ndarray:
@@ -119,6 +121,13 @@ class Populations:
         if self.course is not None and others.course is not None:
             course = self.course.joined(others.course, zip(parts[0][1], parts[1][1], strict=True))
         return Populations(keys, features, mean, zeros, n.sum(axis=0), self.has_control, variance, self.genes, course)
+
+    def _is_same(self, i: int | None, others: Populations, j: int | None) -> bool:
+        """Whether one's cells are the other's, but for the rounding of sums in another order."""
+        if i is None or j is None or self.n_cells[i] != others.n_cells[j]:
+            return False
+        of_both = (self.mean[i], others.mean[j]), (self.variance[i], others.variance[j])
+        return all(np.allclose(one, other, rtol=1e-4, atol=1e-6) for one, other in of_both)
 
     def only(self, indices: np.ndarray) -> Populations:
         """Some of them."""
