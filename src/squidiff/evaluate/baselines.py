@@ -205,9 +205,7 @@ class Baselines:
         except InputError as error:
             raise CannotPredict(str(error)) from error
         known = spread_of, asked.source
-        if (
-            known not in self._spreads
-        ):  # many populations start from the same cells, and factors of many genes take long
+        if known not in self._spreads:  # many populations start from the same cells, whose factors take long
             self._spreads[known] = spread_of(self.table.dense(np.flatnonzero(self.table.population == asked.source)))
         return draw_gaussian(self._spreads[known], mean, asked.n_cells, asked.rng), None
 
