@@ -15,7 +15,6 @@ from squidiff.response.embedding import (
     N_FOLDS,
     N_NEIGHBOURS,
     PENALTY,
-    DoseInterpolation,
     DoseShift,
     MeanOfConditions,
     NearestConditions,
@@ -23,7 +22,6 @@ from squidiff.response.embedding import (
     RidgeShift,
 )
 from squidiff.response.populations import Populations
-from squidiff.response.shift import CannotPredict
 
 N_CONDITIONS, N_FEATURES, N_GENES = 30, 5, 7
 
@@ -277,32 +275,3 @@ def test_pca_linear_of_drugs_reads_what_describes_them() -> None:
     assert np.square(found - truth).mean() < 0.5 * np.square(flat - truth).mean()
     with pytest.raises(InputError, match="nothing describes condition 'new'"):
         answer(PcaLinear(), made, ask("a", "new"), np.eye(1 + N_FEATURES)[0])
-
-
-def test_a_dose_between_two_is_interpolated_in_its_own_direction() -> None:
-    """Activation at strengths 1 and 2, knock-down at 2 with another effect: neither is taken for the other."""
-    effect = {1.0: 3.0, 2.0: 4.0, -2.0: -9.0}
-    features = {f"g @ {s:g}": np.array([s, s]) for s in effect}
-    means: dict[tuple[str, str, float | None], object] = {("", "", None): np.array([10.0])}
-    means |= {("", f"g @ {s:g}", None): np.array([10.0 + e]) for s, e in effect.items()}
-    made = populations(means, features)
-    for strength, expected in ((0.5, 11.5), (1.5, 13.5), (2.0, 14.0)):
-        found = answer(DoseInterpolation(), made, ask("", "g @ x"), np.array([strength, strength]))
-        assert found.item() == pytest.approx(expected)
-    for strength in (2.5, -1.0, 0.0):  # beyond, seen at one strength alone, none
-        with pytest.raises(CannotPredict, match="was not seen at doses around it"):
-            answer(DoseInterpolation(), made, ask("", "g @ x"), np.array([strength, strength]))
-
-
-def test_doses_of_a_knock_down_make_a_curve_of_their_own() -> None:
-    effect = {-1.0: -2.0, -2.0: -6.0, 1.0: 50.0}
-    features = {f"g @ {s:g}": np.array([s, s]) for s in effect}
-    means: dict[tuple[str, str, float | None], object] = {("", "", None): np.array([10.0])}
-    means |= {("", f"g @ {s:g}", None): np.array([10.0 + e]) for s, e in effect.items()}
-    made = populations(means, features)
-    for strength, expected in ((-0.5, 9.0), (-1.5, 6.0), (-2.0, 4.0)):
-        found = answer(DoseInterpolation(), made, ask("", "g @ x"), np.array([strength, strength]))
-        assert found.item() == pytest.approx(expected)
-    for strength in (-2.5, 0.5):  # beyond, seen at one strength alone
-        with pytest.raises(CannotPredict, match="was not seen at doses around it"):
-            answer(DoseInterpolation(), made, ask("", "g @ x"), np.array([strength, strength]))

@@ -55,51 +55,15 @@ class DoseShift:
     def fit(self, populations: Populations) -> DoseShift:
         treated = populations.treated
         strength, features = populations.features[treated, :1], populations.features[treated, 1:]
-        self.directions = set(map(bytes, _directions(features[features.any(axis=1)])))
+        self.directions = set(map(bytes, directions(features[features.any(axis=1)])))
         if self.directions:
             self.linear = _Linear.fit(strength, features, populations.shifts(treated))
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        if bytes(_directions(features[None, 1:])[0]) not in self.directions:
+        if bytes(directions(features[None, 1:])[0]) not in self.directions:
             raise CannotPredict(f"{key.condition!r} was not seen at any strength")
         return source.mean + self.linear.predict(features[:1], features[1:])
-
-
-class DoseInterpolation:
-    """Source mean plus the shift of the same condition at doses around the one asked for, in the same context.
-
-    Linear in the strength, log10(dose + 1), between two neighbours, of which no dose, with no shift, is the lowest: a
-    curve over doses so goes through what was seen. Refused beyond the largest dose, and where one alone was seen.
-    """
-
-    def fit(self, populations: Populations) -> DoseInterpolation:
-        self.populations = populations
-        self.directions = _directions(populations.features[:, 1:])
-        return self
-
-    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        here = self.populations.treated_at.get((key.context, key.time), [])
-        asked = _directions(features[None, 1:])[0]
-        sign = np.sign(features[0])
-        same = [
-            i
-            for i in here
-            if features[1:].any()
-            and np.array_equal(self.directions[i], asked)
-            and np.sign(self.populations.features[i, 0]) == sign
-        ]
-        strength, wanted = np.abs(self.populations.features[same, 0]), abs(float(features[0]))
-        order = np.argsort(strength, kind="stable")
-        strength = np.concatenate([[0.0], strength[order]])
-        if len(strength) < 3 or not 0 < wanted <= strength[-1] or not (np.diff(strength) > 0).all():
-            raise CannotPredict(f"{key.condition!r} was not seen at doses around it in context {key.context!r}")
-        shifts = np.concatenate(
-            [np.zeros((1, len(source.mean))), self.populations.shifts(np.array(same)[order].tolist())]
-        )
-        right = int(np.searchsorted(strength, wanted))
-        share = (wanted - strength[right - 1]) / (strength[right] - strength[right - 1])
-        return np.asarray(source.mean + (1 - share) * shifts[right - 1] + share * shifts[right])
 
 
 class RidgeShift:
@@ -290,10 +254,10 @@ def _errors_of_unseen(base: np.ndarray, features: np.ndarray, shifts: np.ndarray
 
 def described_alike(features: np.ndarray) -> np.ndarray:
     """Which rows (P x F) are one and the same but for a factor, as one drug at any dose: P labels."""
-    return np.asarray(np.unique(_directions(features), axis=0, return_inverse=True)[1].ravel())
+    return np.asarray(np.unique(directions(features), axis=0, return_inverse=True)[1].ravel())
 
 
-def _directions(features: np.ndarray) -> np.ndarray:
-    """Rows of length 1, without their sign, rounded so that equal ones compare equal."""
+def directions(features: np.ndarray) -> np.ndarray:
+    """Rows (P x F, without the strength) of length 1, without their sign, rounded so that equal ones compare equal."""
     length = np.linalg.norm(features, axis=1, keepdims=True)
     return np.round(np.abs(features) / np.where(length > 0, length, 1.0), 4) + 0.0

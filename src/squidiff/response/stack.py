@@ -9,9 +9,9 @@ import numpy as np
 
 from squidiff.config import PART_SEPARATOR, InputError
 from squidiff.response.combination import Additive, LinearParts, MeanOfParts, MeasuredParts
+from squidiff.response.dose import DoseElsewhere, DoseInterpolation
 from squidiff.response.embedding import (
     MIN_CONDITIONS,
-    DoseInterpolation,
     DoseShift,
     MeanOfConditions,
     NearestConditions,
@@ -60,6 +60,7 @@ PREDICTORS: dict[str, Callable[[], Predictor]] = BASELINES | {
     "fold shift": FoldShift,
     "two-way of several": lambda: TwoWay(MIN_SHARED),
     "dose interpolation": DoseInterpolation,
+    "doses elsewhere": DoseElsewhere,
     "time course": TimeCourse,
     "time trend": TimeTrend,
 }
@@ -107,6 +108,7 @@ GROUPS = (
     Group(("time interpolation",), lambda key: key.time is not None),
     Group(("dose interpolation",), lambda key: key.condition != ""),
     Group(("fold shift", "two-way of several", "mean of conditions", "no change"), lambda key: key.condition != ""),
+    Group(("doses elsewhere",), lambda key: key.condition != ""),
     Group(("time shift",), lambda key: key.time is not None),
     Group(("time trend",), lambda key: key.time is not None),
     Group(("dose shift",), lambda key: key.condition != ""),

@@ -1,0 +1,76 @@
+"""The mean at a dose that was never seen, from the doses around it: in the same context, or in others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from squidiff.response.embedding import directions
+from squidiff.response.fold import FoldShift
+from squidiff.response.populations import Population, Populations, Source
+from squidiff.response.shift import CannotPredict
+
+
+class DoseInterpolation:
+    """Source mean plus the shift of the same condition at doses around the one asked for, in the same context.
+
+    Linear in the strength, log10(dose + 1), between two neighbours, of which no dose, with no shift, is the lowest: a
+    curve over doses so goes through what was seen. Refused beyond the largest dose, and where one alone was seen.
+    """
+
+    def fit(self, populations: Populations) -> DoseInterpolation:
+        self.populations = populations
+        self.directions = directions(populations.features[:, 1:])
+        return self
+
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        here = self.populations.treated_at.get((key.context, key.time), [])
+        around, shares = _around(self.populations, self.directions, here, key, features)
+        return np.asarray(source.mean + shares @ self.populations.shifts(around))
+
+
+class DoseElsewhere:
+    """The same with doses that other contexts were given: of those that this one was not, what `FoldShift` predicts."""
+
+    def fit(self, populations: Populations) -> DoseElsewhere:
+        self.populations, self.fold = populations, FoldShift().fit(populations)
+        self.directions = directions(populations.features[:, 1:])
+        return self
+
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        at_time = [i for i in self.populations.treated if self.populations.keys[i].time == key.time]
+        around, shares = _around(self.populations, self.directions, at_time, key, features)
+        mean = (1 - shares.sum()) * source.mean
+        for i, share in zip(around, shares, strict=True):
+            asked = key._replace(condition=self.populations.keys[i].condition)
+            own = self.populations.find(asked)
+            if own is None:
+                mean = mean + share * self.fold.predict(asked, self.populations.features[i], source)
+            else:
+                mean = mean + share * (source.mean + self.populations.shifts([own])[0])
+        return np.asarray(mean)
+
+
+def _around(
+    populations: Populations, direction: np.ndarray, among: Iterable[int], key: Population, features: np.ndarray
+) -> tuple[list[int], np.ndarray]:
+    """Populations at the doses next to the one asked for, and the share of each; what is left is that of no dose.
+
+    Raises CannotPredict where fewer than two doses are among them, none as large, or two conditions at one dose.
+    """
+    asked, sign, wanted = directions(features[None, 1:])[0], np.sign(features[0]), abs(float(features[0]))
+    at: dict[float, int] = {}
+    is_one_each = True
+    for i in among:
+        strength = populations.features[i, 0]
+        if features[1:].any() and np.array_equal(direction[i], asked) and np.sign(strength) == sign:
+            first = at.setdefault(abs(float(strength)), i)
+            is_one_each &= populations.keys[first].condition == populations.keys[i].condition
+    strengths = np.array([0.0, *sorted(at)])
+    if not is_one_each or len(at) < 2 or not 0 < wanted <= strengths[-1]:
+        raise CannotPredict(f"{key.condition!r} was not seen at doses around it in context {key.context!r}")
+    right = int(np.searchsorted(strengths, wanted))
+    share = (wanted - strengths[right - 1]) / (strengths[right] - strengths[right - 1])
+    found = [(at[s], w) for s, w in zip(strengths[right - 1 : right + 1], (1 - share, share), strict=True) if s > 0]
+    return [i for i, _ in found], np.array([w for _, w in found])
