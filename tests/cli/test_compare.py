@@ -40,3 +40,8 @@ def test_predictions_side_by_side_and_what_leaked(
     pd.testing.assert_frame_equal(written, scores[["value", "low", "floor"]], rtol=1e-12)
     assert squidiff("evaluate", one, truth, "--out", tmp_path / "alone") == 0
     assert "without --train there are no baselines" in capsys.readouterr().out
+    before = (tmp_path / "alone" / "metrics.csv").read_bytes()
+    (tmp_path / "alone" / "sample_quality.png").unlink()
+    (tmp_path / "alone" / "sample_quality.png").mkdir()  # the tables of before stay where the picture cannot be written
+    assert squidiff("evaluate", one, truth, "--seed", 1, "--out", tmp_path / "alone") == 2
+    assert (tmp_path / "alone" / "metrics.csv").read_bytes() == before

@@ -245,6 +245,8 @@ def test_a_new_drug_needs_its_smiles_and_a_known_one_does_not() -> None:
     np.testing.assert_array_equal(encoder.encode((ethanol,)), fingerprint("OCC"))  # the same molecule
     with pytest.raises(InputError, match=r"^condition 'aspirine' is unknown .*such as 'aspirin'.*: give its SMILES$"):
         encoder.encode((Part("aspirine"),))
+    with pytest.raises(InputError, match=r"^'aspirin' was another drug in training than 'CCO' is: give its SMILES"):
+        encoder.encode((Part("aspirin", smiles="CCO"),))
 
 
 @pytest.mark.usefixtures("rdkit")

@@ -93,6 +93,10 @@ def test_what_cannot_go_on_is_refused(model: Squidiff) -> None:
         Squidiff(SCHEMA, small(width=SMALL.width + 8), "cpu").fit(new_cells(), start=model)
     with pytest.raises(InputError, match="missing"):
         Squidiff(SCHEMA, SMALL, "cpu").fit(new_cells()[:, :30].copy(), start=model)
+    centred = new_cells()
+    centred.X = dense(centred) - 0.5
+    with pytest.raises(InputError, match=r"^X of the data has negative values, that of training had none"):
+        Squidiff(SCHEMA, SMALL, "cpu").fit(centred, start=model)
     with pytest.raises(InputError, match="trained on these very cells"):
         Squidiff(SCHEMA, SMALL, "cpu").fit(TRAIN, start=model)
     with pytest.raises(InputError, match=r"give a model, as Squidiff\.load returns"):
@@ -114,8 +118,11 @@ def test_it_is_resumed_from_the_same_start_alone(model: Squidiff, tmp_path: Path
     whole = Squidiff(SCHEMA, config, "cpu").fit(new_cells(), start=model)
     with pytest.raises(Stopped):
         Squidiff(SCHEMA, config, "cpu").fit(new_cells(), start=model, out=tmp_path, on_record=stop)
-    for other in (None, Squidiff(SCHEMA, small(seed=1), "cpu").fit(TRAIN)):
-        with pytest.raises(InputError, match="was begun with other --from"):
+    for other, message in (
+        (None, "was begun with --from, which is not given now: give"),
+        (Squidiff(SCHEMA, small(seed=1), "cpu").fit(TRAIN), "was begun with other --from: give"),
+    ):
+        with pytest.raises(InputError, match=message):
             Squidiff(SCHEMA, config, "cpu").fit(new_cells(), start=other, out=tmp_path, resume=True)
     again = Squidiff(SCHEMA, config, "cpu").fit(new_cells(), start=model, out=tmp_path, resume=True)
     np.testing.assert_array_equal(dense(again.predict(QUERY, TRAIN)), dense(whole.predict(QUERY, TRAIN)))

@@ -66,6 +66,15 @@ def test_a_baseline_is_the_same_whichever_others_are_tried() -> None:
     pd.testing.assert_frame_equal(few[["value", "low", "high"]], one[["value", "low", "high"]], check_exact=True)
 
 
+def test_the_order_of_cells_and_genes_changes_nothing() -> None:
+    train, truth = made(24)
+    predicted, rng = imperfect(truth), np.random.default_rng(3)
+    told = evaluate(predicted, truth, SCHEMA, train=train)
+    moved = predicted[rng.permutation(predicted.n_obs)][:, rng.permutation(predicted.n_vars)].copy()
+    others = truth[rng.permutation(truth.n_obs)][:, rng.permutation(truth.n_vars)].copy()
+    pd.testing.assert_frame_equal(evaluate(moved, others, SCHEMA, train=train), told, check_exact=True)
+
+
 def test_copies_of_the_cells_that_a_baseline_starts_from_are_not_paired_with_each_other() -> None:
     """33 control cells, and ten times as many predicted: were copies paired, the baseline would seem narrower."""
     train, truth = made(30)

@@ -92,6 +92,7 @@ def test_what_cannot_be_adopted_is_said_in_a_sentence(tmp_path: Path) -> None:
         np.save(file, np.ones(3))
     np.savez(tmp_path / "one_name.npz", genes=np.array("g"), FEV=np.ones(1))
     np.savez(tmp_path / "twice.npz", genes=np.array(["g", "g"]), FEV=np.ones(2))
+    np.savez(tmp_path / "again.npz", genes=np.array(["g"]), **{"B_A": np.ones(1), "A_B": np.ones(1)})
     np.savez(tmp_path / "complex.npz", genes=np.array(["g", "h"]), FEV=np.ones(2) * 1j)
     cells(condition="stim").write_h5ad(tmp_path / "no_context.h5ad")
     for name, message in (
@@ -106,6 +107,7 @@ def test_what_cannot_be_adopted_is_said_in_a_sentence(tmp_path: Path) -> None:
         ("one_name.npz", "must hold the array 'genes'"),
         ("twice.npz", "names a gene twice"),
         ("complex.npz", "each a real number"),
+        ("again.npz", r"holds two profiles of 'A \+ B': keep one$"),
     ):
         with pytest.raises(InputError, match=message):
             adopt(tmp_path / name, "gears", schema, out)

@@ -32,6 +32,9 @@ from squidiff.config import InputError, Stopped, flag
 EXIT_BAD_INPUT = 2
 EXIT_SIGNAL = 128
 """Added to the number of the signal that ended the work, as a shell does."""
+GOES_ON = "training goes on with `train --resume`, an experiment or a benchmark with the same command"
+LONG = ("train", "tune", "experiment", "benchmark", "demo")
+"""Commands that train; what the others write is whole or not there."""
 THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
 """How OpenMP's threads wait for each other, read when torch is loaded. By themselves they spin for milliseconds, and
 where another process holds one of the cores a training step takes ten times as long; asleep at once, they are woken
@@ -66,14 +69,14 @@ app.command(datasets.datasets)
 
 def main(tokens: Sequence[str] | None = None) -> None:
     """Runs one command and ends the process: 0, 2 for input that cannot be used, 128 and its number after a signal."""
-    with ending_with_a_sentence():
+    command = next(iter(sys.argv[1:] if tokens is None else tokens), "")
+    again = GOES_ON if command in LONG else "nothing was left half-written: give the command again"
+    with ending_with_a_sentence(again):
         app(tokens, exit_on_error=False, print_error=False)
 
 
 @contextmanager
-def ending_with_a_sentence(
-    interrupted: str = "training goes on with `train --resume`, an experiment or a benchmark with the same command",
-) -> Iterator[None]:
+def ending_with_a_sentence(interrupted: str = GOES_ON) -> Iterator[None]:
     """Inside, input that cannot be used ends the process with one sentence and code 2, a signal with 128 + number."""
     for name, value in THREADS.items():
         os.environ.setdefault(name, value)

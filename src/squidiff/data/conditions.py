@@ -243,10 +243,17 @@ class ConditionEncoder:
         return total
 
     def _vector(self, part: Part) -> np.ndarray:
+        known = np.asarray(self.vectors[self.names.index(part.name)]) if part.name in self.names else None
         if self.kind in ("smiles", "morgan") and part.smiles is not None:
-            return fingerprint(part.smiles, kind="morgan" if self.kind == "morgan" else "feature-morgan")
-        if part.name in self.names:
-            return np.asarray(self.vectors[self.names.index(part.name)])
+            described = fingerprint(part.smiles, kind="morgan" if self.kind == "morgan" else "feature-morgan")
+            if known is not None and (described != known).any():
+                raise InputError(
+                    f"{part.name!r} was another drug in training than {part.smiles!r} is: give its SMILES of there, or "
+                    "another name"
+                )
+            return described
+        if known is not None:
+            return known
         near = difflib.get_close_matches(part.name, self.names, n=3) or list(self.names[:5]) or ["none"]
         remedy = {
             "one-hot": "train with it, or describe parts with --embeddings",

@@ -82,7 +82,7 @@ def begin(
     if config.architecture == "upstream":
         fit = functools.partial(begin_upstream, source_rows=source_rows)
     elif earlier is not None:
-        earlier.normalisation.require(table.survey, where)
+        earlier.require(table.survey, where)
         fit = functools.partial(begin_from, earlier=earlier)
     else:
         fit = begin_anchored

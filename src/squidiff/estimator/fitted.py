@@ -14,6 +14,7 @@ import torch
 from squidiff.config import Batch, Config, InputError, Sampling, Schema
 from squidiff.data.conditions import N_TIME_FEATURES, ConditionEncoder, time_features
 from squidiff.data.dataset import Pairs
+from squidiff.data.survey import Survey
 from squidiff.data.table import CellTable
 from squidiff.data.unit import Normalisation
 from squidiff.model.network import Network, Standardisation
@@ -131,6 +132,12 @@ class Fitted:
         device = self.network.center.device
         arrays = (np.ascontiguousarray(a, dtype=np.float32) for a in (source, condition))
         return self.network.encode(*(torch.from_numpy(a).to(device) for a in arrays))
+
+    def require(self, found: Survey, where: str) -> None:
+        """Raises InputError when cells of the same genes are plainly in another unit, or negative unlike training's."""
+        self.normalisation.require(found, where)
+        if self.non_negative.all() and not found.non_negative.all():
+            raise InputError(f"X of {where} has negative values, that of training had none: normalise both alike")
 
     def to_tensors(self) -> dict[str, torch.Tensor]:
         """All arrays of a fitted model by name, as model.safetensors holds them."""

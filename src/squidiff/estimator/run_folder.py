@@ -58,7 +58,8 @@ def refuse_claim(
         begun_with = read_object(folder / "manifest.json")
         for part, what in MUST_BE_THE_SAME.items():
             if begun_with.get(part, "") != manifest[part]:
-                raise InputError(f"{folder} was begun with other {what}: give the same, or another folder")
+                other = f"other {what}" if manifest[part] else f"{what}, which is not given now"
+                raise InputError(f"{folder} was begun with {other}: give the same, or another folder")
         return
     # of a run that was killed before config.json, which comes last
     begun = {"check.json", "manifest.json"} | ({STATE.parts[0]} if _is_ours(folder / STATE.parent) else set())

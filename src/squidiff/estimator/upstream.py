@@ -17,6 +17,7 @@ from squidiff.config import Config, InputError, Sampling, Schema, ShownBatch
 from squidiff.data.conditions import ConditionEncoder
 from squidiff.data.dataset import N_SOURCES, ShownPairs, at_most, rows_of
 from squidiff.data.queries import Query
+from squidiff.data.survey import Survey
 from squidiff.data.table import CellTable
 from squidiff.data.unit import Normalisation
 from squidiff.diffusion.samplers import SAMPLERS
@@ -47,6 +48,10 @@ class UpstreamFitted:
     @property
     def has_drugs(self) -> bool:
         return self.network.sizes.has_drugs
+
+    def require(self, found: Survey, where: str) -> None:
+        """Raises InputError when cells of the same genes are plainly in another unit."""
+        self.normalisation.require(found, where)
 
     @torch.no_grad()
     def encode(self, cells: np.ndarray, drugs: np.ndarray) -> torch.Tensor:

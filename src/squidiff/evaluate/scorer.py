@@ -103,7 +103,10 @@ class Scorer:
 
     def _drawn(self, table: CellTable, key: Population, rng: np.random.Generator) -> np.ndarray:
         rows = np.flatnonzero(table.population == table.keys.index(tuple(key)))
-        return table.dense(np.sort(rng.permutation(rows)[:MAX_CELLS]))
+        rows = rows[np.argsort(table.names[rows], kind="stable")]  # whatever order a file has them in
+        if len(rows) > MAX_CELLS:
+            rows = rows[np.sort(rng.permutation(len(rows))[:MAX_CELLS])]
+        return table.dense(rows)
 
     def _with(self, pair: Pair, cells: np.ndarray) -> Pair:
         return pair.with_predicted(cells.astype(np.float64), (cells - self.center) @ self.axes)

@@ -97,7 +97,7 @@ def compare(
     true = read_cells(truth)
     trained = None if train is None else read_cells(train)
     schema = _schema(schema, [*files.values(), true, *([] if trained is None else [trained])])
-    genes = tuple(map(str, first.var_names))
+    genes = tuple(sorted(map(str, first.var_names)))  # whatever order a file has them in
     label = dict.fromkeys(files, "the prediction") if len(files) == 1 else {name: f"{name!r}" for name in files}
     tables = {
         name: CellTable.from_anndata(file, schema, genes, label[name], whose="the prediction")

@@ -60,7 +60,7 @@ PREDICTORS: dict[str, Callable[[], Predictor]] = BASELINES | {
     "fold shift": FoldShift,
     "two-way of several": lambda: TwoWay(MIN_SHARED),
     "dose interpolation": DoseInterpolation,
-    "doses elsewhere": DoseElsewhere,
+    "doses elsewhere": lambda: _doses_elsewhere(),
     "time course": TimeCourse,
     "time trend": TimeTrend,
 }
@@ -102,12 +102,16 @@ class Group(NamedTuple):
     """Whether the likelihoods are those of conditions that were never seen, and not of populations."""
 
 
+ELSEWHERE = Group(
+    ("fold shift", "two-way of several", "mean of conditions", "no change"), lambda key: key.condition != ""
+)
+"""Of a condition that was seen in other contexts."""
 GROUPS = (
     Group(("measured parts",), lambda key: PART_SEPARATOR in key.condition),
     Group(("time course",), lambda key: key.time is not None),
     Group(("time interpolation",), lambda key: key.time is not None),
     Group(("dose interpolation",), lambda key: key.condition != ""),
-    Group(("fold shift", "two-way of several", "mean of conditions", "no change"), lambda key: key.condition != ""),
+    ELSEWHERE,
     Group(("doses elsewhere",), lambda key: key.condition != ""),
     Group(("time shift",), lambda key: key.time is not None),
     Group(("time trend",), lambda key: key.time is not None),
@@ -265,6 +269,10 @@ class Anchor:
         if name not in self._fitted:  # fitted when first asked: loading a model must not wait for what it will not use
             self._fitted[name] = PREDICTORS[name]().fit(self.populations)
         return self._fitted[name]
+
+
+def _doses_elsewhere() -> Predictor:
+    return DoseElsewhere(Anchor((ELSEWHERE,)))
 
 
 def _errors(predictors: list[Predictor], populations: Populations, index: int) -> list[float]:

@@ -50,6 +50,8 @@ def interactions(
         raise InputError("interactions need a condition and its control: give --condition-key and --control")
     table = both = CellTable.from_anndata(adata, schema)
     _require_logged(table, "the cells")
+    if all(key[1] for key in table.keys):
+        raise InputError(f"no cell is labelled {schema.control!r}, the control: name the label of control cells")
     if pairs is not None:
         both = CellTable.from_anndata(read_cells(pairs), schema, table.genes, "the pairs", whose="the cells")
         _require_logged(both, "the pairs")

@@ -15,6 +15,7 @@ from squidiff.config import InputError, Schema
 from squidiff.data.readers import with_values_of
 from squidiff.data.splits import parse_rule
 from squidiff.data.table import CellTable, read_cells, remember_schema, schema_of, write_cells
+from squidiff.response.populations import Population
 
 Tool = Literal["scgen", "cellflow", "gears", "state"]
 GENES = "genes"
@@ -61,6 +62,8 @@ def adopt(
         adata = _of_means(file, schema, form)
     else:
         adata = read_cells(file)
+        if not adata.var_names.is_unique:
+            raise InputError(f"gene names of {file} are not unique: rename or merge them first")
         schema = schema_of(adata, schema)
         where = layer or form.layer
         if where is not None:
@@ -72,9 +75,11 @@ def adopt(
                 there = ", ".join(schema.columns) or "none"
                 raise InputError(f"--set names column {column!r}, none of the schema's, which are: {there}")
             adata.obs[column] = value
-    if not adata.var_names.is_unique:
-        raise InputError(f"gene names of {file} are not unique: rename or merge them first")
     table = CellTable.from_anndata(adata, schema, where=str(file))  # that it can be evaluated
+    if file.suffix == ".npz" and len(table.keys) * CELLS_OF_A_MEAN < adata.n_obs:
+        of_profile = table.population[::CELLS_OF_A_MEAN]
+        again = next(i for i, population in enumerate(of_profile) if population in of_profile[:i])
+        raise InputError(f"{file} holds two profiles of {str(Population(*table.keys[of_profile[again]]))!r}: keep one")
     if schema.control is not None and schema.time_key is None and not any(key[1] for key in table.keys):
         raise InputError(
             f"all cells of {file} are labelled {schema.control!r}, the control: name what was predicted, as with "

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from squidiff.config import InputError, Schema
+from squidiff.data.readers import quiet_about_names
 from squidiff.data.table import CellTable, read_cells, schema_of, write_all_cells
 from squidiff.response.populations import Population
 
@@ -53,12 +54,13 @@ def write_cell_eval(
         raise InputError(
             f"the training data have no control cells of {missing[0] or 'these cells'!r}, which cell-eval needs"
         )
-    shared = [_cells(known, key) for key in controls]
-    files = {
-        folder / name: ad.concat([*(_cells(of, key) for key in scored), *shared], index_unique="-")
-        for name, of in ((PREDICTED, table), (REAL, target))
-    }
-    write_all_cells(files)
+    with quiet_about_names():
+        shared = [_cells(known, key) for key in controls]
+        files = {
+            folder / name: ad.concat([*(_cells(of, key) for key in scored), *shared], index_unique="-")
+            for name, of in ((PREDICTED, table), (REAL, target))
+        }
+        write_all_cells(files)
     command = ["cell-eval", "run", "-ap", str(folder / PREDICTED), "-ar", str(folder / REAL)]
     command += ["--pert-col", PERTURBATION, "--control-pert", CONTROL]
     return (*command, *(["--celltype-col", CONTEXT] if len(contexts) > 1 else []), "-o", str(folder / "results"))
