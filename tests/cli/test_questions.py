@@ -74,6 +74,8 @@ def test_a_trajectory_and_its_speeds_are_written(here: Path, capsys: pytest.Capt
     given = ("--source", "days.h5ad", "--times", "0,1,8")
     assert squidiff("trajectory", "timed", *given, "--out", "cells.h5ad", "--speeds", "speeds.csv") == 0
     assert "far from training, so trust it less: time 8 is beyond the times seen, 0 to 6" in capsys.readouterr().out
+    assert squidiff("predict", "timed", "--query", "day=8", "--source", "days.h5ad", "--out", "far.h5ad") == 0
+    assert "far from training, so trust it less: time 8 is beyond the times seen, 0 to 6" in capsys.readouterr().out
     cells = ad.read_h5ad("cells.h5ad")
     assert sorted(cells.obs["day"].unique()) == [0.0, 1.0, 8.0]
     assert list(cells.varm["shift_high_90"].columns) == ["0", "1", "2"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -19,9 +19,12 @@ from squidiff.cli.options import (
     Source,
     given,
 )
-from squidiff.cli.show import progress, refuse_inside, refuse_overwriting, say, say_where
+from squidiff.cli.show import progress, refuse_inside, refuse_overwriting, say, say_far, say_where
 from squidiff.config import Compute, InputError, Sampling, Schema
 from squidiff.files import require_writable
+
+if TYPE_CHECKING:
+    import anndata as ad
 
 
 def predict(
@@ -82,7 +85,7 @@ def predict(
         say(f"{predicted.n_obs:,} predicted cells of {predicted.n_vars:,} genes: {out}")
         return
 
-    from squidiff.data.queries import read_queries, require_known
+    from squidiff.data.queries import FAR, read_queries, require_known
     from squidiff.estimator import Squidiff
 
     if given(schema) is not None:
@@ -92,24 +95,30 @@ def predict(
         model.processes.together(lambda: require_known(asked, model.schema))
     n_queries = len(read_queries(asked, model.schema))
     model.processes.by_main(lambda: say_where(source, on_disk))
-    anchors: set[str] = set()
+    anchors, far = set[str](), set[str]()
+
+    def noted(part: ad.AnnData) -> ad.AnnData:
+        anchors.update(part.obs["anchor"])
+        far.update(part.obs.get(FAR, ()))  # upstream's architecture does not tell
+        return part
+
     with progress("predicting", n_queries) as advance:
         parts = model.predict_parts(
             asked, source, sampling, paired=paired, on_query=lambda i, n: advance(i), on_disk=on_disk
         )
-        noted = (part for part in parts if not anchors.update(part.obs["anchor"]))
         if not model.processes.is_main:
-            for _ in noted:  # nothing comes: what this process makes, the main one is given
+            for _ in parts:  # nothing comes: what this process makes, the main one is given
                 pass
             return
         if cells_per_shard is None:
-            predicted = join(noted)
+            predicted = join(map(noted, parts))
             n_cells = predicted.n_obs
         else:
-            n_cells = write_shards(out, noted, cells_per_shard)
+            n_cells = write_shards(out, map(noted, parts), cells_per_shard)
     if cells_per_shard is None:
         write_cells(out, predicted)
     say(f"the mean response is from: {', '.join(sorted(anchors))}")
+    say_far(far)
     say(f"{n_cells:,} predicted cells of {len(model.fitted.genes):,} genes: {out}")
 
 

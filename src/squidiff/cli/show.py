@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
@@ -77,6 +77,14 @@ def say_where(data: Path, on_disk: bool | None) -> None:
 
     if stays_on_disk(data, on_disk):
         say(f"the cells of {data} stay on disk and are read as they are needed")
+
+
+def say_far(found: Iterable[str]) -> None:
+    """In what predictions lie far from training, if in anything: the first of several reasons."""
+    reasons = sorted(set(filter(None, found)))
+    if reasons:
+        more = f" (and {len(reasons) - 1} more in the column far)" if len(reasons) > 1 else ""
+        say(f"far from training, so trust it less: {reasons[0]}{more}")
 
 
 def say_warnings(report: CheckReport) -> None:

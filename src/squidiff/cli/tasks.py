@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from squidiff.cli.options import Device, OneQuery, Queries, SamplingOptions, SchemaOptions, Source, given
 from squidiff.cli.predict import read_asked
-from squidiff.cli.show import progress, refuse_inside, refuse_overwriting, say, show_table
+from squidiff.cli.show import progress, refuse_inside, refuse_overwriting, say, say_far, show_table
 from squidiff.config import InputError, Sampling, Schema
 from squidiff.files import require_writable, write_atomically
 
@@ -43,7 +43,7 @@ def changes(
     for (anchor, far), rows in table.groupby(["anchor", "far"], sort=False):
         n = int(rows["changes"].sum())
         say(f"{n:,} of {len(rows):,} means change by more than their 90 % interval; from: {anchor}")
-        _warn(far)
+        say_far([far])
     if not table["tried"].all():
         say("the widths of some intervals are a guess: training holds too few populations to leave one out")
     largest = table.loc[table["shift"].abs().sort_values(ascending=False, kind="stable").index[:MAX_SHOWN]]
@@ -77,8 +77,7 @@ def rank(
     _write(out, table)
     columns = [c for c in table if c not in ("before", "anchor", "far")]
     show_table(columns, list(table[columns].head(MAX_SHOWN).itertuples(index=False, name=None)))
-    for far in table["far"].unique():
-        _warn(far)
+    say_far(table["far"])
     say(f"share is how much of the way to the target it is; all of them: {out}")
 
 
@@ -122,8 +121,7 @@ def dose_curve(
     _require_known(model, parse_rule(query), None)
     table = dose_curves(model, parse_rule(query), _numbers(doses, "--doses"), source)
     _write(out, table)
-    for far in table["far"].unique():
-        _warn(far)
+    say_far(table["far"])
     ways = monotonicity(table, str(model.schema.dose_key))
     one_way = float((ways["spearman"].abs() > 1 - 1e-9).mean())
     say(f"{one_way:.0%} of the genes go one way over the doses; those that go farthest, and the dose of half of it:")
@@ -162,8 +160,7 @@ def trajectory(
     with progress("predicting", len(wanted)) as advance:
         cells = predict(model, wanted, source, query=rest, sampling=sampling, on_query=lambda i, n: advance(i))
     write_cells(out, cells)
-    for far in cells.obs["far"].unique():
-        _warn(far)
+    say_far(cells.obs["far"])
     say(f"{cells.n_obs:,} cells at {len(wanted)} times: {out}")
     if speeds_out is not None and table is not None:
         _write(speeds_out, table)
@@ -192,11 +189,6 @@ def _require_known(model: Squidiff, asked: Iterable[str], queries: Path | None) 
 
 def _write(out: Path, table: pd.DataFrame) -> None:
     write_atomically(out, lambda temporary: table.to_csv(temporary, index=False))
-
-
-def _warn(far: str) -> None:
-    if far:
-        say(f"far from training, so trust it less: {far}")
 
 
 def _numbers(text: str, option: str) -> list[float]:
