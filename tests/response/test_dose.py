@@ -9,7 +9,7 @@ from made_populations import answer, ask, populations, source
 from squidiff.response.dose import DoseInterpolation
 from squidiff.response.populations import Populations
 from squidiff.response.shift import CannotPredict
-from squidiff.response.stack import PREDICTORS, Anchor
+from squidiff.response.stack import Anchor
 
 
 def test_a_dose_between_two_is_interpolated_in_its_own_direction() -> None:
@@ -56,38 +56,21 @@ def dosed() -> Populations:
     return populations(means, features)
 
 
-def test_between_doses_that_others_were_given_it_goes_from_one_prediction_to_the_next() -> None:
+@pytest.mark.parametrize("context", ["d", "e"])  # e was given dose 2, which has its own mean
+def test_between_doses_that_others_were_given_it_goes_from_one_answer_to_the_next(context: str) -> None:
     made = dosed()
-    start = source(made, ask("d", ""))
-    ends = {s: Anchor().fit(made).predict(ask("d", f"g @ {s:g}"), np.array([s, s]), start)[0] for s in (1.0, 2.0, 4.0)}
-    ends[0.0] = start.mean
+    start, anchor = source(made, ask(context, "")), Anchor().fit(made)
+
+    def told(condition: str, strength: float) -> tuple[np.ndarray, str]:
+        return anchor.predict(ask(context, condition), np.array([strength, strength]), start)
+
+    ends = {s: told(f"g @ {s:g}", s)[0] for s in (1.0, 2.0, 4.0)} | {0.0: start.mean}
     for low, high in ((0.0, 1.0), (1.0, 2.0), (2.0, 4.0)):
         for share in (0.1, 0.5, 1.0):
-            s = low + share * (high - low)
-            found = answer(PREDICTORS["doses elsewhere"](), made, ask("d", "g @ x"), np.array([s, s]))
+            found, name = told("g @ x", low + share * (high - low))
+            assert name == "doses elsewhere"
             np.testing.assert_allclose(found, (1 - share) * ends[low] + share * ends[high], atol=1e-12)
-    for s in (4.1, -1.0, 0.0):
-        with pytest.raises(CannotPredict, match="was not seen at doses around it"):
-            answer(PREDICTORS["doses elsewhere"](), made, ask("d", "g @ x"), np.array([s, s]))
-
-
-def test_what_the_context_itself_shows_is_kept() -> None:
-    made = dosed()
-    found = answer(PREDICTORS["doses elsewhere"](), made, ask("e", "g @ x"), np.array([2.0, 2.0]))
-    seen = made.find(ask("e", "g @ 2"))
-    assert seen is not None
-    np.testing.assert_allclose(found, made.mean[seen], atol=1e-12)
-
-
-def test_the_anchor_asks_it_before_a_line_through_no_dose() -> None:
-    made = dosed()
-    start = source(made, ask("d", ""))
-    for s in (0.5, 3.0):
-        mean, name = Anchor().fit(made).predict(ask("d", "g @ x"), np.array([s, s]), start)
-        assert name == "doses elsewhere"
-        np.testing.assert_allclose(
-            mean, answer(PREDICTORS["doses elsewhere"](), made, ask("d", "g @ x"), np.array([s, s]))
-        )
+    assert told("g @ x", 4.1)[1] == "dose shift"  # beyond those seen
 
 
 def test_two_conditions_at_one_dose_are_told_apart_by_neither() -> None:

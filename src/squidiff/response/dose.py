@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from squidiff.config import InputError
 from squidiff.response.embedding import directions
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict
@@ -31,23 +29,14 @@ class DoseInterpolation:
         return np.asarray(source.mean + shares @ self.populations.shifts(around))
 
 
-class Answers(Protocol):
-    """Who answers for a dose that was seen somewhere, as an `Anchor` does."""
-
-    def fit(self, populations: Populations) -> Any: ...
-
-    def predict(self, key: Population, features: np.ndarray, source: Source) -> tuple[np.ndarray, str]: ...
-
-
 class DoseElsewhere:
-    """The same with doses that other contexts were given: between what is answered for them in this one."""
+    """The same with doses that other contexts were given: between what `of_dose` answers for them in this one."""
 
-    def __init__(self, of_dose: Answers) -> None:
+    def __init__(self, of_dose: Callable[[Population, np.ndarray, Source], np.ndarray]) -> None:
         self.of_dose = of_dose
 
     def fit(self, populations: Populations) -> DoseElsewhere:
         self.populations = populations
-        self.of_dose.fit(populations)
         self.directions = directions(populations.features[:, 1:])
         return self
 
@@ -57,10 +46,7 @@ class DoseElsewhere:
         mean = (1 - shares.sum()) * source.mean
         for i, share in zip(around, shares, strict=True):
             asked = key._replace(condition=self.populations.keys[i].condition)
-            try:
-                mean = mean + share * self.of_dose.predict(asked, self.populations.features[i], source)[0]
-            except InputError as error:
-                raise CannotPredict(str(error)) from error
+            mean = mean + share * self.of_dose(asked, self.populations.features[i], source)
         return np.asarray(mean)
 
 

@@ -60,7 +60,6 @@ PREDICTORS: dict[str, Callable[[], Predictor]] = BASELINES | {
     "fold shift": FoldShift,
     "two-way of several": lambda: TwoWay(MIN_SHARED),
     "dose interpolation": DoseInterpolation,
-    "doses elsewhere": lambda: _doses_elsewhere(),
     "time course": TimeCourse,
     "time trend": TimeTrend,
 }
@@ -102,6 +101,8 @@ class Group(NamedTuple):
     """Whether the likelihoods are those of conditions that were never seen, and not of populations."""
 
 
+DOSES_ELSEWHERE = "doses elsewhere"
+"""It asks the anchor itself about the doses around."""
 ELSEWHERE = Group(
     ("fold shift", "two-way of several", "mean of conditions", "no change"), lambda key: key.condition != ""
 )
@@ -112,7 +113,7 @@ GROUPS = (
     Group(("time interpolation",), lambda key: key.time is not None),
     Group(("dose interpolation",), lambda key: key.condition != ""),
     ELSEWHERE,
-    Group(("doses elsewhere",), lambda key: key.condition != ""),
+    Group((DOSES_ELSEWHERE,), lambda key: key.condition != ""),
     Group(("time shift",), lambda key: key.time is not None),
     Group(("time trend",), lambda key: key.time is not None),
     Group(("dose shift",), lambda key: key.condition != ""),
@@ -267,12 +268,14 @@ class Anchor:
 
     def _predictor(self, name: str) -> Predictor:
         if name not in self._fitted:  # fitted when first asked: loading a model must not wait for what it will not use
-            self._fitted[name] = PREDICTORS[name]().fit(self.populations)
+            made = DoseElsewhere(self._of_others) if name == DOSES_ELSEWHERE else PREDICTORS[name]()
+            self._fitted[name] = made.fit(self.populations)
         return self._fitted[name]
 
-
-def _doses_elsewhere() -> Predictor:
-    return DoseElsewhere(Anchor((ELSEWHERE,)))
+    def _of_others(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        """The mean of a population, or by what other contexts show of its condition."""
+        found = self.populations.find(key)
+        return self._averaged(ELSEWHERE, key, features, source)[0] if found is None else self.populations.mean[found]
 
 
 def _errors(predictors: list[Predictor], populations: Populations, index: int) -> list[float]:
