@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from pathlib import Path
@@ -285,6 +286,10 @@ def test_two_drugs_of_one_name_are_refused_and_two_spellings_of_one_are_not() ->
     confused = [(Part("ethanol", smiles="CCO"),), (Part("ethanol", smiles="c1ccccc1"),)]
     with pytest.raises(InputError, match=r"^'ethanol' has two SMILES of different drugs, 'CCO' and 'c1ccccc1'"):
         ConditionEncoder.fit(confused, schema)
+    halogens = [(Part("halide", smiles="CCl"),), (Part("halide", smiles="CBr"),)]
+    ConditionEncoder.fit(halogens, schema)  # one halogen is as good as another, by features
+    with pytest.raises(InputError, match=r"^'halide' has two SMILES of different drugs"):
+        ConditionEncoder.fit(halogens, dataclasses.replace(schema, fingerprint="morgan"))
 
 
 @pytest.mark.parametrize("text", ["1e+3", "1000", "1000.0"])

@@ -194,7 +194,8 @@ class ConditionEncoder:
         names = tuple(sorted(parts))
         for part in dict.fromkeys(part for condition in conditions for part in condition):
             one, other = part.smiles or "", parts[part.name].smiles or ""
-            if one != other and (fingerprint(one) != fingerprint(other)).any():
+            described = (fingerprint(smiles, kind=schema.fingerprint) for smiles in (one, other) if one != other)
+            if len({tuple(bits) for bits in described}) > 1:
                 raise InputError(f"{part.name!r} has two SMILES of different drugs, {one!r} and {other!r}: rename one")
         if schema.smiles_key is not None:
             vectors = [fingerprint(parts[name].smiles or "", kind=schema.fingerprint) for name in names]
