@@ -76,7 +76,7 @@ def main(tokens: Sequence[str] | None = None) -> None:
 
 
 @contextmanager
-def ending_with_a_sentence(interrupted: str = GOES_ON) -> Iterator[None]:
+def ending_with_a_sentence(interrupted: str) -> Iterator[None]:
     """Inside, input that cannot be used ends the process with one sentence and code 2, a signal with 128 + number."""
     for name, value in THREADS.items():
         os.environ.setdefault(name, value)

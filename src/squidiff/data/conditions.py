@@ -8,6 +8,7 @@ so that the order of the parts does not matter.
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -192,13 +193,13 @@ class ConditionEncoder:
                 encoder._vector(part)
             return encoder
         names = tuple(sorted(parts))
+        described = functools.partial(fingerprint, kind=schema.fingerprint)
         for part in dict.fromkeys(part for condition in conditions for part in condition):
             one, other = part.smiles or "", parts[part.name].smiles or ""
-            described = (fingerprint(smiles, kind=schema.fingerprint) for smiles in (one, other) if one != other)
-            if len({tuple(bits) for bits in described}) > 1:
+            if one != other and (described(one) != described(other)).any():
                 raise InputError(f"{part.name!r} has two SMILES of different drugs, {one!r} and {other!r}: rename one")
         if schema.smiles_key is not None:
-            vectors = [fingerprint(parts[name].smiles or "", kind=schema.fingerprint) for name in names]
+            vectors = [described(parts[name].smiles or "") for name in names]
             kind: Literal["smiles", "morgan"] = "morgan" if schema.fingerprint == "morgan" else "smiles"
             return cls(kind, names, np.stack(vectors) if vectors else np.zeros((0, N_BITS), np.float32))
         return cls("one-hot", names, np.eye(len(names), dtype=np.float32))

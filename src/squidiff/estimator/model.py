@@ -108,8 +108,8 @@ class Squidiff:
         doctor's report, before training; `on_note` a sentence where not the newest state could be taken up again, and
         where training ends early. In the main thread, and with `out`, SIGINT and SIGTERM end it in order: the state is
         saved, and Stopped raised. With `start`, a model trained on other cells is trained further: it keeps what it
-        knows of their populations and their conditions, and must have all their genes; cells that are given once more
-        count once more.
+        knows of their populations and their conditions, and must have all their genes. Populations that are given
+        once more whole count once; single cells of them that are, once more.
         Raises InputError when the data have errors (see `check`), when the folder holds another run or another process
         trains in it, and Diverged, an InputError, when the loss explodes: the model has the best weights before that,
         and they are saved in `out`/before-divergence, if there were any.

@@ -105,7 +105,8 @@ class Populations:
         keys = tuple(dict.fromkeys((*self.keys, *others.keys)))
         parts = [(of, [of.find(key) for key in keys]) for of in (self, others)]
         n = np.array([[0 if i is None else of.n_cells[i] for i in rows] for of, rows in parts])
-        n[0, [self._is_same(i, others, j) for i, j in zip(parts[0][1], parts[1][1], strict=True)]] = 0
+        of_both = list(zip(parts[0][1], parts[1][1], strict=True))
+        n[0, [self._is_same(i, others, j) for i, j in of_both]] = 0
         share = (n / n.sum(axis=0))[:, :, None]
 
         def pooled(values: Callable[[Populations], np.ndarray]) -> np.ndarray:
@@ -114,12 +115,12 @@ class Populations:
 
         mean = pooled(lambda of: of.mean)
         variance = pooled(lambda of: of.variance + np.square(of.mean)) - np.square(mean)
-        rows = [(self, i) if j is None else (others, j) for i, j in zip(parts[0][1], parts[1][1], strict=True)]
+        rows = [(self, i) if j is None else (others, j) for i, j in of_both]
         features = np.stack([of.features[i or 0] for of, i in rows])
         zeros, variance = pooled(lambda of: of.zero_fraction), np.maximum(variance, 0.0)
         course = None
         if self.course is not None and others.course is not None:
-            course = self.course.joined(others.course, zip(parts[0][1], parts[1][1], strict=True))
+            course = self.course.joined(others.course, of_both)
         return Populations(keys, features, mean, zeros, n.sum(axis=0), self.has_control, variance, self.genes, course)
 
     def _is_same(self, i: int | None, others: Populations, j: int | None) -> bool:

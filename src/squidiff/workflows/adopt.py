@@ -76,10 +76,10 @@ def adopt(
                 raise InputError(f"--set names column {column!r}, none of the schema's, which are: {there}")
             adata.obs[column] = value
     table = CellTable.from_anndata(adata, schema, where=str(file))  # that it can be evaluated
-    if file.suffix == ".npz" and len(table.keys) * CELLS_OF_A_MEAN < adata.n_obs:
-        of_profile = table.population[::CELLS_OF_A_MEAN]
-        again = next(i for i, population in enumerate(of_profile) if population in of_profile[:i])
-        raise InputError(f"{file} holds two profiles of {str(Population(*table.keys[of_profile[again]]))!r}: keep one")
+    n_cells = np.bincount(table.population)
+    if file.suffix == ".npz" and n_cells.max() > CELLS_OF_A_MEAN:
+        again = Population(*table.keys[n_cells.argmax()])
+        raise InputError(f"{file} holds two profiles of {str(again)!r}: keep one")
     if schema.control is not None and schema.time_key is None and not any(key[1] for key in table.keys):
         raise InputError(
             f"all cells of {file} are labelled {schema.control!r}, the control: name what was predicted, as with "

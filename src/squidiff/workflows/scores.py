@@ -13,7 +13,7 @@ from squidiff.config import Schema, settings_from_json
 from squidiff.data.table import read_cells
 from squidiff.evaluate.scoring import ADVICE, COLUMNS_OF, GENES, LEAKS, UNSCORED, compare
 from squidiff.files import json_writer, write_together
-from squidiff.report.plots import to_png
+from squidiff.report.plots import picture_writer
 from squidiff.report.tables import METRICS_CSV
 from squidiff.workflows import pictures
 
@@ -42,12 +42,12 @@ def write_scores(
     of_files = {name: str(path) for name, path in predictions.items()} | {"truth": str(truth)}
     said = as_json(scores, files=of_files | ({} if train is None else {"train": str(train)}), seed=seed)
     used = settings_from_json(Schema, scores.attrs[COLUMNS_OF])
-    picture = to_png(pictures.quality(first, target, train=training, schema=used))
+    picture = pictures.quality(first, target, train=training, schema=used)
     write_together(
         {
             out / METRICS_CSV: lambda temporary: scores.to_csv(temporary, index=False),
             out / METRICS_JSON: json_writer(said),
-            out / SAMPLE_QUALITY: lambda temporary: temporary.write_bytes(picture),
+            out / SAMPLE_QUALITY: picture_writer(picture),
         }
     )
     return scores

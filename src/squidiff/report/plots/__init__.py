@@ -8,7 +8,7 @@ from squidiff.report.plots.cells import joint_embedding, latent, violins
 from squidiff.report.plots.changes import Series, curves, response_map, trajectory
 from squidiff.report.plots.quality import sample_quality
 from squidiff.report.plots.scores import floor_to_ceiling, side_by_side
-from squidiff.report.plots.style import save, to_png
+from squidiff.report.plots.style import picture_writer, save, to_png
 from squidiff.report.plots.training import smoothed, training_loss
 from squidiff.report.plots.trials import trials_plot
 
@@ -18,6 +18,7 @@ __all__ = [
     "floor_to_ceiling",
     "joint_embedding",
     "latent",
+    "picture_writer",
     "response_map",
     "sample_quality",
     "save",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -91,17 +91,19 @@ def save(figure: Figure, *paths: Path) -> None:
     for path in paths:
         if path.suffix not in SUFFIXES:
             raise InputError(f"{path} ends in {path.suffix!r}: a picture's name ends in {', '.join(SUFFIXES)}")
-    with _without_words_on_glyphs():
+    write_together(dict.fromkeys(paths, picture_writer(figure)))
+
+
+def picture_writer(figure: Figure) -> Callable[[Path], None]:
+    """What writes a file as `save` does, for `write_together` with others."""
+
+    def write(path: Path) -> None:
         # without a date the same numbers give the same file
         dated = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
-        write_together(
-            {
-                path: lambda temporary: figure.savefig(
-                    temporary, format=temporary.suffix[1:], dpi=DPI, metadata=dated.get(temporary.suffix)
-                )
-                for path in paths
-            }
-        )
+        with _without_words_on_glyphs():
+            figure.savefig(path, format=path.suffix[1:], dpi=DPI, metadata=dated.get(path.suffix))
+
+    return write
 
 
 @contextmanager
