@@ -234,13 +234,13 @@ def _started(compute: Compute) -> tuple[int, int]:
 def _launched(compute: Compute, device: torch.device, devices: int, nodes: int) -> Any:
     """Fabric, with all processes running."""
     from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments import LightningEnvironment
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # not before: it sets its own when it is loaded
     chosen: int | list[int] = devices
     if device.index is not None and devices == 1:
         chosen = [device.index]
     precision = "32-true" if compute.precision == "32" else compute.precision
+    environment = _environment(devices, nodes)
     try:
         strategy = _strategy(compute, device, devices * nodes)
         fabric = Fabric(
@@ -249,8 +249,7 @@ def _launched(compute: Compute, device: torch.device, devices: int, nodes: int) 
             devices=chosen,
             num_nodes=nodes,
             precision=precision,
-            # one process is one process, whatever a cluster's job gives it room for
-            plugins=LightningEnvironment() if devices * nodes == 1 else None,
+            plugins=environment,
         )
         fabric.launch()
     except (RuntimeError, ValueError) as error:
@@ -258,6 +257,31 @@ def _launched(compute: Compute, device: torch.device, devices: int, nodes: int) 
         raise InputError(f"{asked} cannot be started: {error}") from None
     atexit.register(_leave)
     return fabric
+
+
+def _environment(devices: int, nodes: int) -> Any:
+    """Who starts the processes, and where the first of them is; None where fabric finds that out.
+
+    Raises InputError where it would wait for processes that nobody starts.
+    """
+    from lightning_fabric.plugins import environments as known
+
+    from squidiff.train.slurm import Step
+
+    if devices * nodes == 1:  # one process is one process, whatever a cluster's job gives it room for
+        return known.LightningEnvironment()
+    if known.TorchElasticEnvironment.detect():
+        return None
+    if Step.detect() and os.environ["SLURM_STEP_NUM_TASKS"] != "1":
+        return Step(devices, nodes)
+    if known.LSFEnvironment.detect() or known.MPIEnvironment.detect():
+        return None
+    if nodes > 1 and "MASTER_ADDR" not in os.environ:
+        raise InputError(
+            f"--nodes is {nodes}, but nothing says where the first machine is: start it by srun or torchrun, or with "
+            "MASTER_ADDR, MASTER_PORT and NODE_RANK set on each machine"
+        )
+    return known.LightningEnvironment()  # of a SLURM job without srun too: there is this process alone
 
 
 def _leave() -> None:
