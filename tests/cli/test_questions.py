@@ -148,6 +148,10 @@ def test_a_run_is_trained_further(here: Path) -> None:
             ("predict", "run", "--source", "train.h5ad", *ASKED, "--paired", "--baseline", "no change", "--out", "p"),
             "one of the two",
         ),
+        (
+            ("predict", "--source", "train.h5ad", *ASKED, "--strength", 0.7, "--baseline", "no change", "--out", "p"),
+            "of how cells are generated --seed alone goes with --baseline",
+        ),
     ],
 )
 def test_what_cannot_be_asked_is_one_sentence(

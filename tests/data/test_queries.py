@@ -98,6 +98,12 @@ def test_rows_longer_than_the_header_are_refused(tmp_path: Path) -> None:
         read(tmp_path, "type,condition,dose\nT,A,1,\nB,A,1,\n")
 
 
+@pytest.mark.parametrize(("mark", "name"), [(";", "semicolons"), ("\t", "tabs")])
+def test_another_mark_between_columns_is_named(tmp_path: Path, mark: str, name: str) -> None:
+    with pytest.raises(InputError, match=rf"csv has {name} between its columns: write it with commas$"):
+        read(tmp_path, "type,condition,dose\nT,A,1\n".replace(",", mark))
+
+
 def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^column 'dose' is missing in the queries: it has type, condition$"):
         read(tmp_path, "type,condition\nT,A\n")

@@ -91,7 +91,7 @@ def test_the_condition_that_made_the_target_comes_first(model: Squidiff) -> None
 def test_a_target_of_few_cells_or_in_another_unit_is_refused(model: Squidiff) -> None:
     asked = pd.DataFrame({"condition": ["low"], "cell_type": [HELD_OUT]})
     with pytest.raises(InputError, match="the target has 5 cells: give 10 or more"):
-        rank_conditions(model, asked, SEEN, CELLS[:5].copy())
+        rank_conditions(model, asked, SEEN, CELLS[:5].copy(), on_query=lambda i, n: pytest.fail("predicted before"))
     other = CELLS.copy()
     other.X = np.expm1(dense(CELLS)).astype(np.float32) / 7
     with pytest.raises(InputError, match=r"^X of the target is in another unit"):

@@ -76,8 +76,8 @@ def predict(
 
         if on_disk is not None or cells_per_shard is not None:
             raise InputError("--on-disk and --cells-per-shard go with a run: a baseline holds all cells in memory")
-        if paired or sampling.first_level:
-            raise InputError("--paired and --first-level go with a run: a baseline has no diffusion")
+        if paired or sampling != Sampling(seed=sampling.seed):
+            raise InputError("of how cells are generated --seed alone goes with --baseline: it has no diffusion")
         if devices * nodes != 1:
             raise InputError("--devices and --nodes go with a run: a baseline is predicted by one process")
         predicted = predict_baseline(baseline, asked, source, given(schema), seed=sampling.seed)

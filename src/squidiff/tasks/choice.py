@@ -48,11 +48,11 @@ def rank_conditions(
     source, target = read_cells(source), read_cells(target)
     if not source.obs_names.is_unique:
         raise InputError("cells of the source have one name: make names unique (adata.obs_names_make_unique())")
-    predicted = model.predict(candidates, source, sampling, on_query=on_query)
     there, starts = model.table(target, "the target", Schema()), model.table(source, "the source", Schema())
     goal = _some(there, np.arange(len(there.names)), "the target", seed)
     some_starts = _some(starts, np.arange(len(starts.names)), "the source", seed)
     center, axes = _axes(np.concatenate([some_starts, goal]), seed)
+    predicted = model.predict(candidates, source, sampling, on_query=on_query)
     row_of = {name: row for row, name in enumerate(starts.names)}
     number = predicted.obs_names.str.split("-").str[0].astype(int)
     rows = []
