@@ -39,7 +39,8 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The tensors and the note. Raises Unreadable when the file is missing or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            # copied: a tensor lies where the file's header ends, and the last bit of MKL's products depends on that
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a mapping
             metadata = file.metadata() or {}
         note = json.loads(metadata.get("note", "{}"))
         if not isinstance(note, dict):
