@@ -6,6 +6,7 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 from small_models import TRAIN, anchors, assert_mean, clear_of_zero, queries, trained
 
@@ -259,3 +260,21 @@ def test_a_run_of_several_types_knows_their_parts_and_a_saved_one_too(tmp_path: 
     one, other = (m.predict(asked, seen) for m in (model, Squidiff.load(tmp_path / "run", "cpu")))
     assert "fold shift" in anchors(one).pop()
     np.testing.assert_array_equal(dense(one), dense(other))
+
+
+def test_a_dose_of_none_at_another_time_is_what_untreated_cells_are_then() -> None:
+    rng = np.random.default_rng(0)
+    rows = [("control", 0, day) for day in (0, 4, 12)] + [("drug", 10, day) for day in (4, 8, 12)]
+    obs = pd.DataFrame([row for row in rows for _ in range(60)], columns=["condition", "dose", "day"])
+    obs.index = obs.index.astype(str)
+    rates = 1 + obs["day"].to_numpy()[:, None] * np.linspace(0, 0.4, 20) + (obs["dose"] > 0).to_numpy()[:, None]
+    cells = ad.AnnData(np.log1p(rng.poisson(rates)).astype(np.float32), obs=obs)
+    schema = Schema(condition_key="condition", control="control", time_key="day", dose_key="dose")
+    model = trained(cells, schema)
+    none, untreated = (
+        dense(model.predict(queries(100, condition=name, dose=0, day=8), cells)).mean(axis=0)
+        for name in ("drug", "control")
+    )
+    np.testing.assert_allclose(none, untreated, rtol=0, atol=1e-6)
+    earlier = dense(cells[((obs["day"] == 4) & (obs["dose"] == 0)).to_numpy()]).mean(axis=0)
+    assert np.abs(none - earlier).max() > 0.3

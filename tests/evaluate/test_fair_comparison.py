@@ -73,6 +73,23 @@ def test_the_order_of_cells_and_genes_changes_nothing() -> None:
     moved = predicted[rng.permutation(predicted.n_obs)][:, rng.permutation(predicted.n_vars)].copy()
     others = truth[rng.permutation(truth.n_obs)][:, rng.permutation(truth.n_vars)].copy()
     pd.testing.assert_frame_equal(evaluate(moved, others, SCHEMA, train=train), told, check_exact=True)
+    again = train[rng.permutation(train.n_obs)].copy()  # sums in another order, and other first cells
+    same = evaluate(moved, others, SCHEMA, train=again)
+    pd.testing.assert_series_equal(same["value"], told["value"], rtol=1e-6, atol=1e-7)
+    assert same["verdict"].tolist() == told["verdict"].tolist()
+
+
+def test_a_population_is_scored_alike_whatever_others_there_are() -> None:
+    train, truth = many(4)
+    predicted = imperfect_dense(truth)
+    one = predicted.obs["condition"].iloc[-1]
+    alone, beside = (
+        compare({MODEL: predicted}, true, SCHEMA, train=train).set_index(["condition", "metric", "method"])["value"]
+        for true in (truth[truth.obs["condition"] == one].copy(), truth)
+    )
+    both = [row for row in alone.index.intersection(beside.index) if row[0] != OVERALL]
+    assert len(both) > 100
+    pd.testing.assert_series_equal(alone[both], beside[both], check_exact=True)
 
 
 def test_copies_of_the_cells_that_a_baseline_starts_from_are_not_paired_with_each_other() -> None:

@@ -20,6 +20,7 @@ from squidiff.response.embedding import (
     NearestConditions,
     PcaLinear,
     RidgeShift,
+    described_alike,
 )
 from squidiff.response.populations import Populations
 
@@ -275,3 +276,11 @@ def test_pca_linear_of_drugs_reads_what_describes_them() -> None:
     assert np.square(found - truth).mean() < 0.5 * np.square(flat - truth).mean()
     with pytest.raises(InputError, match="nothing describes condition 'new'"):
         answer(PcaLinear(), made, ask("a", "new"), np.eye(1 + N_FEATURES)[0])
+
+
+def test_a_row_its_multiples_and_its_opposite_are_described_alike_and_no_other() -> None:
+    rows = np.array([[1.0, 1.0, -1.0], [2.0, 2.0, -2.0], [-1.0, -1.0, 1.0], [1.0, -1.0, 1.0], [0.0, 0.0, 0.0]])
+    label = described_alike(rows)
+    assert label[0] == label[1] == label[2]
+    assert len(set(label[[0, 3, 4]])) == 3
+    assert described_alike(np.zeros((3, 0))).tolist() == [0, 0, 0]

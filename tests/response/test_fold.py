@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from made_populations import answer, ask, populations
 from squidiff.response.fold import PULLS, SATURATION, FoldShift
-from squidiff.response.populations import Populations
+from squidiff.response.noise import beyond_noise
+from squidiff.response.parts import Parts
+from squidiff.response.populations import Populations, Source
 from squidiff.response.shift import MeanShift, WeightedShift
 
 CONTEXTS = "abcdef"
@@ -106,3 +110,25 @@ def test_a_rise_beyond_what_others_reach_is_cut_by_the_saturation() -> None:
         cut = rise - SATURATION * (rise - 2.0)  # its level, 1.5, lies below where b starts
         by_hand += [cut + pull * (1.5 - cut) for pull in PULLS]
     np.testing.assert_allclose(moved, np.mean(by_hand), rtol=1e-12)
+
+
+def test_a_mean_below_zero_is_no_count_and_says_nothing_of_other_genes() -> None:
+    """As corrected logarithms have it: once, one such gene of a part left all genes where they were."""
+    control = np.full((len(CONTEXTS), 3), 1.0)
+    made = made_by(control[:-1] + np.array([0.8, 0.0, 0.4]), control)
+    means = np.stack([made.mean] * 2).reshape(2, -1, 3)
+    shares = np.full(2 * len(made.keys), 0.5)
+    parts = Parts(np.tile(np.arange(len(made.keys)), 2), shares, means.reshape(-1, 3).copy())
+    parts.mean[:, 1] = np.where(np.arange(len(shares)) % 2, 2.1, -0.1)
+    with_parts = replace(made, parts=parts)
+    shift = answer(FoldShift(), with_parts, ask("f", "X")) - 1.0
+    assert np.isfinite(shift).all()
+    assert shift[0] > 0.6
+    assert shift[2] > 0.3
+    source = Source(ask("f", ""), np.array([1.0, -0.03, 1.0]))
+    predicted = FoldShift().fit(made).predict(ask("f", "X"), np.zeros(1), source)
+    assert predicted[1] == pytest.approx(-0.03, abs=0.1)  # others do not change it, the pull towards them moves it
+
+
+def test_a_shift_that_is_no_number_is_not_told_as_none() -> None:
+    assert np.isnan(beyond_noise(np.array([np.nan]), np.array([1.0]))).all()

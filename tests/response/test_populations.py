@@ -167,3 +167,11 @@ def test_a_population_names_what_it_has() -> None:
     assert str(Population("T cell", "A + B", 24.0)) == "T cell, A + B, time 24"
     assert str(Population("", "", 0.0)) == "time 0"
     assert str(Population("", "", None)) == "all cells"
+
+
+def test_of_two_controls_as_near_in_time_the_earlier_is_the_source_in_any_order() -> None:
+    means = {("T", "", 0.0): [1.0], ("T", "", 12.0): [2.0], ("T", "A", 12.0): [3.0]}
+    for made in (populations(means), populations(dict(reversed(means.items())))):
+        found = made.source(ask("T", "A", 6.0))
+        assert found is not None
+        assert made.keys[found].time == 0.0

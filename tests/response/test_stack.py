@@ -217,3 +217,38 @@ def test_every_baseline_answers_to_its_name() -> None:
     for name in ("dose shift", "ridge"):
         assert 44.0 < found.pop(name) < 500.0  # a compromise of the singles and of the combination in other contexts
     assert found == pytest.approx(expected)
+
+
+def test_what_was_asked_before_changes_nothing() -> None:
+    """The doses around are weighed by what other contexts show: by all of them, whoever asks first."""
+    rng = np.random.default_rng(0)
+    names, contexts, n_genes = "ABCD", "xyzw", 40
+    effect = {name: rng.normal(size=n_genes) / 2 for name in names}
+    control = {c: np.abs(rng.normal(size=n_genes)) + 3 for c in contexts}
+    means: dict[tuple[str, str, float | None], object] = {}
+    features: dict[str, object] = {}
+
+    def described(name: str, dose: float) -> np.ndarray:
+        return np.log10(dose + 1) * np.array([1.0, *(name == other for other in names)])
+
+    for c in contexts:
+        means[c, "", None] = control[c]
+        for name in names:
+            for dose in (1, 10, 100):
+                features[f"{name} @ {dose}"] = described(name, dose)
+                if c == "x" and name in "AB" and dose != 1:
+                    continue
+                way = np.log10(dose + 1) * effect[name] * (1 + 0.3 * rng.normal())
+                means[c, f"{name} @ {dose}", None] = control[c] + way + 0.1 * rng.normal(size=n_genes)
+    made = populations(means, features, variance=0.3)
+    between, elsewhere = (ask("x", "A @ 0.5"), described("A", 0.5)), (ask("x", "B @ 10"), described("B", 10))
+    found = []
+    for asked in ([elsewhere], [between, elsewhere]):
+        anchor = Anchor().fit(made)
+        for key, described_as in asked:
+            mean, label, group = anchor.answer(key, described_as, source(made, key))
+            assert group is not None
+            anchor.errors(group)
+        found.append(mean)
+    assert label.startswith(("two-way", "fold"))
+    np.testing.assert_array_equal(found[0], found[1])

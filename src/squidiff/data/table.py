@@ -81,6 +81,12 @@ class CellTable:
         """The same with other values."""
         return replace(self, cells=cells, survey=survey(cells))
 
+    def in_order(self) -> CellTable:
+        """The same with the populations in the order of their keys, and not in that of the cells."""
+        order = sorted(range(len(self.keys)), key=lambda i: (*self.keys[i][:2], self.keys[i][2] or 0.0))
+        keys, parts = (tuple(values[i] for i in order) for values in (self.keys, self.parts))
+        return replace(self, population=np.argsort(order)[self.population], keys=keys, parts=parts)
+
     def dense(self, rows: np.ndarray) -> np.ndarray:
         """Some cells, rows x G, float32."""
         return dense(self.cells, rows)

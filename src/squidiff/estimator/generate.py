@@ -24,6 +24,7 @@ from squidiff.estimator.fitted import Fitted, summarise
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shape import ZeroLaw, covary_as, move_to_mean, take_values
 from squidiff.response.shift import CannotPredict
+from squidiff.response.stack import Group
 from squidiff.response.time import interpolate, times_around
 from squidiff.response.uncertainty import Interval
 
@@ -110,10 +111,7 @@ class Generator:
             raise nothing_to_start_from(key, starts)
         source = Source(starts.keys[start], starts.mean[start])
         features = self.fitted.encoder.describe(query.parts)
-        if query.parts and not any(part.strength for part in query.parts):  # a drug at dose 0 changes nothing
-            mean, predictor, group = source.mean, "no change", None
-        else:
-            mean, predictor, group = self.fitted.anchor.answer(key, features, source)
+        mean, predictor, group = self._answer(key, query, features, source)
         mean = np.where(self.fitted.non_negative, np.maximum(mean, 0.0), mean)
         condition = self.fitted.condition(key, features, source.mean, mean)
         is_plain = source.key == key
@@ -130,6 +128,20 @@ class Generator:
         far = "; ".join(self.fitted.uncertainty.far(key, features, source, group))
         is_new = is_plain and not self.paired
         return Plan(index, query, start, onward, mean, predictor, interval, far, condition, is_new)
+
+    def _answer(
+        self, key: Population, query: Query, features: np.ndarray, source: Source
+    ) -> tuple[np.ndarray, str, Group | None]:
+        """The mean, where it is from, and the group that answered."""
+        if not query.parts or any(part.strength for part in query.parts):
+            return self.fitted.anchor.answer(key, features, source)
+        untreated = key._replace(condition="")  # a drug at dose 0 changes nothing, but control cells change with time
+        if source.key != untreated:
+            try:
+                return self.fitted.anchor.answer(untreated, np.zeros_like(features), source)
+            except InputError:
+                pass
+        return source.mean, "no change", None
 
     def _onward(self, key: Population, start: int) -> tuple[int, float] | None:
         """The population after a time between two, if the one before it is what the prediction starts from."""

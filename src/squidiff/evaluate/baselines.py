@@ -46,7 +46,8 @@ class Baselines:
     """The baselines, fitted on training cells."""
 
     def __init__(self, train: CellTable, schema: Schema, seed: int = 0) -> None:
-        self.table, self.seed = train, seed
+        self.table, self.seed = train.in_order(), seed
+        train = self.table
         self.encoder = ConditionEncoder.fit(train.parts, schema)
         features = self.encoder.describe_each(train.parts)
         keys = tuple(Population(*key) for key in train.keys)
@@ -63,8 +64,17 @@ class Baselines:
     @cached_property
     def quantiles(self) -> np.ndarray:
         """Of the values that genes have where they are not zero, Q x G, over at most MAX_DONORS training cells."""
-        rows = np.random.default_rng((self.seed, 2)).permutation(len(self.table.names))[:MAX_DONORS]
+        rows = np.random.default_rng((self.seed, 2)).permutation(self._rows())[:MAX_DONORS]
         return nonzero_quantiles(self.table.dense(np.sort(rows)))
+
+    @cached_property
+    def _by_name(self) -> np.ndarray:
+        return np.argsort(self.table.names, kind="stable")
+
+    def _rows(self, population: int | None = None) -> np.ndarray:
+        """The cells of one population or of all, by name: what is drawn must not hang on the order of a file."""
+        rows = self._by_name
+        return rows if population is None else rows[self.table.population[rows] == population]
 
     @cached_property
     def principal_axes(self) -> tuple[np.ndarray, np.ndarray]:
@@ -89,8 +99,8 @@ class Baselines:
         """At most n of the cells that a prediction starts from, drawn; None where there is no control mean."""
         if self.control_mean(key) is None:
             return None
-        rows = np.flatnonzero(self.table.population == self.populations.source(key))
-        return self.table.dense(np.sort(rng.permutation(rows)[:n]))
+        rows = self._rows(self.populations.source(key))
+        return self.table.dense(rows[np.sort(rng.permutation(len(rows))[:n])])
 
     def perturbed_mean(self, key: Population) -> np.ndarray | None:
         """The mean (G,) over the training conditions of the same context at the same time, each counting once.
@@ -149,9 +159,7 @@ class Baselines:
 
     def _drawn(self, population: int | None, asked: _Asked, n: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """As many cells as are asked for, or n, of one population or of all, and which they are."""
-        everything = np.ones(len(self.table.names), dtype=bool)
-        there = np.flatnonzero(everything if population is None else self.table.population == population)
-        rows = draw_rows(there, asked.n_cells if n is None else n, asked.rng)
+        rows = draw_rows(self._rows(population), asked.n_cells if n is None else n, asked.rng)
         return self.table.dense(rows), rows
 
     def _moved(self, asked: _Asked, mean: np.ndarray, keep_zeros: bool) -> Drawn:
@@ -206,7 +214,7 @@ class Baselines:
             raise CannotPredict(str(error)) from error
         known = spread_of, asked.source
         if known not in self._spreads:  # many populations start from the same cells, whose factors take long
-            self._spreads[known] = spread_of(self.table.dense(np.flatnonzero(self.table.population == asked.source)))
+            self._spreads[known] = spread_of(self.table.dense(self._rows(asked.source)))
         return draw_gaussian(self._spreads[known], mean, asked.n_cells, asked.rng), None
 
     def _pca_scgen(self, asked: _Asked) -> Drawn:
@@ -250,7 +258,8 @@ def principal_axes(table: CellTable, seed: int, max_cells: int = 20_000) -> tupl
     from sklearn.decomposition import PCA
 
     rng = np.random.default_rng(seed)
-    cells = table.dense(np.sort(rng.permutation(len(table.names))[:max_cells]))
+    drawn = np.sort(rng.permutation(len(table.names))[:max_cells])
+    cells = table.dense(np.argsort(table.names, kind="stable")[drawn])
     n_components = min(N_COMPONENTS, cells.shape[0] - 1, cells.shape[1])
     if n_components == 0 or not np.ptp(cells, axis=0).any():  # cells that are all alike have no axes
         return cells.mean(axis=0), np.zeros((cells.shape[1], 0))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
+from zlib import crc32
 
 import numpy as np
 
 from squidiff.config import Schema
+from squidiff.data.conditions import Part
 from squidiff.data.table import CellTable
 from squidiff.evaluate.baselines import NAMES, Baselines, principal_axes
 from squidiff.evaluate.ceiling import split_half_ceiling
@@ -61,45 +64,46 @@ class Scorer:
 
     def score(self, key: Population, rivals: np.ndarray | None = None) -> Scored:
         """One population; `rivals` (R x G) are the true means of the other conditions of its context and time."""
-        rng = np.random.default_rng((self.seed, self._index(key)))
+        rng = np.random.default_rng(self._seed(key))
         truth = self._drawn(self.target, key, rng)
-        pairs = self._pairs(truth, key, rivals, rng)
-        first = next(iter(pairs.values()))
-        # alike for as many cells, so that equal predictions are judged alike
-        counts = {n: resample_counts(n, rng) for n in sorted({len(p.predicted) for p in pairs.values()})}
-        of_first = Resample(first, resample_counts(len(truth), rng), counts[len(first.predicted)])
-        resamples = {
-            m: Resample(p, of_first.truth_counts, counts[len(p.predicted)], of_first) for m, p in pairs.items()
-        }
-        ceiling = split_half_ceiling(first, rng)
-        names = [name for name, metric in METRICS.items() if first.has(metric.needs)]
-        estimates = {method: _estimates(resamples[method], names) for method in pairs}
-        n_cells = {name: min(len(truth), len(pairs[name].predicted)) for name in self.predictions}
-        return Scored(key, estimates, {name: ceiling[name] for name in names}, n_cells)
-
-    def _pairs(
-        self, truth: np.ndarray, key: Population, rivals: np.ndarray | None, rng: np.random.Generator
-    ) -> dict[str, Pair]:
-        """What each method predicts, beside the truth; of the baselines those that can."""
         drawn = {name: self._drawn(table, key, rng) for name, table in self.predictions.items()}
         first = self._pair(next(iter(drawn.values())), truth, key, rivals)
-        pairs = {name: self._with(first, cells) for name, cells in drawn.items()}
+        # alike for as many cells, so that equal predictions are judged alike
+        counts = {n: resample_counts(n, rng) for n in sorted(set(map(len, drawn.values())))}
+        of_first = Resample(first, resample_counts(len(truth), rng), counts[len(first.predicted)])
+        ceiling = split_half_ceiling(first, rng)
+        names = [name for name, metric in METRICS.items() if first.has(metric.needs)]
+        pairs = ((name, self._with(first, cells)) for name, cells in drawn.items())
+        estimates = {}
+        # one after the other: the cells of all baselines together are gigabytes
+        for name, pair in chain(pairs, self._of_baselines(first, key, max(counts))):
+            resample = Resample(pair, of_first.truth_counts, counts[len(pair.predicted)], of_first)
+            estimates[name] = _estimates(resample, names)
+        n_cells = {name: min(len(truth), len(cells)) for name, cells in drawn.items()}
+        return Scored(key, estimates, {name: ceiling[name] for name in names}, n_cells)
+
+    def _of_baselines(self, first: Pair, key: Population, n_cells: int) -> Iterator[tuple[str, Pair]]:
+        """What each baseline that can predicts, in place of the first prediction.
+
+        As many cells as any prediction has, since more cells cover more and show less noise.
+        """
         if self.baselines is None:
-            return pairs
-        parts = self.target.parts[self._index(key)]
-        # as many cells as any prediction has, since more cells cover more and show less noise
-        n_cells = max(map(len, drawn.values()))
+            return
         for name in self.names:
-            of_baseline = np.random.default_rng((self.seed, self._index(key), 1 + NAMES.index(name)))
             try:  # drawn the same whichever others are tried
-                cells, origin = self.baselines.drawn(name, key, parts, n_cells, of_baseline)
-                pairs[name] = replace(self._with(first, cells), predicted_origin=origin)
+                of_baseline = np.random.default_rng((*self._seed(key), 1 + NAMES.index(name)))
+                cells, origin = self.baselines.drawn(name, key, self._parts(key), n_cells, of_baseline)
             except CannotPredict:
                 continue
-        return pairs
+            yield name, replace(self._with(first, cells), predicted_origin=origin)
 
-    def _index(self, key: Population) -> int:
-        return self.target.keys.index(tuple(key))
+    def _seed(self, key: Population) -> tuple[int, int]:
+        """Of what is drawn for a population, whatever others there are and in whatever order."""
+        time = None if key.time is None else float(key.time)
+        return self.seed, crc32(repr((key.context, key.condition, time)).encode())
+
+    def _parts(self, key: Population) -> tuple[Part, ...]:
+        return self.target.parts[self.target.keys.index(tuple(key))]
 
     def _drawn(self, table: CellTable, key: Population, rng: np.random.Generator) -> np.ndarray:
         rows = np.flatnonzero(table.population == table.keys.index(tuple(key)))
@@ -118,14 +122,13 @@ class Scorer:
             return pair
         rng = np.random.default_rng((self.seed, 1))  # the same control cells for every population that shares them
         control = self.baselines.control_cells(key, MAX_CELLS, rng)
-        parts = self.target.parts[self._index(key)]
         return replace(
             pair,
             control_mean=self.baselines.control_mean(key),
             perturbed_mean=self.baselines.perturbed_mean(key),
             control=control,
             rivals=rivals,
-            perturbed_genes=np.flatnonzero(np.isin(self.target.genes, [part.name for part in parts])),
+            perturbed_genes=np.flatnonzero(np.isin(self.target.genes, [part.name for part in self._parts(key)])),
         )
 
 

@@ -103,12 +103,9 @@ class RidgeShift:
             return True, _Linear.fit(strength, features, shifts).penalty
         rows = drawn(range(len(features)), MAX_ROWS)
         s, f, y = (part[rows].astype(np.float64) for part in (strength, features, shifts))
-        errors = {
-            goes_with_strength: _errors_of_unseen(base, f, y, alike[rows])
-            for goes_with_strength, base in ((True, s), (False, np.ones_like(s)))
-        }
-        best = min(errors, key=lambda goes_with_strength: errors[goes_with_strength].min())
-        return best, ALPHAS[int(errors[best].argmin())]
+        errors = [_errors_of_unseen(base, f, y, alike[rows]) for base in (s, np.ones_like(s))]
+        best = _first_best(np.concatenate(errors))
+        return best < len(ALPHAS), ALPHAS[best % len(ALPHAS)]
 
 
 class NearestConditions:
@@ -146,7 +143,7 @@ class NearestConditions:
             if len(near):
                 means = np.cumsum(near, axis=0) / np.arange(1, len(near) + 1)[:, None]
                 errors += [np.square(means[min(k, len(near)) - 1] - shifts[row]).mean() for k in N_NEIGHBOURS]
-        return N_NEIGHBOURS[int(errors.argmin())]
+        return N_NEIGHBOURS[_first_best(errors)]
 
 
 class PcaLinear:
@@ -233,6 +230,11 @@ def _common(base: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     return np.asarray((base * shifts).sum(axis=0) / max(float(np.square(base).sum()), 1e-12))
 
 
+def _first_best(errors: np.ndarray) -> int:
+    """The first of those that err least; what differs by rounding, which hangs on the order of cells, is as good."""
+    return int(np.argmax(errors <= errors.min() * (1 + 1e-9)))
+
+
 def _errors_of_unseen(base: np.ndarray, features: np.ndarray, shifts: np.ndarray, group: np.ndarray) -> np.ndarray:
     """Squared error by each of ALPHAS where groups are left out in N_FOLDS folds, (A,).
 
@@ -258,6 +260,13 @@ def described_alike(features: np.ndarray) -> np.ndarray:
 
 
 def directions(features: np.ndarray) -> np.ndarray:
-    """Rows (P x F, without the strength) of length 1, without their sign, rounded so that equal ones compare equal."""
+    """Rows (P x F, without the strength) of length 1, their first number positive, rounded so that equals are equal.
+
+    So a row and its opposite, as a knock-down's and an activation's, are one.
+    """
+    if not features.shape[1]:
+        return features
     length = np.linalg.norm(features, axis=1, keepdims=True)
-    return np.round(np.abs(features) / np.where(length > 0, length, 1.0), 4) + 0.0
+    rows = np.round(features / np.where(length > 0, length, 1.0), 4)
+    first = np.take_along_axis(rows, (rows != 0).argmax(axis=1)[:, None], axis=1)
+    return rows * np.where(first < 0, -1.0, 1.0) + 0.0

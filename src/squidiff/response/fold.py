@@ -120,9 +120,12 @@ class FoldShift:
 
 
 def _moved(mean: np.ndarray, control: np.ndarray, treated: np.ndarray, weights: np.ndarray, a: float) -> np.ndarray:
-    """`mean` (G,) after the weighted changes of h, one row for each row of weights (W x contexts)."""
+    """`mean` (G,) after the weighted changes of h, one row for each row of weights (W x contexts).
+
+    Below 0, where corrected logarithms may have a mean of few cells, there is no count: what lies there stays.
+    """
     if a == 1.0:  # h is the identity, and defined for all numbers
         return np.asarray(mean + weights @ (treated - control))
-    count, before, after = np.expm1(mean), np.log(np.expm1(control) + a), np.log(np.expm1(treated) + a)
-    ratio = np.exp(weights @ (after - before))
-    return np.asarray(np.log1p(count * ratio + a * np.maximum(ratio - 1.0, 0.0)))
+    count, before, after = (np.expm1(np.maximum(m, 0.0)) for m in (mean, control, treated))
+    ratio = np.exp(weights @ (np.log(after + a) - np.log(before + a)))
+    return np.asarray(np.log1p(count * ratio + a * np.maximum(ratio - 1.0, 0.0)) + np.minimum(mean, 0.0))

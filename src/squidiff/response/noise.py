@@ -15,7 +15,8 @@ def beyond_noise(shift: np.ndarray, noise: np.ndarray, caution: float = 1.0) -> 
     ratio of signal to noise; where most genes do not change at all, more is right (see `risks`).
     """
     size = np.square(shift)
-    return np.asarray(np.divide(shift * size, size + caution * noise, out=np.zeros_like(shift), where=size + noise > 0))
+    whole = size + caution * noise
+    return np.asarray(np.divide(shift * size, whole, out=np.zeros_like(shift), where=whole != 0))
 
 
 def risks(shift: np.ndarray, noise: np.ndarray) -> np.ndarray:

@@ -161,7 +161,7 @@ class Populations:
             return None
         if key.time is None:
             return same[0]
-        same = self.reliable(same)
+        same = sorted(self.reliable(same), key=lambda i: self.keys[i].time or 0.0)  # of two as near, the earlier one
         times = np.array([self.keys[i].time for i in same], dtype=float)
         earlier = times < key.time
         if self.has_control or not earlier.any():

@@ -185,6 +185,8 @@ class Anchor:
         the ridge's penalty, and the directions that cells of other times tell, have seen them.
         """
         populations, keys = self.populations, self.populations.keys
+        for needed in (group, *([ELSEWHERE] if DOSES_ELSEWHERE in group.names else [])):
+            self._left_out(needed)  # of all populations: what is kept must not come from a part of them
         alike = described_alike(populations.features[:, 1:]) if group.leaves_conditions_out else np.arange(len(keys))
         asked = [i for i, key in enumerate(keys) if group.applies(key) and populations.sources[i] >= 0]
         found = []
@@ -228,15 +230,19 @@ class Anchor:
 
     def _weights(self, group: Group, names: tuple[str, ...]) -> np.ndarray:
         """Of predictors, by the populations left out that all of them can predict; the first alone without any."""
-        if group not in self._errors:
-            leave_out = self._conditions_left_out if group.leaves_conditions_out else self._populations_left_out
-            self._errors[group] = leave_out(group.names)
-        errors = self._errors[group][:, [group.names.index(name) for name in names]]
+        errors = self._left_out(group)[:, [group.names.index(name) for name in names]]
         errors = errors[np.isfinite(errors).all(axis=1)]
         if not len(errors):
             return np.eye(len(names))[0]
         weights = likelihood(errors.sum(axis=0), len(errors))
         return np.asarray(weights / weights.sum())
+
+    def _left_out(self, group: Group) -> np.ndarray:
+        """The squared errors by which a group's predictors are weighed, populations x predictors; none of one alone."""
+        if group not in self._errors:
+            leave_out = self._conditions_left_out if group.leaves_conditions_out else self._populations_left_out
+            self._errors[group] = leave_out(group.names) if len(group.names) > 1 else np.zeros((0, 1))
+        return self._errors[group]
 
     def _populations_left_out(self, names: tuple[str, ...]) -> np.ndarray:
         """Squared errors of predictors that never look at the population asked for, populations x predictors."""
