@@ -262,6 +262,12 @@ class Sampling(_Checked):
     cells_per_batch: int = _setting(1024, "cells generated at once", low=1)
     seed: int = _setting(0, "seed of the noise and of the choice of source cells", low=0, high=MAX_SEED)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("sampler", "n_sample_steps", "strength") if self.first_level else ():
+            if getattr(self, name) != getattr(Sampling, name):
+                raise InputError(f"{flag(name)} has no use with --first-level, which leaves out the diffusion")
+
 
 @dataclass(frozen=True)
 class Preparation(_Checked):

@@ -149,6 +149,22 @@ def test_a_run_is_trained_further(here: Path) -> None:
             "one of the two",
         ),
         (
+            ("predict", "run", "--source", "train.h5ad", *ASKED, "--first-level", "--strength", 0.7, "--out", "p"),
+            "--strength has no use with --first-level",
+        ),
+        (
+            ("predict", "run", "--source", "train.h5ad", *ASKED, "--out", "p.csv"),
+            "p.csv ends in '.csv', but it will be written as '.h5ad': name it so",
+        ),
+        (
+            ("changes", "run", "--source", "train.h5ad", *ASKED, "--out", "c.xlsx"),
+            "c.xlsx ends in '.xlsx', but it will be written as '.csv': name it so",
+        ),
+        (
+            ("predict", "--source", "train.h5ad", *ASKED, "--baseline", "no change", "--out", "p"),
+            "the source does not say what its obs columns mean: give --condition-key and --control",
+        ),
+        (
             ("predict", "--source", "train.h5ad", *ASKED, "--strength", 0.7, "--baseline", "no change", "--out", "p"),
             "of how cells are generated --seed alone goes with --baseline",
         ),

@@ -181,6 +181,14 @@ def test_dropped_cells_are_in_neither_part() -> None:
     assert made(drop=("type=T",)).test is None
 
 
+def test_the_column_at_fault_is_named_and_none_where_values_never_meet() -> None:
+    obs = pd.DataFrame({"type": ["T", "B"], "condition": ["A", "ctrl"]}, index=["1", "2"])
+    with pytest.raises(InputError, match=r"^no cell follows 'type=Z,condition=A': column 'type' has values such as "):
+        follow_any(obs, ["type=Z,condition=A"])
+    with pytest.raises(InputError, match=r"^no cell follows 'type=T,condition=ctrl': each value is there, but never "):
+        follow_any(obs, ["type=T,condition=ctrl"])
+
+
 def test_rules_are_parsed() -> None:
     assert parse_rule("smiles=CC(=O)O") == {"smiles": "CC(=O)O"}  # only the first '=' separates
     assert parse_rule("type=") == {"type": ""}

@@ -52,7 +52,7 @@ def well_laid() -> Iterator[None]:
 
 @pytest.mark.parametrize("config", [small(n_train_steps=2), Config(architecture="upstream", width=32, n_train_steps=2)])
 def test_products_are_of_numbers_that_lie_well(tmp_path: Path, config: Config) -> None:
-    TRAIN.write_h5ad(tmp_path / "train.h5ad")
+    TRAIN.copy().write_h5ad(tmp_path / "train.h5ad")
     for on_disk in (False, True):
         with well_laid():
             model = Squidiff(SCHEMA, config, "cpu").fit(tmp_path / "train.h5ad", on_disk=on_disk)

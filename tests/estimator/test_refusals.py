@@ -101,6 +101,13 @@ def test_what_the_doctor_finds_stops_training_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_populations_of_one_cell_each_are_refused_in_a_sentence() -> None:
+    """Their spread is 0, by which the loss divides: once, training was said to diverge, and to want a lower rate."""
+    one = TRAIN[~TRAIN.obs.duplicated(["condition", "cell_type"])].copy()
+    with pytest.raises(InputError, match=r"^no two cells of a population differ, and how they do is what is learned"):
+        Squidiff(SCHEMA, SMALL, "cpu").fit(one)
+
+
 def test_the_unit_is_remembered_and_another_one_refused(tmp_path: Path) -> None:
     raw = counts()
     prepared = prepare(raw, SCHEMA, Preparation(normalize=True, target_sum=5000.0)).train

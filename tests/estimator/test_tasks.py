@@ -76,7 +76,8 @@ def test_a_time_beyond_those_seen_is_a_trend_and_one_far_beyond_is_refused() -> 
     assert anchors(model.predict(queries(day=7, cell_type=HELD_OUT), cells)) == {"time trend"}
     for day in (-7, 13):
         with pytest.raises(
-            InputError, match=rf"time {day} cannot be predicted: .* was seen 0 to 6, .*; time {day} is farther beyond"
+            InputError,
+            match=rf"time {day} cannot be predicted: .*: seen at times 0 to 6, .*; time {day} is farther beyond",
         ):
             model.predict(queries(day=day, cell_type=HELD_OUT), cells)
 

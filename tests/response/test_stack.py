@@ -92,7 +92,7 @@ def test_time_alone_is_interpolated_or_taken_from_the_other_contexts() -> None:
         assert (mean.item(), name) == expected
     mean, name = ask_anchor(made, ask("a", "", 5.0))
     assert (mean.item(), name) == (3.0 + UNKNOWN_DAMPING * 2.0, "time trend")
-    with pytest.raises(InputError, match=r"^new, time 9 cannot be predicted: .*new was seen 0 to 0, which does not"):
+    with pytest.raises(InputError, match=r"^new, time 9 cannot be predicted: .*new: seen at times 0 to 0, not at 9"):
         ask_anchor(made, ask("new", "", 9.0))
 
 

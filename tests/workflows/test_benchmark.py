@@ -82,6 +82,20 @@ def test_every_task_seed_and_method_is_in_one_table(done: tuple[Path, pd.DataFra
 
 
 @pytest.mark.slow
+def test_a_method_that_cannot_predict_a_task_is_left_out_of_it_and_said(tmp_path: Path) -> None:
+    baselines = FILE[: FILE.index("[[method]]")].replace("[0, 3]", "[0]")
+    baselines += (
+        '[[method]]\nname = "sum"\nbaseline = "additive"\n[[method]]\nname = "floor"\nbaseline = "mean shift"\n'
+    )
+    table, said = run(tmp_path, baselines)
+    assert "held-out type, seed 0: sum is left out: 'drug' is not a combination" in said
+    assert "floor" in set(table["method"])
+    assert "sum" not in set(table["method"])
+    with pytest.raises(InputError, match=r"^task 'held-out type': no method can predict it$"):
+        run(tmp_path, baselines[: baselines.rindex("[[method]]")])
+
+
+@pytest.mark.slow
 def test_a_baseline_as_method_is_the_baseline(done: tuple[Path, pd.DataFrame, list[str]]) -> None:
     kept = done[0] / "out" / "held-out type" / "seed-3"
     again = predict_baseline("mean shift", kept / "queries.csv", kept / "train.h5ad", seed=3)

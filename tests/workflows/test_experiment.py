@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import anndata as ad
@@ -201,6 +203,11 @@ def test_without_held_out_cells_the_note_says_that_nothing_was_compared(tmp_path
     assert record.figures == ["training_loss.png"]
     page = (note.parent / "exp01" / "index.html").read_text(encoding="utf-8")
     assert "no cells were held out" in page
+    assert "--held-out" not in text
+    again = [sys.executable, "-m", "squidiff", "experiment", str(file), "--out", str(note.parent.parent)]
+    done = subprocess.run(again, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "the note lacks a part: scores: no cells were held out" in " ".join(done.stderr.split())
 
 
 @pytest.mark.slow

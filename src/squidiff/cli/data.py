@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from squidiff.cli.options import PreparationOptions, SchemaOptions
-from squidiff.cli.show import refuse_overwriting, say, say_warnings, show_table
+from squidiff.cli.show import refuse_overwriting, require_ending, say, say_warnings, show_table
 from squidiff.config import InputError, Preparation, Schema
 from squidiff.files import require_writable, sweep
 
@@ -75,6 +75,7 @@ def prepare(
         raise InputError("cells to hold out (--hold-out, --test-fraction) and a file for them (--held-out) go together")
     for file in (out, held_out):
         if file is not None:
+            require_ending(file, ".h5ad")
             require_writable(file)
     adata, joined = read_files(raw, join, preparation.layer, preparation.use_raw)
     if preparation.normalize and preparation.total_counts_key is None and len(raw) > 1 and TOTALS in adata.obs:

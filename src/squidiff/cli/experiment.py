@@ -37,3 +37,5 @@ def experiment(
     say(f"note: {note}")
     if record.status == FAILED:
         raise InputError(record.failure)
+    if record.missing:
+        raise InputError(f"the note lacks a part: {'; '.join(record.missing)}")

@@ -57,7 +57,8 @@ def plot(
     out = Path(kind) if out is None else out
     paths = [out] if out.suffix else [out.with_name(f"{out.name}{suffix}") for suffix in (".png", ".pdf")]
     for path in paths:
-        refuse_overwriting(*files, *([] if train is None else [train]), path)
+        for file in (*files, train):  # one may be read twice
+            refuse_overwriting(file, path)
         require_writable(path)
     options = {
         "train": train,

@@ -19,7 +19,7 @@ from squidiff.cli.options import (
     Source,
     given,
 )
-from squidiff.cli.show import progress, refuse_inside, refuse_overwriting, say, say_far, say_where
+from squidiff.cli.show import progress, refuse_inside, refuse_overwriting, require_ending, say, say_far, say_where
 from squidiff.config import Compute, InputError, Sampling, Schema
 from squidiff.files import require_writable
 
@@ -135,6 +135,7 @@ def read_asked(queries: Path | None, query: tuple[str, ...]) -> Any:
 
 def _require_writable(out: Path, cells_per_shard: int | None) -> None:
     if cells_per_shard is None:
+        require_ending(out, ".h5ad")
         require_writable(out)
         return
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from squidiff.data.finding import CheckReport
 
 
+OTHER_ENDINGS = {".csv", ".h5ad", ".json", ".loom", ".parquet", ".png", ".tsv", ".xls", ".xlsx", ".zarr"}
 MISSING = "\N{EN DASH}"
 
 
@@ -108,6 +109,12 @@ def refuse_overwriting(*files: Path | None) -> None:
         if file.resolve() in seen:
             raise InputError(f"{file} is named twice, as input or output: write to another file")
         seen.add(file.resolve())
+
+
+def require_ending(out: Path, ending: str) -> None:
+    """Raises InputError when a file has the ending of another format than the one that is written."""
+    if out.suffix.lower() in OTHER_ENDINGS - {ending}:
+        raise InputError(f"{out} ends in {out.suffix!r}, but it will be written as {ending!r}: name it so")
 
 
 def refuse_inside(run: Path | None, out: Path) -> None:

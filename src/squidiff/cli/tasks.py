@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from squidiff.cli.options import Device, OneQuery, Queries, SamplingOptions, SchemaOptions, Source, given
 from squidiff.cli.predict import read_asked
-from squidiff.cli.show import progress, refuse_inside, refuse_overwriting, say, say_far, show_table
+from squidiff.cli.show import progress, refuse_inside, refuse_overwriting, require_ending, say, say_far, show_table
 from squidiff.config import InputError, Sampling, Schema
 from squidiff.files import require_writable, write_atomically
 
@@ -95,6 +95,7 @@ def interactions(
     from squidiff.tasks import interactions as find
 
     refuse_overwriting(cells, out, pairs)
+    require_ending(out, ".csv")
     require_writable(out)
     table = find(cells, given(schema), pairs=pairs, n_null=n_null, seed=seed)
     _write(out, table)
@@ -149,12 +150,14 @@ def trajectory(
     from squidiff.tasks import speeds
     from squidiff.tasks import trajectory as predict
 
-    model = _ready(run, device, out, source, speeds_out)
+    model = _ready(run, device, out, source, speeds_out, ending=".h5ad")
+    refuse_overwriting(source, speeds_out)
     wanted, rest = _numbers(times, "--times"), None if query is None else parse_rule(query)
     _require_known(model, rest or {}, None)
     table = None
     if speeds_out is not None:
         refuse_inside(run, speeds_out)
+        require_ending(speeds_out, ".csv")
         require_writable(speeds_out)
         table = speeds(model, wanted, source, query=rest)
     with progress("predicting", len(wanted)) as advance:
@@ -167,14 +170,14 @@ def trajectory(
         say(f"the speed of each gene from one time to the next: {speeds_out}")
 
 
-def _ready(run: Path, device: str, out: Path, source: Path, *others: Path | None) -> Squidiff:
+def _ready(run: Path, device: str, out: Path, source: Path, *others: Path | None, ending: str = ".csv") -> Squidiff:
     """The model, once `out` can be written and is no input."""
     from squidiff.estimator import Squidiff
 
-    for file in others:
-        refuse_overwriting(source, out, file)
-    refuse_overwriting(source, out)
+    for file in (source, *others):  # one may be read twice
+        refuse_overwriting(file, out)
     refuse_inside(run, out)
+    require_ending(out, ending)
     require_writable(out)
     return Squidiff.load(run, device)
 

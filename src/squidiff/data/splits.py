@@ -87,11 +87,14 @@ def follow_any(obs: pd.DataFrame, rules: Sequence[str]) -> np.ndarray:
     """Which rows follow at least one rule, (N,): `COLUMN=VALUE`, or several joined by ',' that must all hold."""
     total = np.zeros(len(obs), dtype=bool)
     for rule in rules:
-        follows = np.ones(len(obs), dtype=bool)
-        for column, value in parse_rule(rule).items():
-            require_columns(obs, [column], "obs")
-            follows &= _is(obs[column], value)
+        wanted = parse_rule(rule)
+        require_columns(obs, list(wanted), "obs")
+        has = {column: _is(obs[column], value) for column, value in wanted.items()}
+        follows = np.all(list(has.values()), axis=0)
         if not follows.any():
+            column = next((column for column, here in has.items() if not here.any()), None)
+            if column is None:
+                raise InputError(f"no cell follows {rule!r}: each value is there, but never all in one cell")
             values = as_text(obs[column]).value_counts().index[:6]
             raise InputError(
                 f"no cell follows {rule!r}: column {column!r} has values such as {', '.join(map(repr, values))}"

@@ -316,6 +316,10 @@ def fit_standardisation(sample: Sample, populations: Populations, config: Config
     if not np.ptp(cells, axis=0).any():
         raise InputError("no gene varies over the training cells: X holds one and the same profile")
     residual = cells - populations.mean[sample.population].astype(np.float32)
+    if not residual.any():
+        raise InputError(
+            "no two cells of a population differ, and how they do is what is learned: give several of each"
+        )
     scale, spread = (np.maximum(s, SMALLEST_SCALE * max(s.max(), 1e-6)) for s in (residual.std(0), cells.std(0)))
     residual /= scale
     n_axes = min(config.n_axes, *(n - 1 for n in residual.shape))

@@ -31,7 +31,7 @@ WORDS: dict[str, dict[str, str]] = {
         "train": "Train",
         "why_train": "the model learns how cells vary around the mean of their population",
         "predict": "Sample",
-        "why_predict": "the held-out populations are generated, as many cells as were held out",
+        "why_predict": "the held-out populations are generated, to be compared with the true cells",
         "evaluate": "Evaluate",
         "why_evaluate": "each score stands beside the best simple baseline (floor) and halves of the truth (ceiling)",
         "defaults": "defaults",
@@ -80,9 +80,9 @@ WORDS: dict[str, dict[str, str]] = {
         "epochs": "{n_steps} steps, {epochs} epochs (an epoch is as many steps as show each training cell once), "
         "{speed} cells a second",
         "memory": "Memory of the process: {first} MB at the first record, {last} MB at the last, {peak} MB at most; "
-        "it {grew}",
-        "grew": "grew by {mb} MB between the second and the last quarter",
-        "steady": "did not grow (by {mb} MB between the second and the last quarter)",
+        "{grew}",
+        "grew": "it grew by {mb} MB between the second and the last quarter",
+        "steady": "it did not grow (by {mb} MB between the second and the last quarter)",
         "growth_unknown": "too few records to tell whether it grew",
         "oscillation": "In the first tenth of training the loss swung {ratio} times as wide around its moving average"
         " as in the second half (warm-up: {n} steps)",
@@ -140,7 +140,7 @@ WORDS: dict[str, dict[str, str]] = {
         "train": "学習",
         "why_train": "集団の平均のまわりで細胞がどうばらつくかをモデルに学習させるため",
         "predict": "サンプリング",
-        "why_predict": "取り分けた集団を、取り分けた細胞と同じ数だけ生成するため",
+        "why_predict": "取り分けた集団を生成し、真の細胞と比べるため",
         "evaluate": "評価",
         "why_evaluate": "各指標を最良の単純なベースライン(下限)と、真の細胞を二分した値(上限)と比べるため",
         "defaults": "既定値",

@@ -137,9 +137,9 @@ def times_around(populations: Populations, key: Population) -> tuple[int, int, f
         raise CannotPredict(f"{key} has no time")
     seen = populations.reliable(populations.over_time(key.context, key.condition))
     times = np.array([populations.keys[i].time for i in seen], dtype=float)
-    span = f"{times[0]:g} to {times[-1]:g}" if len(times) else "at no time"
     if not len(times) or not times[0] <= key.time <= times[-1]:
-        raise CannotPredict(f"{key._replace(time=None)} was seen {span}, which does not hold time {key.time:g}")
+        at = f"at times {times[0]:g} to {times[-1]:g}, not at {key.time:g}" if len(times) else "at no time"
+        raise CannotPredict(f"{key._replace(time=None)}: seen {at}")
     right = max(int(np.searchsorted(times, key.time)), 1) if len(times) > 1 else 0
     left = max(right - 1, 0)
     share = (key.time - times[left]) / (times[right] - times[left]) if right > left else 0.0

@@ -8,7 +8,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from squidiff.config import Schema
+from squidiff.config import InputError, Schema
 from squidiff.data.check import check
 from squidiff.data.queries import read_queries, refuse_unknown_columns
 from squidiff.data.shards import join
@@ -35,6 +35,11 @@ def predict_baseline(
     baselines = Baselines(CellTable.from_anndata(adata, schema), schema)
     results = []
     asked = read_queries(queries, schema)
+    if not schema.columns and asked[0].columns:
+        raise InputError(
+            "the source does not say what its obs columns mean: give --condition-key and --control, --context-key or "
+            "--time-key (a file that `squidiff prepare` wrote does say it)"
+        )
     refuse_unknown_columns(asked, schema, adata.obs)
     for i, query in enumerate(asked):
         rng = np.random.default_rng((seed, i))

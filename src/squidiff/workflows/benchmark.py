@@ -21,6 +21,7 @@ from squidiff.evaluate.baselines import NAMES
 from squidiff.evaluate.scoring import ADVICE, COLUMNS_OF, GENES, LEAKS, MODELS, RESERVED, UNSCORED
 from squidiff.files import json_writer, read_json, write_atomically, write_json, write_together
 from squidiff.report.tables import NUMBERS
+from squidiff.response.shift import CannotPredict
 from squidiff.workflows.baseline import predict_baseline
 from squidiff.workflows.scores import METRICS_JSON, as_json, write_scores
 from squidiff.workflows.settings_file import part, read_toml, refuse_others, text
@@ -108,7 +109,13 @@ def run_benchmark(
                 if method.sampling.first_level and task.is_plain:
                     continue  # it would hand back the training cells
                 predictions[method.name] = folder / PREDICTIONS / f"{method.name}.h5ad"
-                _predict(method, task, seed, folder, predictions[method.name], device, say)
+                try:
+                    _predict(method, task, seed, folder, predictions[method.name], device, say)
+                except CannotPredict as reason:
+                    del predictions[method.name]
+                    say(f"{task.name}, seed {seed}: {method.name} is left out: {reason}")
+            if not predictions:
+                raise InputError(f"task {task.name!r}: no method can predict it")
             scores = score_task(predictions, folder, seed, say)
             leaks += [f"{task.name}, seed {seed}: {sentence}" for sentence in scores.attrs[LEAKS]]
             scores.insert(0, "task", task.name)

@@ -171,7 +171,9 @@ def _said_again(record: Record, experiment: Experiment, here: Path) -> Record:
 
 def write_figures(here: Path, experiment: Experiment, file: Path, record: Record) -> Path:
     """The two figures, where their files are there, and the page; both are noted in the record. Returns the page."""
-    draws: dict[str, Callable[[], Any]] = {LOSS: lambda: pictures.loss(here / RUN)}
+    draws: dict[str, Callable[[], Any]] = {}
+    if (here / RUN / "metrics.jsonl").exists():
+        draws[LOSS] = lambda: pictures.loss(here / RUN)
     if (here / PREDICTED).exists() and (here / TRUTH).exists():
         draws[QUALITY] = lambda: pictures.quality(
             here / PREDICTED, here / TRUTH, train=here / TRAIN, schema=experiment.schema
@@ -223,7 +225,8 @@ class _Runner:
             files[self.here / TRUTH] = prepared.test
         write_all_cells(files)
         options = as_flags(self.experiment.preparation)
-        command = f"squidiff prepare {data.name} {flags} {options} --out {TRAIN} --held-out {TRUTH}"
+        held_out = "" if prepared.test is None else f" --held-out {TRUTH}"
+        command = f"squidiff prepare {data.name} {flags} {options} --out {TRAIN}{held_out}"
         _note(self.record, "prepare", command, options)
 
         queries = None if prepared.test is None else self._queries(prepared.test)

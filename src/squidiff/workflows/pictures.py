@@ -292,7 +292,9 @@ def dose(
     series = [beside.series(table, at | {control: 0.0}) for table in (beside.predicted, beside.truth, beside.train)]
     assert series[0] is not None
     n = len(series[0].at)
-    title = f"{dosed[leading][0].name}{f', {leading.context}' if leading.context else ''}: {n} predicted doses"
+    at_time = "" if leading.time is None else f"time {leading.time:g}"
+    whose = ", ".join(part for part in (dosed[leading][0].name, leading.context, at_time) if part)
+    title = f"{whose}: {n} predicted dose{'' if n == 1 else 's'}"
     chosen = beside.require_genes(genes)
     return plots.curves(*series, beside.predicted.genes, "dose", title, chosen=chosen, figure=figure)
 
