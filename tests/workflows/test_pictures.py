@@ -9,11 +9,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 import squidiff as sq
 from squidiff.cli.plot import plot
-from squidiff.config import InputError
+from squidiff.config import InputError, Schema
 from squidiff.workflows.pictures import KINDS
 
 SCHEMA = sq.Schema(condition_key="drug", control="DMSO", context_keys=("line",), time_key="day", dose_key="dose")
@@ -127,3 +128,15 @@ def test_what_cannot_be_drawn_is_said_in_a_sentence(
     with pytest.raises(InputError, match=message):
         plot(kind, tuple(files[name] for name in names), out=tmp_path / "a.png", **schema, **options)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["quality", "violins", "embedding", "response"])
+def test_where_there_is_no_control_no_picture_speaks_of_one(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame({"day": np.repeat([0.0, 1.0, 2.0], 30)}, index=[f"cell {i}" for i in range(90)])
+    cells = ad.AnnData(rng.poisson(1 + obs["day"].to_numpy()[:, None], (90, 8)).astype(np.float32), obs=obs)
+    then, others = cells[(obs["day"] == 1).to_numpy()].copy(), cells[(obs["day"] != 1).to_numpy()].copy()
+    figure = KINDS[kind](then, then.copy(), train=others, schema=Schema(time_key="day"))
+    said = " ".join(text.get_text() for text in figure.findobj(Text))
+    assert "source cells" in said
+    assert "control" not in said

@@ -48,6 +48,11 @@ class Beside:
         return cls(table, others[0], others[1], schema)
 
     @property
+    def start(self) -> str:
+        """What a prediction starts from, as pictures call it."""
+        return plots.SOURCE_CELLS if self.schema.control is None else plots.CONTROL_CELLS
+
+    @property
     def keys(self) -> list[Population]:
         """The populations that are predicted and, with a truth, true; control cells that stand beside are none."""
         keys = [Population(*key) for key in self.predicted.keys if self.truth is None or key in self.truth.keys]
@@ -157,6 +162,7 @@ def quality(
         beside.control(key),
         f"Predicted and true cells: {which}",
         chosen=beside.require_genes(genes),
+        start=beside.start,
         figure=figure,
     )
 
@@ -177,7 +183,7 @@ def violins(
     key = beside.choose(population)
     cells = beside.cells(beside.predicted, key), beside.cells(beside.truth, key), beside.require_control(key)
     chosen = beside.require_genes(genes)
-    return plots.violins(*cells, beside.predicted.genes, str(key), chosen=chosen, figure=figure)
+    return plots.violins(*cells, beside.predicted.genes, str(key), chosen=chosen, start=beside.start, figure=figure)
 
 
 def embedding(
@@ -193,7 +199,7 @@ def embedding(
     """Real, generated and control cells of all populations in one plane, by PCA or UMAP ('pca', 'umap')."""
     beside = _beside(predicted, truth, train, schema, ["truth"])
     assert beside.truth is not None
-    groups: dict[str, list[np.ndarray]] = {"control cells": [], "real cells": [], "generated cells": []}
+    groups: dict[str, list[np.ndarray]] = {beside.start: [], "real cells": [], "generated cells": []}
     seen = set()
     for key in beside.keys:
         generated, real = beside.cells(beside.predicted, key), beside.cells(beside.truth, key)
@@ -202,11 +208,11 @@ def embedding(
         source = None if beside.train is None else beside.source(beside.train, key)
         if source is not None and beside.train is not None and source not in seen:
             seen.add(source)
-            groups["control cells"].append(beside.cells(beside.train, source))
+            groups[beside.start].append(beside.cells(beside.train, source))
     rng = np.random.default_rng(seed)
     n_real = min(MAX_EMBEDDED, sum(map(len, groups["real cells"])))
     some = {name: _some(np.concatenate(cells), n_real, rng) for name, cells in groups.items() if cells}
-    components = _components(np.concatenate([some["real cells"], *(some[n] for n in some if n == "control cells")]))
+    components = _components(np.concatenate([some["real cells"], *(some[n] for n in some if n == beside.start)]))
     near = {name: components.transform(cells) for name, cells in some.items()}
     plane = _plane(near, method, seed)
     return plots.joint_embedding(plane, near, method.upper(), figure=figure)
@@ -232,7 +238,9 @@ def response(
     ]
     assert changes[0] is not None
     names, chosen = [str(key) for key in keys], beside.require_genes(genes)
-    return plots.response_map(changes[0], changes[1], names, beside.predicted.genes, chosen=chosen, figure=figure)
+    return plots.response_map(
+        changes[0], changes[1], names, beside.predicted.genes, chosen=chosen, start=beside.start, figure=figure
+    )
 
 
 def scores(

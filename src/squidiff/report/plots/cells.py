@@ -19,6 +19,7 @@ from squidiff.report.plots.style import (
     BLACK,
     BLUE,
     CONTROL,
+    CONTROL_CELLS,
     GENERATED,
     GREEN,
     GREY,
@@ -28,6 +29,7 @@ from squidiff.report.plots.style import (
     PURPLE,
     REAL,
     SKY,
+    SOURCE_CELLS,
     canvas,
     clipped,
     finish,
@@ -51,12 +53,14 @@ def violins(
     title: str,
     *,
     chosen: Sequence[str] = (),
+    start: str = CONTROL_CELLS,
     figure: Figure | None = None,
 ) -> Figure:
     """Real and generated cells side by side, of the genes that truly differ most from control.
 
-    predicted S x G, truth N x G, control K x G; genes: G names. The genes are those that are chosen or, if none is,
-    the first by Wilcoxon's rank sum between truth and control. Bars are means, diamonds the control cells' means.
+    predicted S x G, truth N x G, control K x G, which the picture calls `start`; genes: G names. The genes are those
+    that are chosen or, if none is, the first by Wilcoxon's rank sum between truth and control. Bars are means, diamonds
+    the control cells' means.
     """
     found = rank_sum(truth, control)
     shown = [genes.index(gene) for gene in chosen] or found.top(N_VIOLINS).tolist()
@@ -78,7 +82,7 @@ def violins(
             label.set(ha="right", rotation_mode="anchor")
     truly = np.sign(truth.mean(axis=0) - control.mean(axis=0))[shown]
     same = int((np.sign(predicted.mean(axis=0) - control.mean(axis=0))[shown] == truly)[truly != 0].sum())
-    which = "genes that were asked for" if chosen else "genes that differ most from control"
+    which = "genes that were asked for" if chosen else f"genes that differ most from {start}"
     said = f"{same} of {int((truly != 0).sum())} {which} move as they truly do"
     if not truly.any():
         said = f"none of {len(shown)} {which} truly moves"
@@ -89,7 +93,7 @@ def violins(
         Patch(color=REAL, alpha=0.75, label="real"),
         Patch(color=GENERATED, alpha=0.75, label="generated"),
         Line2D([], [], color=BLACK, linewidth=1.6, label="mean"),
-        Line2D([], [], color=CONTROL, marker="D", linestyle="", label="mean of control"),
+        Line2D([], [], color=CONTROL, marker="D", linestyle="", label=f"mean of {start}"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
@@ -100,13 +104,14 @@ def joint_embedding(
 ) -> Figure:
     """Real, generated and control cells in one plane.
 
-    points: by "control cells" (optional), "real cells" and "generated cells", N x 2 each. near: "real cells" and
-    "generated cells" in the space in which cells are near each other, N x D, of which the title tells how well they
-    mix: the share of generated cells whose nearest neighbour is real, among equal numbers of both.
+    points: by "control cells" or "source cells" (optional), "real cells" and "generated cells", N x 2 each. near: "real
+    cells" and "generated cells" in the space in which cells are near each other, N x D, of which the title tells how
+    well they mix: the share of generated cells whose nearest neighbour is real, among equal numbers of both.
     """
     figure = canvas(7.2, 6.4, figure)
     axes = figure.subplots()
-    styles = {"control cells": (LIGHT, "D", 12), "real cells": (REAL, "o", 18), "generated cells": (GENERATED, "x", 18)}
+    starts = dict.fromkeys((CONTROL_CELLS, SOURCE_CELLS), (LIGHT, "D", 12))
+    styles = {**starts, "real cells": (REAL, "o", 18), "generated cells": (GENERATED, "x", 18)}
     for name, (colour, marker, size) in styles.items():
         if name in points:
             some = points[name][:MAX_POINTS]

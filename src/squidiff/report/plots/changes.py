@@ -13,7 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from squidiff.config import InputError
-from squidiff.report.plots.style import BLACK, CONTROL, GENERATED, REAL, canvas, clipped, finish, headline
+from squidiff.report.plots.style import (
+    BLACK,
+    CONTROL,
+    CONTROL_CELLS,
+    GENERATED,
+    REAL,
+    canvas,
+    clipped,
+    finish,
+    headline,
+)
 
 N_MAP_GENES = 30
 MAX_CONDITIONS = 40
@@ -43,9 +53,10 @@ def response_map(
     genes: Sequence[str],
     *,
     chosen: Sequence[str] = (),
+    start: str = CONTROL_CELLS,
     figure: Figure | None = None,
 ) -> Figure:
-    """Heat map of the change from control, conditions by genes: predicted and, where known, true beside it.
+    """Heat map of the change from control (`start`), conditions by genes: predicted and, where known, true beside it.
 
     predicted, truth: P x G changes of the mean. The genes are those chosen or, if none is, those of the largest mean
     square of the true (else predicted) change, in the order of their mean change.
@@ -71,7 +82,7 @@ def response_map(
         axes.tick_params(length=0)
     names = [clipped(genes[gene]) for gene in shown]
     panels[-1].set_xticks(range(len(shown)), names, rotation=90, fontsize=8, parse_math=False)
-    figure.colorbar(image, ax=panels.tolist(), label="change of the mean from control", shrink=0.9, aspect=30)
+    figure.colorbar(image, ax=panels.tolist(), label=f"change of the mean from {start}", shrink=0.9, aspect=30)
     said = f"Predicted change of {len(shown)} genes in {len(conditions)} populations"
     if truth is not None and np.ptp(maps[1][1]) > 0 and np.ptp(maps[0][1]) > 0:
         r = np.corrcoef(maps[0][1].ravel(), maps[1][1].ravel())[0, 1]

@@ -14,6 +14,7 @@ from squidiff.config import InputError
 from squidiff.report.plots.style import (
     BLACK,
     BLUE,
+    CONTROL_CELLS,
     GENERATED,
     GREY,
     LIGHT,
@@ -37,11 +38,13 @@ def sample_quality(
     title: str,
     *,
     chosen: Sequence[str] = (),
+    start: str = CONTROL_CELLS,
     figure: Figure | None = None,
 ) -> Figure:
     """Generated against real cells of one population: the mean of each gene, and whole distributions of six genes.
 
-    predicted: S x G, truth: N x G, control: K x G or None, in one unit (log-normalised expression); genes: G names.
+    predicted: S x G, truth: N x G, control: K x G or None, which the picture calls `start`; in one unit
+    (log-normalised expression); genes: G names.
     Left: r is Pearson's correlation of the means over genes; the five genes furthest off are named. Right: the genes
     that are chosen or, if none is, those whose mean differs most between truth and control (without control: of the
     highest variance); bars leave out the zeros, whose share stands in the title. Raises InputError if the arrays do
@@ -55,11 +58,11 @@ def sample_quality(
     figure = canvas(13.0, max(6.8, 1.9 * -(-len(chosen) // 2)), figure)
     headline(figure, title)
     left, right = np.asarray(figure.subfigures(1, 2, width_ratios=[1, 0.95], wspace=0.03), dtype=object)
-    _means(left, predicted, truth, genes, control)
+    _means(left, predicted, truth, genes, control, start)
 
     change = np.abs(truth.mean(axis=0) - control.mean(axis=0)) if control is not None else truth.var(axis=0)
     shown = [genes.index(gene) for gene in chosen] or np.argsort(-change, kind="stable")[:N_SHOWN].tolist()
-    reason = "largest change from control" if control is not None else "highest variance"
+    reason = f"largest change from {start}" if control is not None else "highest variance"
     which = f"The {len(shown)} genes of {reason}" if not chosen else "Genes that were asked for"
     right.suptitle(f"{which}: distribution where not zero", fontsize=11, x=0.01, ha="left")
     panels = right.subplots(-(-len(shown) // 2), 2, squeeze=False).ravel()
@@ -80,6 +83,7 @@ def _means(
     truth: np.ndarray,
     genes: Sequence[str],
     control: np.ndarray | None,
+    start: str,
 ) -> None:
     axes = figure.subplots()
     x, y = truth.mean(axis=0), predicted.mean(axis=0)
@@ -87,7 +91,7 @@ def _means(
     if control is not None:
         before = control.mean(axis=0)
         shown.append(before)
-        axes.scatter(x, before, s=14, color=LIGHT, marker="D", linewidths=0, label="control cells")
+        axes.scatter(x, before, s=14, color=LIGHT, marker="D", linewidths=0, label=start)
     low, high = min(v.min() for v in shown), max(v.max() for v in shown)
     margin = 0.06 * ((high - low) or 1.0)
     axes.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin), aspect="equal", anchor="NW")
@@ -99,12 +103,12 @@ def _means(
     r = f"{np.corrcoef(x, y)[0, 1]:.3f}" if varies else "not defined"
     against = ""
     if control is not None and varies and np.ptp(before) > 0:
-        against = f" (control cells: {np.corrcoef(x, before)[0, 1]:.3f})"
+        against = f" ({start}: {np.corrcoef(x, before)[0, 1]:.3f})"
     finish(
         axes,
         f"Mean of {len(genes):,} genes: r = {r}{against}",
         x="real cells: mean expression",
-        y="generated cells: mean expression" if control is None else "generated or control cells: mean expression",
+        y=f"generated cells{'' if control is None else f' or {start}'}: mean expression",
     )
     axes.legend(frameon=False, fontsize=9, loc="upper left")
 

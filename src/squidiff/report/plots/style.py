@@ -26,6 +26,8 @@ AMBER, PURPLE, BLACK, GREY, LIGHT = "#E69F00", "#CC79A7", "#000000", "#767676", 
 REAL, GENERATED, CONTROL = SKY, ORANGE, GREY
 MARKERS = "osD^vPX*<>ph"
 """Groups are told apart by shape too, since a palette has eight colours."""
+CONTROL_CELLS, SOURCE_CELLS = "control cells", "source cells"
+"""What a prediction starts from; the latter where there is no control, but an earlier time."""
 DPI = 150
 LONGEST_NAME = 28
 SUFFIXES = (".png", ".pdf", ".svg")
