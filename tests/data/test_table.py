@@ -339,3 +339,8 @@ def test_whole_numbers_in_categories_may_be_missing_and_floats_huge() -> None:
     assert as_text(pd.Series([1e300, 2.0, np.nan])).tolist() == ["1e+300", "2.0", ""]
     assert as_text(pd.Series(pd.Categorical([None, None]))).tolist() == ["", ""]
     assert as_text(pd.Series(pd.Categorical([True, None, False]))).tolist() == ["True", "", "False"]
+
+
+def test_times_that_differ_by_rounding_are_one() -> None:
+    keys = group_rows(pd.DataFrame({"day": [0.1 * 3, 0.3, 0.31]}), Schema(time_key="day"))[1]
+    assert [key[2] for key in keys] == [0.3, 0.31]

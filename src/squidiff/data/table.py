@@ -282,4 +282,4 @@ def _time(values: dict[str, str], schema: Schema) -> float | None:
         ) from None
     if not np.isfinite(time):
         raise InputError(f"time {text!r} in column {schema.time_key!r} is not finite")
-    return time
+    return float(f"{time:.12g}")  # 0.1 * 3 is 0.3, as it is of doses
