@@ -5,8 +5,8 @@ TORCH := torch==2.13.0
 PYTHONS = $(PYTHON) $(if $(filter file,$(origin PYTHON)),python3.13 python3.12 python3.11)
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # Two processes of one thread each take two cores better than one process of two threads; a file's tests share what they set up
-# (tests/conftest.py puts the files in order).
-PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# (tests/conftest.py puts the files in order). numba, in tests that call scanpy, would raise the threads of torch on its way.
+PYTEST := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 INSTALLED := .venv/.installed
 DOCS_INSTALLED := .venv/.docs-installed
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import anndata as ad
@@ -461,3 +464,17 @@ def test_what_is_held_out_and_left_in_no_training_cell_is_said() -> None:
     report = prepare(cells, SCHEMA, Preparation(hold_out=("condition=A+C",))).report
     assert report[-1] == "no training cell has C: a prediction needs --embeddings for them"
     assert not [line for line in made(hold_out=(HELD_OUT,)).report if "no training cell" in line]
+
+
+def test_torch_keeps_to_the_threads_that_it_was_given() -> None:
+    """scanpy's numba raised them, and what was trained afterwards had other last bits."""
+    script = (
+        "import squidiff as sq, torch\n"
+        "raw = sq.simulate_perturbation(n_genes=30, n_cells=20, n_cell_types=2)\n"
+        "schema = sq.Schema(condition_key='condition', control='control', context_keys=('cell_type',))\n"
+        "sq.prepare(raw, schema, sq.Preparation(normalize=True, n_genes=10))\n"
+        "print(torch.get_num_threads())\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "NUMBA_NUM_THREADS"} | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -164,6 +165,10 @@ def most_variable_genes(adata: ad.AnnData, n_genes: int, keep: Sequence[str] = (
 
     By the variance where there are negative values. Those of `keep` come first. Raises InputError when one is missing.
     """
+    if given := os.environ.get("OMP_NUM_THREADS"):
+        # scanpy's numba takes all cores whatever OpenMP was told, and torch, which shares it, as many from then on: the
+        # last bits of its sums are then others
+        os.environ.setdefault("NUMBA_NUM_THREADS", given.split(",")[0])
     import scanpy as sc
     from sklearn.preprocessing import StandardScaler
 
