@@ -27,6 +27,7 @@ cat >slurm.conf <<END
 ClusterName=two
 SlurmctldHost=head(10.77.0.1)
 AuthType=auth/munge
+AuthInfo=socket=$folder/munge/socket
 SlurmUser=root
 SlurmdUser=root
 StateSaveLocation=$folder/state
@@ -44,7 +45,6 @@ echo 'CgroupPlugin=cgroup/v1' >cgroup.conf
 mkdir -p state spool.n1 spool.n2 munge
 chown munge munge
 su -s /bin/sh munge -c "munged --socket=$folder/munge/socket --pid-file=$folder/munge/pid --log-file=$folder/munge/log --seed-file=$folder/munge/seed"
-sed -i "s|^AuthType.*|&\nAuthInfo=socket=$folder/munge/socket|" slurm.conf
 slurmctld -D >slurmctld.log 2>&1 &
 for i in 1 2; do
     unshare --net --uts sh -c "hostname n$i; ip link set lo up; exec sleep infinity" &

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -165,12 +164,9 @@ def most_variable_genes(adata: ad.AnnData, n_genes: int, keep: Sequence[str] = (
 
     By the variance where there are negative values. Those of `keep` come first. Raises InputError when one is missing.
     """
-    if given := os.environ.get("OMP_NUM_THREADS"):
-        # scanpy's numba takes all cores whatever OpenMP was told, and torch, which shares it, as many from then on: the
-        # last bits of its sums are then others
-        os.environ.setdefault("NUMBA_NUM_THREADS", given.split(",")[0])
     import scanpy as sc
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
     if n_genes > adata.n_vars:
         raise InputError(f"--n-genes is {n_genes} but the data have {adata.n_vars} genes: ask for fewer")
@@ -193,7 +189,8 @@ def most_variable_genes(adata: ad.AnnData, n_genes: int, keep: Sequence[str] = (
     if found.n_negative:  # a dispersion is a ratio to the mean
         spread = StandardScaler(with_mean=False).fit(bare.X).var_
     else:
-        with warnings.catch_warnings():  # of genes without values, which come last
+        # numba raises OpenMP's threads, which torch shares and the last bits of its sums hang on: they are set back
+        with threadpool_limits({}), warnings.catch_warnings():  # of genes without values, which come last
             warnings.simplefilter("ignore", RuntimeWarning)
             warnings.filterwarnings("ignore", message="`n_top_genes` > number of normalized dispersions")
             table = sc.pp.highly_variable_genes(bare, n_top_genes=n_genes, inplace=False)

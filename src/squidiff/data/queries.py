@@ -122,9 +122,9 @@ def _read_csv(path: Path) -> pd.DataFrame:
         header, rows = [name.strip() for name in header], [[value.strip() for value in row] for row in rows]
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as a CSV file: {error}") from error
-    if len(header) == 1 and (found := next((mark for mark in ";\t" if mark in header[0]), None)):
-        name = {";": "semicolons", "\t": "tabs"}[found]
-        raise InputError(f"{path} has {name} between its columns: write it with commas")
+    for mark, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(header) == 1 and mark in header[0]:
+            raise InputError(f"{path} has {name} between its columns: write it with commas")
     rows = [row for row in rows if any(row)]
     for i, row in enumerate(rows):
         if len(row) != len(header):

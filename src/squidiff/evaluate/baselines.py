@@ -46,8 +46,8 @@ class Baselines:
     """The baselines, fitted on training cells."""
 
     def __init__(self, train: CellTable, schema: Schema, seed: int = 0) -> None:
-        self.table, self.seed = train.in_order(), seed
-        train = self.table
+        train = train.in_order()
+        self.table, self.seed = train, seed
         self.encoder = ConditionEncoder.fit(train.parts, schema)
         features = self.encoder.describe_each(train.parts)
         keys = tuple(Population(*key) for key in train.keys)

@@ -272,7 +272,7 @@ def _environment(devices: int, nodes: int) -> Any:
         return known.LightningEnvironment()
     if known.TorchElasticEnvironment.detect():
         return None
-    if Step.detect() and os.environ["SLURM_STEP_NUM_TASKS"] != "1":
+    if Step.detect():
         return Step(devices, nodes)
     if known.LSFEnvironment.detect() or known.MPIEnvironment.detect():
         return None

@@ -31,7 +31,8 @@ class Step(ClusterEnvironment):
 
     @staticmethod
     def detect() -> bool:
-        return "SLURM_STEP_NUM_TASKS" in os.environ
+        """Whether srun started several: one alone may be a shell, from which others are started as anywhere."""
+        return os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1"
 
     @property
     def creates_processes_externally(self) -> bool:

@@ -407,10 +407,12 @@ def _plane(near: Mapping[str, np.ndarray], method: str, seed: int) -> dict[str, 
     if method != "umap":
         raise InputError(f"--method is {method!r}: choose pca or umap")
     import umap
+    from threadpoolctl import threadpool_limits
 
     everything = np.concatenate(list(near.values()))
     n_neighbours = min(15, len(everything) - 1)
-    plane = umap.UMAP(n_neighbors=n_neighbours, random_state=seed, n_jobs=1).fit_transform(everything)
+    with threadpool_limits({}):  # sets OpenMP's threads back, which numba raises for torch too
+        plane = umap.UMAP(n_neighbors=n_neighbours, random_state=seed, n_jobs=1).fit_transform(everything)
     ends = np.cumsum([len(cells) for cells in near.values()])[:-1]
     return dict(zip(near, np.split(plane, ends), strict=True))
 
