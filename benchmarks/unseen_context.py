@@ -1,12 +1,12 @@
-"""How well each predictor of the mean knows a context that it has not seen: every one is left out in turn.
+"""How well each predictor of the mean knows a context that it has not seen, or a combination: each is left out in turn.
 
-    python benchmarks/unseen_context.py PREPARED.h5ad CONDITION_COLUMN CONTROL CONTEXT_COLUMN
+    python benchmarks/unseen_context.py PREPARED.h5ad CONDITION_COLUMN CONTROL CONTEXT_COLUMN [--combinations]
     python benchmarks/unseen_context.py simulated N_TYPES N_GENES
 
 The treated cells of each context are left out, one condition at a time; each predictor is fitted on all the others
 and predicts their mean from the context's control cells. Prints for each predictor the mean squared error, as a share
 of the mean shift's, and delta Pearson, both averaged over what was left out. Simulated: seeds 10 to 13, 200 cells a
-population.
+population. With --combinations those are left out, and errors are shares of the sum's.
 """
 
 import sys
@@ -27,6 +27,7 @@ from squidiff.response.shift import CannotPredict
 from squidiff.response.stack import BASELINES, Anchor
 
 NAMES = ("no change", "mean shift", "weighted shift", "proportional shift")
+OF_COMBINATIONS = ("no change", "additive", "linear parts", "mean of parts")
 ANCHOR = "the model's anchor"
 
 
@@ -40,7 +41,7 @@ def summaries(adata: ad.AnnData, schema: Schema) -> Populations:
     return replace(found, parts=split(table.dense(np.arange(len(table.names))), table.population, found))
 
 
-def left_out(populations: Populations) -> Iterator[dict[str, tuple[float, float]]]:
+def left_out(populations: Populations, names: tuple[str, ...]) -> Iterator[dict[str, tuple[float, float]]]:
     """Mean squared error and delta Pearson of each predictor, for every population that all can predict."""
     for i in populations.treated:
         known, key = populations.only(np.delete(np.arange(len(populations.keys)), i)), populations.keys[i]
@@ -50,7 +51,7 @@ def left_out(populations: Populations) -> Iterator[dict[str, tuple[float, float]
         asked = (key, populations.features[i], source)
         scores = {}
         try:
-            guesses = {name: BASELINES[name]().fit(known).predict(*asked) for name in NAMES}
+            guesses = {name: BASELINES[name]().fit(known).predict(*asked) for name in names}
         except CannotPredict:
             continue
         for name, guess in {**guesses, ANCHOR: Anchor().fit(known).predict(*asked)[0]}.items():
@@ -73,10 +74,12 @@ def data_sets(arguments: list[str]) -> Iterator[Populations]:
 
 
 def main() -> None:
-    scores = [row for populations in data_sets(sys.argv[1:]) for row in left_out(populations)]
-    plain = np.mean([row["mean shift"][0] for row in scores])
+    arguments = [argument for argument in sys.argv[1:] if argument != "--combinations"]
+    names = NAMES if len(arguments) == len(sys.argv) - 1 else OF_COMBINATIONS
+    scores = [row for populations in data_sets(arguments) for row in left_out(populations, names)]
+    plain = np.mean([row[names[1]][0] for row in scores])
     sys.stdout.write(f"{len(scores)} populations left out in turn\n")
-    for name in (*NAMES, ANCHOR):
+    for name in (*names, ANCHOR):
         error, correlation = np.mean([row[name] for row in scores], axis=0)
         sys.stdout.write(f"{name:<20} {error / plain:6.3f} {correlation:6.3f}\n")
 

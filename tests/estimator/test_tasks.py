@@ -127,7 +127,7 @@ def test_a_context_that_was_not_seen_is_refused_in_plain_generation() -> None:
 def test_a_combination_of_seen_parts_is_their_sum(label: str) -> None:
     cells = logged(("A", "B"))
     predicted = trained(cells, SCHEMA).predict(queries(256, condition=label, cell_type="type C"), cells)
-    assert anchors(predicted) == {"measured parts"}
+    assert anchors(predicted) == {"interacting parts"}
     assert predicted.obs["condition"].unique().tolist() == [label]
     one, other, own = (mean_of(cells, cell_type="type C", condition=c) for c in ("A", "B", "control"))
     change = dense(predicted).mean(axis=0) - own
@@ -170,7 +170,7 @@ def test_two_opposite_perturbations_are_not_nothing() -> None:
         condition_key="condition", control="control", context_keys=("cell_type",), direction_key="direction"
     )
     asked = queries(None, condition="A+B", cell_type="type A", direction="activation+knock-down")
-    assert anchors(trained(cells, schema).predict(asked, cells)) == {"measured parts"}
+    assert anchors(trained(cells, schema).predict(asked, cells)) == {"interacting parts"}
 
 
 def test_the_other_direction_has_the_opposite_shift() -> None:

@@ -62,7 +62,7 @@ def test_where_no_other_context_helps_the_first_of_the_others_that_can_answers()
     effect = {"": 0.0, "A": 2.0, "B": 3.0}
     made = populations({("x", c, t): [10.0 + effect[c] + t] for c in effect for t in (1.0, 3.0)}, FEATURES)
     mean, name = ask_anchor(made, ask("x", "A + B", 3.0), np.array(FEATURES["A + B"]))
-    assert (name, mean.tolist()) == ("measured parts", [18.0])
+    assert (name, mean.tolist()) == ("interacting parts", [18.0])
     mean, name = ask_anchor(made, ask("x", "A", 2.0), np.zeros(3))  # features that ridge knows nothing of
     assert (name, mean.tolist()) == ("time interpolation", [14.0])
     mean, name = ask_anchor(made, ask("x", "", 2.0), np.zeros(3))
@@ -72,13 +72,15 @@ def test_where_no_other_context_helps_the_first_of_the_others_that_can_answers()
     assert mean.item() == pytest.approx(11 + 0.5 * 2.0, abs=0.2)
 
 
-def test_what_the_own_context_says_of_a_combination_comes_before_other_contexts() -> None:
+def test_the_parts_of_a_combination_come_before_other_contexts_which_tell_what_it_does_beyond_them() -> None:
     means: dict[tuple[str, str, float | None], object] = {
         (c, p, None): [v] for c in "ab" for p, v in (("", 0.0), ("A", 1.0), ("B", 2.0))
     }
-    made = populations({**means, ("b", "A + B", None): [50.0]}, FEATURES)
-    mean, name = ask_anchor(made, ask("a", "A + B"), np.array(FEATURES["A + B"]))
-    assert (name, mean.tolist()) == ("measured parts", [3.0])
+    for beyond in (0.0, 47.0):
+        made = populations({**means, ("b", "A + B", None): [3.0 + beyond]}, FEATURES)
+        mean, name = ask_anchor(made, ask("a", "A + B"), np.array(FEATURES["A + B"]))
+        assert name == "interacting parts"
+        assert 3.0 + 0.2 * beyond <= mean.item() <= 3.0 + 0.5 * beyond  # of one alone nothing says how much is shared
 
 
 def test_time_alone_is_interpolated_or_taken_from_the_other_contexts() -> None:

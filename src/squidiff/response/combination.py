@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -57,6 +58,16 @@ class _Context:
         return populations.mean[index] - self.control, (self.variance + own) / (2 * n) + self.noise_left
 
 
+class Summed(NamedTuple):
+    """The mean under a combination as its parts make it up, and what it is made of, each (G,)."""
+
+    mean: np.ndarray
+    start: np.ndarray
+    """Of the cells without any part."""
+    largest: np.ndarray
+    """The largest shift of a part, either way."""
+
+
 class MeasuredParts:
     """As `Additive`, of what each part's shift shows beyond the noise of few cells; falls act one upon the other.
 
@@ -74,18 +85,34 @@ class MeasuredParts:
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        parts, here = _parts_alone(self.populations, key), (key.context, key.time)
-        if here not in self._contexts:
-            self._contexts[here] = _Context(self.populations, *here)
-        known = self._contexts[here]
-        shifts = np.stack([known.shift(i) for i in parts])
+        return self.summed(key, source).mean
+
+    def summed(self, key: Population, source: Source) -> Summed:
+        """The mean of a combination, and what it is made of. Raises CannotPredict where a part was not seen alone."""
+        parts, known = _parts_alone(self.populations, key), self._context(key)
         # the cells to start from are those of training, whose noise is known, or others, which may well lie elsewhere
         start = known.control + beyond_noise(source.mean - known.measured, 2 * known.noise)
+        return self.sum_of(start, known.control, np.stack([known.shift(i) for i in parts]))
+
+    def shift_of_part(self, key: Population) -> np.ndarray | None:
+        """(G,) what a part's shift shows beyond noise; None where it was not seen alone in its context."""
+        found = _alone(self.populations, key)
+        return None if found is None else self._context(key).shift(found)
+
+    def _context(self, key: Population) -> _Context:
+        here = key.context, key.time
+        if here not in self._contexts:
+            self._contexts[here] = _Context(self.populations, *here)
+        return self._contexts[here]
+
+    def sum_of(self, start: np.ndarray, control: np.ndarray, shifts: np.ndarray) -> Summed:
+        """From the cells of `start`, the shifts of parts (parts x G) that were measured from `control`."""
+        largest = np.take_along_axis(shifts, np.abs(shifts).argmax(axis=0)[None], axis=0)[0]
         if not self.in_proportion:
-            return np.asarray(start + shifts.sum(axis=0))
+            return Summed(start + shifts.sum(axis=0), start, largest)
         start = np.maximum(start, 0.0)
-        falls = np.divide(np.minimum(shifts, 0.0), known.control, out=np.zeros_like(shifts), where=known.control > 0)
-        return np.asarray(start * (1 + falls).prod(axis=0) + np.maximum(shifts, 0.0).sum(axis=0))
+        falls = np.divide(np.minimum(shifts, 0.0), control, out=np.zeros_like(shifts), where=control > 0)
+        return Summed(start * (1 + falls).prod(axis=0) + np.maximum(shifts, 0.0).sum(axis=0), start, largest)
 
 
 class MeanOfParts:
@@ -110,7 +137,7 @@ class LinearParts:
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        parts = _parts(key)
+        parts = parts_of(key)
         seen = [
             i for i in self.populations.treated_at.get((key.context, key.time), []) if self.populations.keys[i] != key
         ]
@@ -126,7 +153,8 @@ class LinearParts:
         return np.asarray(source.mean + weights @ self.populations.shifts(seen))
 
 
-def _parts(key: Population) -> list[str]:
+def parts_of(key: Population) -> list[str]:
+    """Of a combination. Raises CannotPredict for a single condition."""
     parts = key.condition.split(PART_SEPARATOR)
     if len(parts) < 2:
         raise CannotPredict(f"{key.condition!r} is not a combination")
@@ -141,9 +169,15 @@ def _shifts_of_parts(populations: Populations, key: Population) -> np.ndarray:
 def _parts_alone(populations: Populations, key: Population) -> list[int]:
     """The populations of the parts seen singly in the context."""
     found = []
-    for part in _parts(key):
-        i = populations.find(key._replace(condition=part))
-        if i is None or populations.sources[i] < 0:
+    for part in parts_of(key):
+        i = _alone(populations, key._replace(condition=part))
+        if i is None:
             raise CannotPredict(f"{part!r} was not seen alone in context {key.context!r}")
         found.append(i)
     return found
+
+
+def _alone(populations: Populations, key: Population) -> int | None:
+    """The population of a part, None where it was not seen or has no control cells."""
+    found = populations.find(key)
+    return None if found is None or populations.sources[found] < 0 else found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,8 @@ PENALTY = 0.1
 """Both of `PcaLinear`, as in Ahlmann-Eltze et al."""
 MIN_CONDITIONS = 10
 """Fewer cannot tell whether what describes them helps."""
+Fold = tuple[np.ndarray, np.ndarray]
+"""Indices of what is fitted on and of what is left out."""
 
 
 class MeanOfConditions:
@@ -85,7 +88,8 @@ class RidgeShift:
         self.seen = features.any(axis=0)
         if self.seen.any():
             shifts = populations.shifts(treated)
-            self.choice = self.choice or self._choose(strength, features, shifts)
+            conditions = [populations.keys[i].condition for i in treated]
+            self.choice = self.choice or self._choose(strength, features, shifts, conditions)
             goes_with_strength, penalty = self.choice
             base = strength if goes_with_strength else np.ones_like(strength)
             self.linear = _Linear.fit(base, features, shifts, penalty)
@@ -97,13 +101,15 @@ class RidgeShift:
         base = features[:1] if self.choice[0] else np.ones(1)
         return source.mean + self.linear.predict(base, features[1:])
 
-    def _choose(self, strength: np.ndarray, features: np.ndarray, shifts: np.ndarray) -> tuple[bool, float]:
-        alike = described_alike(features)
-        if len(np.unique(alike)) < MIN_CONDITIONS:
+    def _choose(
+        self, strength: np.ndarray, features: np.ndarray, shifts: np.ndarray, conditions: list[str]
+    ) -> tuple[bool, float]:
+        if len(np.unique(described_alike(features))) < MIN_CONDITIONS:
             return True, _Linear.fit(strength, features, shifts).penalty
         rows = drawn(range(len(features)), MAX_ROWS)
         s, f, y = (part[rows].astype(np.float64) for part in (strength, features, shifts))
-        errors = [_errors_of_unseen(base, f, y, alike[rows]) for base in (s, np.ones_like(s))]
+        folds = folds_of_unseen(f, [conditions[i] for i in rows], N_FOLDS)
+        errors = [_errors_of_unseen(base, f, y, folds) for base in (s, np.ones_like(s))]
         best = _first_best(np.concatenate(errors))
         return best < len(ALPHAS), ALPHAS[best % len(ALPHAS)]
 
@@ -235,16 +241,14 @@ def _first_best(errors: np.ndarray) -> int:
     return int(np.argmax(errors <= errors.min() * (1 + 1e-9)))
 
 
-def _errors_of_unseen(base: np.ndarray, features: np.ndarray, shifts: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Squared error by each of ALPHAS where groups are left out in N_FOLDS folds, (A,).
+def _errors_of_unseen(base: np.ndarray, features: np.ndarray, shifts: np.ndarray, folds: list[Fold]) -> np.ndarray:
+    """Squared error by each of ALPHAS of what is left out in folds, (A,).
 
     Ridge in its dual form, F'(FF' + a)^-1 Y, with one decomposition FF' = QwQ' a fold for all penalties: a fit for each
     would take ten times as long.
     """
-    from sklearn.model_selection import GroupKFold
-
     errors = np.zeros(len(ALPHAS))
-    for fitted, left_out in GroupKFold(N_FOLDS).split(features, groups=group):
+    for fitted, left_out in folds:
         common = _common(base[fitted], shifts[fitted])
         w, Q = np.linalg.eigh(features[fitted] @ features[fitted].T)
         within = Q.T @ (shifts[fitted] - base[fitted] * common)
@@ -252,6 +256,29 @@ def _errors_of_unseen(base: np.ndarray, features: np.ndarray, shifts: np.ndarray
         rest = shifts[left_out] - base[left_out] * common
         errors += [np.square(rest - across @ (within / (w[:, None] + a))).sum() for a in ALPHAS]
     return errors
+
+
+def folds_of_unseen(features: np.ndarray, conditions: Sequence[str], n_folds: int) -> list[Fold]:
+    """Folds of rows that are described alike (P x F, without the strength), which are left out together.
+
+    So are the combinations that hold a left-out part, which would tell of it; they themselves are asked for only where
+    there are fewer than MIN_CONDITIONS single conditions.
+    """
+    from sklearn.model_selection import GroupKFold
+
+    alike, asked = described_alike(features), np.array([PART_SEPARATOR not in c for c in conditions])
+    if len(np.unique(alike[asked])) < MIN_CONDITIONS:
+        asked[:] = True
+    rows, folds = np.flatnonzero(asked), []
+    for _, found in GroupKFold(n_folds).split(rows, groups=alike[rows]):
+        left_out = rows[found]
+        folds.append((np.flatnonzero(~holds_one_of(conditions, {conditions[i] for i in left_out})), left_out))
+    return folds
+
+
+def holds_one_of(conditions: Sequence[str], some: set[str]) -> np.ndarray:
+    """Which of the conditions are among some, or have a part that is, (P,)."""
+    return np.array([not some.isdisjoint((c, *c.split(PART_SEPARATOR))) for c in conditions], dtype=bool)
 
 
 def described_alike(features: np.ndarray) -> np.ndarray:

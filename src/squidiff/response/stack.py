@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from squidiff.config import PART_SEPARATOR, InputError
-from squidiff.response.combination import Additive, LinearParts, MeanOfParts, MeasuredParts
+from squidiff.response.combination import Additive, LinearParts, MeanOfParts, parts_of
 from squidiff.response.dose import DoseElsewhere, DoseInterpolation
 from squidiff.response.embedding import (
     MIN_CONDITIONS,
@@ -18,8 +18,11 @@ from squidiff.response.embedding import (
     PcaLinear,
     RidgeShift,
     described_alike,
+    folds_of_unseen,
+    holds_one_of,
 )
 from squidiff.response.fold import FoldShift
+from squidiff.response.interaction import InteractingParts, PartsElsewhere
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import (
     CannotPredict,
@@ -56,7 +59,7 @@ BASELINES: dict[str, Callable[[], Predictor]] = {
 }
 """The baselines by name, in the order in which they are shown."""
 PREDICTORS: dict[str, Callable[[], Predictor]] = BASELINES | {
-    "measured parts": MeasuredParts,
+    "interacting parts": InteractingParts,
     "fold shift": FoldShift,
     "two-way of several": lambda: TwoWay(MIN_SHARED),
     "dose interpolation": DoseInterpolation,
@@ -103,12 +106,14 @@ class Group(NamedTuple):
 
 DOSES_ELSEWHERE = "doses elsewhere"
 """It asks the anchor itself about the doses around."""
+PARTS_ELSEWHERE = "parts elsewhere"
+"""It asks the anchor itself about the parts of a combination."""
 ELSEWHERE = Group(
     ("fold shift", "two-way of several", "mean of conditions", "no change"), lambda key: key.condition != ""
 )
 """Of a condition that was seen in other contexts."""
 GROUPS = (
-    Group(("measured parts",), lambda key: PART_SEPARATOR in key.condition),
+    Group(("interacting parts",), lambda key: PART_SEPARATOR in key.condition),
     Group(("time course",), lambda key: key.time is not None),
     Group(("time interpolation",), lambda key: key.time is not None),
     Group(("dose interpolation",), lambda key: key.condition != ""),
@@ -116,11 +121,14 @@ GROUPS = (
     Group((DOSES_ELSEWHERE,), lambda key: key.condition != ""),
     Group(("time shift",), lambda key: key.time is not None),
     Group(("time trend",), lambda key: key.time is not None),
+    Group(("linear parts",), lambda key: PART_SEPARATOR in key.condition),
+    Group((PARTS_ELSEWHERE,), lambda key: PART_SEPARATOR in key.condition, leaves_conditions_out=True),
     Group(("dose shift",), lambda key: key.condition != ""),
     Group(("ridge", "mean of conditions", "no change"), lambda key: key.condition != "", leaves_conditions_out=True),
 )
 """What is asked for a population that training did not see, until one can answer: first what the same context says of
-the parts or of other times, then the same condition elsewhere, last what resembles the condition."""
+the parts or of other times, then the same condition elsewhere, then parts as far as anything tells of them, last what
+resembles the condition."""
 
 
 BASELINE_GROUPS = (
@@ -185,27 +193,37 @@ class Anchor:
         the ridge's penalty, and the directions that cells of other times tell, have seen them.
         """
         populations, keys = self.populations, self.populations.keys
-        for needed in (group, *([ELSEWHERE] if DOSES_ELSEWHERE in group.names else [])):
+        asks_for_parts = PARTS_ELSEWHERE in group.names
+        groups = (group, *self.groups) if asks_for_parts else (group,)
+        for needed in (*groups, *([ELSEWHERE] if DOSES_ELSEWHERE in group.names else [])):
             self._left_out(needed)  # of all populations: what is kept must not come from a part of them
         alike = described_alike(populations.features[:, 1:]) if group.leaves_conditions_out else np.arange(len(keys))
+        conditions = [key.condition for key in keys]
         asked = [i for i, key in enumerate(keys) if group.applies(key) and populations.sources[i] >= 0]
         found = []
         for i in drawn(populations.reliable(asked), MAX_ERRORS):
-            same = [j for j in populations.treated if alike[j] == alike[i]]
-            out = np.array(same if group.leaves_conditions_out else [i])
+            out = np.array([i])
+            if group.leaves_conditions_out:
+                same = {conditions[j] for j in populations.treated if alike[j] == alike[i]}
+                out = np.flatnonzero(holds_one_of(conditions, same))
+            if asks_for_parts:  # one of them was then not seen here
+                part = populations.find(keys[i]._replace(condition=parts_of(keys[i])[0]))
+                out = out if part is None else np.append(out, part)
             known = populations.only(np.setdiff1d(np.arange(len(keys)), out))
             start = known.source(keys[i])
             if start is None or known.keys[start] == keys[i]:
                 continue
             source = Source(known.keys[start], known.mean[start])
-            again = Anchor((group,)).fit(known)
-            again._fitted = {name: self._anew(name).fit(known) for name in group.names if name == "ridge"}
+            again = Anchor(groups).fit(known)
+            again._fitted = {name: self._anew(name).fit(known) for of in groups for name in of.names if name == "ridge"}
             again._errors = (
                 self._errors
             )  # how rivals are weighed hardly hangs on one population, and takes long to find
             try:
-                mean, _, _ = again.answer(keys[i], populations.features[i], source)
+                mean, _, answered = again.answer(keys[i], populations.features[i], source)
             except InputError:
+                continue
+            if answered != group:
                 continue
             spread = known.variance_of(start)
             # of cells like the source's, as it has to be taken of populations that nobody has seen; genes that it does
@@ -257,15 +275,16 @@ class Anchor:
         Only the choice of the ridge's penalty has seen them: to make it anew in every fold takes long.
         """
         treated, rows = np.array(self.populations.treated), []
-        alike = described_alike(self.populations.features[treated, 1:])
-        if len(np.unique(alike)) < MIN_CONDITIONS:
+        features = self.populations.features[treated, 1:]
+        if len(np.unique(described_alike(features))) < MIN_CONDITIONS:
             return np.zeros((0, len(names)))
-        fold = alike % N_FOLDS
-        for f in range(N_FOLDS):
-            left_out = treated[fold == f]
-            known = self.populations.only(np.setdiff1d(np.arange(len(self.populations.keys)), left_out))
-            fitted = [self._anew(name).fit(known) for name in names]
-            rows += [_errors(fitted, self.populations, i) for i in drawn(left_out.tolist(), MAX_LEFT_OUT)]
+        others = np.setdiff1d(np.arange(len(self.populations.keys)), treated)
+        conditions = [self.populations.keys[i].condition for i in treated]
+        for fitted, left_out in folds_of_unseen(features, conditions, N_FOLDS):
+            known = self.populations.only(np.sort(np.concatenate([others, treated[fitted]])))
+            predictors = [self._anew(name).fit(known) for name in names]
+            asked = drawn(treated[left_out].tolist(), MAX_LEFT_OUT)
+            rows += [_errors(predictors, self.populations, i) for i in asked]
         return np.array(rows).reshape(-1, len(names))
 
     def _anew(self, name: str) -> Predictor:
@@ -274,9 +293,17 @@ class Anchor:
 
     def _predictor(self, name: str) -> Predictor:
         if name not in self._fitted:  # fitted when first asked: loading a model must not wait for what it will not use
-            made = DoseElsewhere(self._of_others) if name == DOSES_ELSEWHERE else PREDICTORS[name]()
-            self._fitted[name] = made.fit(self.populations)
+            self._fitted[name] = self._made(name).fit(self.populations)
         return self._fitted[name]
+
+    def _made(self, name: str) -> Predictor:
+        if name == DOSES_ELSEWHERE:
+            return DoseElsewhere(self._of_others)
+        if name == PARTS_ELSEWHERE:
+            interacting = self._predictor("interacting parts")
+            assert isinstance(interacting, InteractingParts)
+            return PartsElsewhere(interacting, lambda *asked: self.predict(*asked)[0])
+        return PREDICTORS[name]()
 
     def _of_others(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
         """The mean of a population, or by what other contexts show of its condition."""

@@ -1,0 +1,177 @@
+"""The mean under a combination, from its parts and from what other combinations show beyond the sum of theirs."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from squidiff.config import PART_SEPARATOR, InputError
+from squidiff.response.combination import MeasuredParts, Summed, parts_of
+from squidiff.response.populations import Population, Populations, Source
+from squidiff.response.shift import N_DIRECTIONS, CannotPredict, drawn, likelihood
+
+MAX_SEEN = 300
+"""Combinations that are learned from; as many squared are kept."""
+COEFFICIENT_SD = 0.5
+"""Of both coefficients of the law, before any combination is seen: a sum half as large or as large again is common."""
+SHARES = tuple(itertools.product((0.0, 0.1, 0.5), (0.0, 0.1, 0.5, 2.0), (0.0, 1.0, 4.0), (0.0, 1.0)))
+"""Variances of what all combinations share, of what those of one part do, of what those of one pair do, as shares of
+what each has of its own; and how much of it all other contexts share."""
+SMALLEST_LIKELIHOOD = 0.005
+LEAST = 1e-9
+"""Mean squared error that is as good as none."""
+
+
+class _Kernel(NamedTuple):
+    """One of SHARES and what it makes of the combinations that were seen."""
+
+    likelihood: float
+    shares: tuple[float, float, float, float]
+    inverse: np.ndarray
+    """n x n, of the covariance of what combinations have beyond the law."""
+
+
+class InteractingParts:
+    """The sum that `MeasuredParts` gives, corrected by what the combinations that were seen show beyond their sums.
+
+    Of all combinations whose parts were also seen alone, in any context. First a law of two coefficients, for sums that
+    are too large where effects saturate or parts do the same: the rest r of the true mean is a T + b (T - L), with T
+    the summed shift and L gene by gene the largest one of the parts; a and b by ridge regression, drawn to 0 the more
+    the fewer combinations there are. Then kriging of what is left: it is alike among combinations that share parts,
+    where these were measured off or answer others in one way, and the more among those that share pairs, as the same
+    combination in another context does. How alike, the combinations tell when each is left out in turn: the answers by
+    all SHARES are averaged by likelihood, and sharing nothing is among them.
+    """
+
+    def fit(self, populations: Populations) -> InteractingParts:
+        self.populations, self.sums = populations, MeasuredParts().fit(populations)
+        self.seen: list[int] = []
+        sums: list[Summed] = []
+        for i in drawn([i for i in populations.treated if PART_SEPARATOR in populations.keys[i].condition], MAX_SEEN):
+            source = populations.source_of(i)
+            assert source is not None  # the treated have one
+            try:
+                sums.append(self.sums.summed(populations.keys[i], source))
+            except CannotPredict:
+                continue
+            self.seen.append(i)
+        self.coefficients, self.kernels = np.zeros(2), list[_Kernel]()
+        if self.seen:
+            rest = populations.mean[self.seen] - [of.mean for of in sums]
+            terms = np.stack([_terms(of) for of in sums])  # n x 2 x G
+            self.coefficients = _coefficients(terms, rest)
+            self.rest = rest - np.einsum("k,nkg->ng", self.coefficients, terms)
+            self.kernels = self._kernels()
+        return self
+
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        return self.corrected(key, self.sums.summed(key, source))
+
+    def corrected(self, key: Population, summed: Summed) -> np.ndarray:
+        """The mean (G,) of a combination, from the sum of its parts."""
+        mean = summed.mean + self.coefficients @ _terms(summed)
+        if self.kernels:
+            mean = mean + self._weights(key) @ self.rest
+        return np.maximum(mean, 0.0) if self.sums.in_proportion else mean
+
+    def _weights(self, key: Population) -> np.ndarray:
+        """How much the rest of each combination that was seen counts, (n,); that of the very one never does."""
+        found = self.populations.find(key)
+        weights = np.zeros(len(self.seen))
+        if found in self.seen:
+            i = self.seen.index(found)
+            for kernel in self.kernels:
+                of_others = -kernel.inverse[i] / kernel.inverse[i, i]
+                of_others[i] = 0.0
+                weights += kernel.likelihood * of_others
+            return weights
+        asked = _alike([key], [self.populations.keys[i] for i in self.seen])
+        for kernel in self.kernels:
+            weights += kernel.likelihood * (_covariance(kernel.shares, *asked)[0] @ kernel.inverse)
+        return weights
+
+    def _kernels(self) -> list[_Kernel]:
+        keys = [self.populations.keys[i] for i in self.seen]
+        alike, products, kernels, errors = _alike(keys, keys), self.rest @ self.rest.T, [], []
+        for shares in SHARES:
+            inverse = np.linalg.inv(_covariance(shares, *alike) + np.eye(len(keys)))
+            kernels.append(_Kernel(0.0, shares, inverse))
+            # each one's rest less what the others say of it is (inverse rest) / diagonal; here squared, over all genes
+            errors.append(float((np.diag(inverse @ products @ inverse) / np.square(np.diag(inverse))).sum()))
+        weights = likelihood(np.array(errors), len(keys))
+        weights /= weights.sum()
+        found = zip(kernels, weights.tolist(), strict=True)
+        return [kernel._replace(likelihood=weight) for kernel, weight in found if weight >= SMALLEST_LIKELIHOOD]
+
+
+class PartsElsewhere:
+    """The same of parts that the context did not see alone, by what `of_part` answers for each of them there.
+
+    Parts that no context saw alone are asked for together: features add up, so that theirs are what those of the seen
+    parts leave.
+    """
+
+    def __init__(
+        self, interacting: InteractingParts, of_part: Callable[[Population, np.ndarray, Source], np.ndarray]
+    ) -> None:
+        self.interacting, self.of_part = interacting, of_part
+
+    def fit(self, populations: Populations) -> PartsElsewhere:
+        self.features = dict(zip((key.condition for key in populations.keys), populations.features, strict=True))
+        return self
+
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        parts = parts_of(key)
+        seen = [part for part in parts if part in self.features]
+        if not seen:
+            raise CannotPredict(f"no part of {key.condition!r} was seen alone")
+        asked = [(part, self.features[part]) for part in seen]
+        if unseen := [part for part in parts if part not in self.features]:
+            asked.append((PART_SEPARATOR.join(unseen), features - np.sum([of for _, of in asked], axis=0)))
+        shifts = [self._shift(key._replace(condition=part), described, source) for part, described in asked]
+        summed = self.interacting.sums.sum_of(source.mean, source.mean, np.stack(shifts))
+        return self.interacting.corrected(key, summed)
+
+    def _shift(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        measured = self.interacting.sums.shift_of_part(key)
+        if measured is not None:
+            return measured
+        try:
+            return self.of_part(key, features, source) - source.mean
+        except InputError as error:
+            raise CannotPredict(str(error)) from None
+
+
+def _terms(summed: Summed) -> np.ndarray:
+    """What the coefficients of the law are of, 2 x G: the summed shift, and how far it is beyond the largest one."""
+    shift = summed.mean - summed.start
+    return np.stack([shift, shift - summed.largest])
+
+
+def _coefficients(terms: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """By ridge regression of the rest (n x G) on the terms (n x 2 x G), each combination as of N_DIRECTIONS genes."""
+    _, n_terms, n_genes = terms.shape
+    products, with_rest = np.einsum("nkg,nlg->kl", terms, terms), np.einsum("nkg,ng->k", terms, rest)
+    found = np.zeros(n_terms)
+    for _ in range(3):  # the variance about the law hangs on the law
+        variance = float(np.square(rest - np.einsum("k,nkg->ng", found, terms)).mean())
+        penalty = max(variance, LEAST) * n_genes / N_DIRECTIONS / COEFFICIENT_SD**2
+        found = np.linalg.solve(products + penalty * np.eye(n_terms), with_rest)
+    return np.asarray(found)
+
+
+def _alike(keys: Sequence[Population], others: Sequence[Population]) -> tuple[np.ndarray, np.ndarray]:
+    """How many parts two combinations share, and whether they are of one context, both n x m."""
+    parts, of_others = ([frozenset(parts_of(key)) for key in each] for each in (keys, others))
+    shared = np.array([[len(one & other) for other in of_others] for one in parts])
+    return shared, np.array([[key.context == other.context for other in others] for key in keys])
+
+
+def _covariance(shares: tuple[float, float, float, float], shared: np.ndarray, is_here: np.ndarray) -> np.ndarray:
+    of_all, of_part, of_pair, elsewhere = shares
+    pairs = np.array([math.comb(k, 2) for k in range(int(shared.max(initial=0)) + 1)])[shared]
+    return np.asarray((of_all + of_part * shared + of_pair * pairs) * np.where(is_here, 1.0, elsewhere))
