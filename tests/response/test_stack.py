@@ -169,7 +169,7 @@ def test_fingerprints_that_tell_the_effect_are_followed() -> None:
     means |= {("", k, None): row[1:] @ weights for k, row in features.items()}
     asked = np.concatenate([[1.0], rng.normal(size=6)])
     mean, label = ask_anchor(populations(means, features), ask("", "new"), asked)
-    assert label == "ridge"
+    assert "ridge" in label  # of products or of likeness: where nothing is noise, both follow
     assert np.corrcoef(mean, asked[1:] @ weights)[0, 1] > 0.98
 
 

@@ -109,9 +109,8 @@ class RidgeShift:
         rows = drawn(range(len(features)), MAX_ROWS)
         s, f, y = (part[rows].astype(np.float64) for part in (strength, features, shifts))
         folds = folds_of_unseen(f, [conditions[i] for i in rows], N_FOLDS)
-        errors = [_errors_of_unseen(base, f, y, folds) for base in (s, np.ones_like(s))]
-        best = _first_best(np.concatenate(errors))
-        return best < len(ALPHAS), ALPHAS[best % len(ALPHAS)]
+        base, alpha = np.unravel_index(first_best(errors_of_unseen(f @ f.T, s, y, folds)), (2, len(ALPHAS)))
+        return base == 0, ALPHAS[alpha]
 
 
 class NearestConditions:
@@ -149,7 +148,7 @@ class NearestConditions:
             if len(near):
                 means = np.cumsum(near, axis=0) / np.arange(1, len(near) + 1)[:, None]
                 errors += [np.square(means[min(k, len(near)) - 1] - shifts[row]).mean() for k in N_NEIGHBOURS]
-        return N_NEIGHBOURS[_first_best(errors)]
+        return N_NEIGHBOURS[first_best(errors)]
 
 
 class PcaLinear:
@@ -223,7 +222,7 @@ class _Linear(NamedTuple):
 
         # float32 is too coarse for small penalties
         base, features = base.astype(np.float64), features.astype(np.float64)
-        common = _common(base, shifts)
+        common = common_shift(base, shifts)
         ridge = Ridge(penalty, fit_intercept=False) if penalty else RidgeCV(ALPHAS, fit_intercept=False)
         ridge.fit(features, shifts - base * common)
         return cls(common, np.atleast_2d(ridge.coef_), penalty or float(ridge.alpha_))
@@ -232,29 +231,31 @@ class _Linear(NamedTuple):
         return np.asarray(base * self.common + self.weights @ features)
 
 
-def _common(base: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+def common_shift(base: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """(G,) the effect of a unit of base (P x 1), by least squares on P x G."""
     return np.asarray((base * shifts).sum(axis=0) / max(float(np.square(base).sum()), 1e-12))
 
 
-def _first_best(errors: np.ndarray) -> int:
-    """The first of those that err least; what differs by rounding, which hangs on the order of cells, is as good."""
+def first_best(errors: np.ndarray) -> int:
+    """The first, in flat order, of those that err least; what differs by rounding, as by cells' order, is as good."""
     return int(np.argmax(errors <= errors.min() * (1 + 1e-9)))
 
 
-def _errors_of_unseen(base: np.ndarray, features: np.ndarray, shifts: np.ndarray, folds: list[Fold]) -> np.ndarray:
-    """Squared error by each of ALPHAS of what is left out in folds, (A,).
+def errors_of_unseen(kernel: np.ndarray, strength: np.ndarray, shifts: np.ndarray, folds: list[Fold]) -> np.ndarray:
+    """Squared error of what is left out in folds, where the common effect goes with the strength or with none, 2 x A.
 
-    Ridge in its dual form, F'(FF' + a)^-1 Y, with one decomposition FF' = QwQ' a fold for all penalties: a fit for each
-    would take ten times as long.
+    By each of ALPHAS; of ridge regression in its dual form, K (K + a)^-1 Y with K the kernel, P x P, and one
+    decomposition K = QwQ' a fold for all penalties: a fit for each would take ten times as long.
     """
-    errors = np.zeros(len(ALPHAS))
+    errors = np.zeros((2, len(ALPHAS)))
     for fitted, left_out in folds:
-        common = _common(base[fitted], shifts[fitted])
-        w, Q = np.linalg.eigh(features[fitted] @ features[fitted].T)
-        within = Q.T @ (shifts[fitted] - base[fitted] * common)
-        across = features[left_out] @ features[fitted].T @ Q
-        rest = shifts[left_out] - base[left_out] * common
-        errors += [np.square(rest - across @ (within / (w[:, None] + a))).sum() for a in ALPHAS]
+        w, Q = np.linalg.eigh(kernel[np.ix_(fitted, fitted)])
+        across = kernel[np.ix_(left_out, fitted)] @ Q
+        for i, base in enumerate((strength, np.ones_like(strength))):
+            common = common_shift(base[fitted], shifts[fitted])
+            within = Q.T @ (shifts[fitted] - base[fitted] * common)
+            rest = shifts[left_out] - base[left_out] * common
+            errors[i] += [np.square(rest - across @ (within / (w[:, None] + a))).sum() for a in ALPHAS]
     return errors
 
 

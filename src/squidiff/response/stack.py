@@ -23,6 +23,7 @@ from squidiff.response.embedding import (
 )
 from squidiff.response.fold import FoldShift
 from squidiff.response.interaction import InteractingParts, PartsElsewhere
+from squidiff.response.kernel import KernelShift
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import (
     CannotPredict,
@@ -61,6 +62,7 @@ BASELINES: dict[str, Callable[[], Predictor]] = {
 PREDICTORS: dict[str, Callable[[], Predictor]] = BASELINES | {
     "interacting parts": InteractingParts,
     "fold shift": FoldShift,
+    "kernel ridge": KernelShift,
     "two-way of several": lambda: TwoWay(MIN_SHARED),
     "dose interpolation": DoseInterpolation,
     "time course": TimeCourse,
@@ -68,6 +70,8 @@ PREDICTORS: dict[str, Callable[[], Predictor]] = BASELINES | {
 }
 """These, and what the anchor is further made of."""
 
+CHOOSE = ("ridge", "kernel ridge")
+"""Predictors of unseen conditions whose choices take long, and are made once for all that is left out."""
 MAX_LEFT_OUT = 200
 """Populations that predictors are compared on."""
 N_FOLDS = 3
@@ -124,7 +128,11 @@ GROUPS = (
     Group(("linear parts",), lambda key: PART_SEPARATOR in key.condition),
     Group((PARTS_ELSEWHERE,), lambda key: PART_SEPARATOR in key.condition, leaves_conditions_out=True),
     Group(("dose shift",), lambda key: key.condition != ""),
-    Group(("ridge", "mean of conditions", "no change"), lambda key: key.condition != "", leaves_conditions_out=True),
+    Group(
+        ("ridge", "kernel ridge", "nearest conditions", "mean of conditions", "no change"),
+        lambda key: key.condition != "",
+        leaves_conditions_out=True,
+    ),
 )
 """What is asked for a population that training did not see, until one can answer: first what the same context says of
 the parts or of other times, then the same condition elsewhere, then parts as far as anything tells of them, last what
@@ -137,7 +145,7 @@ BASELINE_GROUPS = (
     Group(("proportional shift", "two-way", "mean of conditions", "no change"), lambda key: key.condition != ""),
     Group(("time shift",), lambda key: key.time is not None),
     Group(("dose shift",), lambda key: key.condition != ""),
-    *GROUPS[-1:],
+    Group(("ridge", "mean of conditions", "no change"), lambda key: key.condition != "", leaves_conditions_out=True),
 )
 """The same of baselines alone: what is compared with the model must not be made of it."""
 
@@ -215,7 +223,7 @@ class Anchor:
                 continue
             source = Source(known.keys[start], known.mean[start])
             again = Anchor(groups).fit(known)
-            again._fitted = {name: self._anew(name).fit(known) for of in groups for name in of.names if name == "ridge"}
+            again._fitted = {name: self._anew(name).fit(known) for of in groups for name in of.names if name in CHOOSE}
             again._errors = (
                 self._errors
             )  # how rivals are weighed hardly hangs on one population, and takes long to find
@@ -289,7 +297,9 @@ class Anchor:
 
     def _anew(self, name: str) -> Predictor:
         known = self._predictor(name)
-        return RidgeShift(known.choice) if isinstance(known, RidgeShift) else PREDICTORS[name]()
+        if isinstance(known, RidgeShift):
+            return RidgeShift(known.choice)
+        return KernelShift(known.choice) if isinstance(known, KernelShift) else PREDICTORS[name]()
 
     def _predictor(self, name: str) -> Predictor:
         if name not in self._fitted:  # fitted when first asked: loading a model must not wait for what it will not use
