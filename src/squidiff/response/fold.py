@@ -114,18 +114,21 @@ class FoldShift:
     def _changed(self, mean: np.ndarray, control: np.ndarray, treated: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """A mean (G,), changed as others are by each choice, pulls x pseudo-counts x bandwidths x G."""
         level = weights @ treated
-        moved = np.stack([_moved(mean, control, treated, weights, a) for a in self.pseudo_counts])
+        changed = [mean + weights @ (treated - control)]  # of a = 1 h is the identity, and defined for all numbers
+        if len(self.pseudo_counts) > 1:
+            count, before, after = (np.expm1(np.maximum(m, 0.0)) for m in (mean, control, treated))
+            changed += [_moved(mean, count, before, after, weights, a) for a in self.pseudo_counts[1:]]
+        moved = np.stack(changed)
         moved -= SATURATION * np.maximum(moved - np.maximum(level, mean), 0.0)
         return np.stack([moved + pull * (level - moved) for pull in PULLS])
 
 
-def _moved(mean: np.ndarray, control: np.ndarray, treated: np.ndarray, weights: np.ndarray, a: float) -> np.ndarray:
-    """`mean` (G,) after the weighted changes of h, one row for each row of weights (W x contexts).
+def _moved(
+    mean: np.ndarray, count: np.ndarray, before: np.ndarray, after: np.ndarray, weights: np.ndarray, a: float
+) -> np.ndarray:
+    """`mean` (G,) after the weighted changes of h, one row for each row of weights (W x contexts), by counts.
 
     Below 0, where corrected logarithms may have a mean of few cells, there is no count: what lies there stays.
     """
-    if a == 1.0:  # h is the identity, and defined for all numbers
-        return np.asarray(mean + weights @ (treated - control))
-    count, before, after = (np.expm1(np.maximum(m, 0.0)) for m in (mean, control, treated))
     ratio = np.exp(weights @ (np.log(after + a) - np.log(before + a)))
     return np.asarray(np.log1p(count * ratio + a * np.maximum(ratio - 1.0, 0.0)) + np.minimum(mean, 0.0))

@@ -11,19 +11,16 @@ import numpy as np
 
 from squidiff.config import PART_SEPARATOR, InputError
 from squidiff.response.combination import MeasuredParts, Summed, parts_of
+from squidiff.response.law import solve, variance_about
 from squidiff.response.populations import Population, Populations, Source
-from squidiff.response.shift import N_DIRECTIONS, CannotPredict, drawn, likelihood
+from squidiff.response.shift import CannotPredict, drawn, likelihood
 
 MAX_SEEN = 300
 """Combinations that are learned from; as many squared are kept."""
-COEFFICIENT_SD = 0.5
-"""Of both coefficients of the law, before any combination is seen: a sum half as large or as large again is common."""
 SHARES = tuple(itertools.product((0.0, 0.1, 0.5), (0.0, 0.1, 0.5, 2.0), (0.0, 1.0, 4.0), (0.0, 1.0)))
 """Variances of what all combinations share, of what those of one part do, of what those of one pair do, as shares of
 what each has of its own; and how much of it all other contexts share."""
 SMALLEST_LIKELIHOOD = 0.005
-LEAST = 1e-9
-"""Mean squared error that is as good as none."""
 
 
 class _Kernel(NamedTuple):
@@ -63,8 +60,11 @@ class InteractingParts:
         if self.seen:
             rest = populations.mean[self.seen] - [of.mean for of in sums]
             terms = np.stack([_terms(of) for of in sums])  # n x 2 x G
-            self.coefficients = _coefficients(terms, rest)
-            self.rest = rest - np.einsum("k,nkg->ng", self.coefficients, terms)
+            products = (terms @ terms.transpose(0, 2, 1)).sum(axis=0)
+            with_rest = (terms @ rest[:, :, None]).sum(axis=0)[:, 0]
+            variance = variance_about(terms, rest, products, with_rest)
+            self.coefficients = solve(products, with_rest, variance, rest.shape[1])
+            self.rest = rest - self.coefficients @ terms
             self.kernels = self._kernels()
         return self
 
@@ -150,18 +150,6 @@ def _terms(summed: Summed) -> np.ndarray:
     """What the coefficients of the law are of, 2 x G: the summed shift, and how far it is beyond the largest one."""
     shift = summed.mean - summed.start
     return np.stack([shift, shift - summed.largest])
-
-
-def _coefficients(terms: np.ndarray, rest: np.ndarray) -> np.ndarray:
-    """By ridge regression of the rest (n x G) on the terms (n x 2 x G), each combination as of N_DIRECTIONS genes."""
-    _, n_terms, n_genes = terms.shape
-    products, with_rest = np.einsum("nkg,nlg->kl", terms, terms), np.einsum("nkg,ng->k", terms, rest)
-    found = np.zeros(n_terms)
-    for _ in range(3):  # the variance about the law hangs on the law
-        variance = float(np.square(rest - np.einsum("k,nkg->ng", found, terms)).mean())
-        penalty = max(variance, LEAST) * n_genes / N_DIRECTIONS / COEFFICIENT_SD**2
-        found = np.linalg.solve(products + penalty * np.eye(n_terms), with_rest)
-    return np.asarray(found)
 
 
 def _alike(keys: Sequence[Population], others: Sequence[Population]) -> tuple[np.ndarray, np.ndarray]:

@@ -38,6 +38,7 @@ from squidiff.response.shift import (
     likelihood,
 )
 from squidiff.response.time import TimeCourse, TimeInterpolation, TimeShift, TimeTrend
+from squidiff.response.tuned import TunedShift
 
 BASELINES: dict[str, Callable[[], Predictor]] = {
     "no change": NoChange,
@@ -74,6 +75,8 @@ CHOOSE = ("ridge", "kernel ridge")
 """Predictors of unseen conditions whose choices take long, and are made once for all that is left out."""
 MAX_LEFT_OUT = 200
 """Populations that predictors are compared on."""
+MAX_CONTEXTS = 24
+"""Contexts that these are of: of each it has to be learned how it answers."""
 N_FOLDS = 3
 """In which conditions are left out to compare predictors of unseen ones."""
 MIN_SHARED = 3
@@ -112,8 +115,10 @@ DOSES_ELSEWHERE = "doses elsewhere"
 """It asks the anchor itself about the doses around."""
 PARTS_ELSEWHERE = "parts elsewhere"
 """It asks the anchor itself about the parts of a combination."""
+TUNED = {"tuned fold shift": "fold shift", "tuned two-way": "two-way of several"}
+"""By what is tuned: one of PREDICTORS."""
 ELSEWHERE = Group(
-    ("fold shift", "two-way of several", "mean of conditions", "no change"), lambda key: key.condition != ""
+    ("fold shift", *TUNED, "two-way of several", "mean of conditions", "no change"), lambda key: key.condition != ""
 )
 """Of a condition that was seen in other contexts."""
 GROUPS = (
@@ -270,12 +275,15 @@ class Anchor:
             self._errors[group] = leave_out(group.names) if len(group.names) > 1 else np.zeros((0, 1))
         return self._errors[group]
 
-    def _populations_left_out(self, names: tuple[str, ...]) -> np.ndarray:
+    def _populations_left_out(self, rivals: tuple[str, ...]) -> np.ndarray:
         """Squared errors of predictors that never look at the population asked for, populations x predictors."""
-        left_out = drawn(self.populations.treated, MAX_LEFT_OUT)
-        predictors = [self._predictor(name) for name in names]
+        keys = self.populations.keys
+        names = sorted({keys[i].context for i in self.populations.treated})
+        contexts = {names[k] for k in drawn(range(len(names)), MAX_CONTEXTS)}
+        left_out = drawn([i for i in self.populations.treated if keys[i].context in contexts], MAX_LEFT_OUT)
+        predictors = [self._predictor(name) for name in rivals]
         rows = [_errors(predictors, self.populations, i) for i in left_out]
-        return np.array(rows).reshape(-1, len(names))
+        return np.array(rows).reshape(-1, len(rivals))
 
     def _conditions_left_out(self, names: tuple[str, ...]) -> np.ndarray:
         """The same, of predictors that are fitted without every condition that is described alike.
@@ -313,6 +321,8 @@ class Anchor:
             interacting = self._predictor("interacting parts")
             assert isinstance(interacting, InteractingParts)
             return PartsElsewhere(interacting, lambda *asked: self.predict(*asked)[0])
+        if name in TUNED:
+            return TunedShift(self._predictor(TUNED[name]))
         return PREDICTORS[name]()
 
     def _of_others(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:

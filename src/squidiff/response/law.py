@@ -1,0 +1,46 @@
+"""Laws of few coefficients for what a prediction misses, learned from few populations, and what these share beyond."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from squidiff.response.shift import N_DIRECTIONS, likelihood
+
+COEFFICIENT_SD = 0.5
+"""Of each coefficient before anything is seen: half of a term more or less is common."""
+SHARES = (0.0, 0.1, 0.3, 1.0, 3.0)
+"""Variances of what all populations have in common, as shares of what each has of its own."""
+LEAST = 1e-9
+"""Mean squared error that is as good as none."""
+
+
+def solve(products: np.ndarray, with_rest: np.ndarray, variance: float, n_genes: int) -> np.ndarray:
+    """(K,) by ridge regression, of the products of terms over populations and genes, K x K, and with the rest, (K,).
+
+    A population speaks as N_DIRECTIONS independent genes do, each with `variance` about the law.
+    """
+    penalty = max(variance, LEAST) * n_genes / N_DIRECTIONS / COEFFICIENT_SD**2
+    return np.linalg.solve(products + penalty * np.eye(len(products)), with_rest)
+
+
+def variance_about(terms: np.ndarray, rest: np.ndarray, products: np.ndarray, with_rest: np.ndarray) -> float:
+    """Of the rest (n x G) about the law of terms (n x K x G), which itself hangs on the variance."""
+    variance = float(np.square(rest).mean())
+    for _ in range(3):
+        coefficients = solve(products, with_rest, variance, rest.shape[1])
+        variance = float(np.square(rest - coefficients @ terms).mean())
+    return variance
+
+
+def share_of_common(rest: np.ndarray) -> float:
+    """How much of the mean of n rests (n x G) one more has: by all SHARES, each by its likelihood when one is left out.
+
+    Of n that have v in common and 1 of their own, the mean tells v n / (1 + v n) of what one more has.
+    """
+    n = len(rest)
+    total = rest.sum(axis=0)
+    shares = np.array([v * n / (1 + v * n) for v in SHARES])
+    of_others = [v / (1 + v * (n - 1)) for v in SHARES]
+    errors = [float(np.square(rest - share * (total - rest)).mean(axis=1).sum()) for share in of_others]
+    weights = likelihood(np.array(errors), n)
+    return float(weights @ shares / weights.sum())

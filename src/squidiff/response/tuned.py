@@ -1,0 +1,101 @@
+"""The mean under a condition that other contexts saw, set right by how this one answered to others that they saw."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from squidiff.response.law import share_of_common, solve, variance_about
+from squidiff.response.populations import Population, Populations, Source
+from squidiff.response.shift import CannotPredict, Predictor, drawn, elsewhere
+
+MIN_SHARED = 2
+"""Conditions that a context shares with others, of which fewer say nothing of how it answers."""
+MAX_SHARED = 60
+"""Conditions of a context that are learned from."""
+
+
+class _Learned(NamedTuple):
+    """What the conditions of one context and time tell, n of them by K terms."""
+
+    rows: list[int]
+    """Their populations."""
+    terms: np.ndarray
+    """n x K x G"""
+    rest: np.ndarray
+    """n x G, of the shift beyond what the base says."""
+    products: np.ndarray
+    """n x K x K, of the terms over genes."""
+    with_rest: np.ndarray
+    """n x K, of the terms and the rest."""
+    variance: float
+    """Of a gene's rest about the law."""
+
+
+class TunedShift:
+    """The source mean plus what a fitted predictor says of the condition, corrected by what it missed here before.
+
+    Of each condition j that this context saw and others too, the predictor says f_j, as if this context had not, and
+    misses r_j. A law of few coefficients is learned of that, r_j = a f_j + sum over contexts c of b_c (s_jc - mean over
+    contexts of s_jc), with s_jc the shift that c had: a context may answer more strongly than all others, or as some of
+    them do, whatever its control cells are like. The coefficients are of ridge regression, drawn to 0 the more the
+    fewer conditions there are. What is left is common to all conditions here as far as it was when each was left out.
+    A condition never tells of itself.
+    """
+
+    def __init__(self, base: Predictor) -> None:
+        self.base = base
+
+    def fit(self, populations: Populations) -> TunedShift:
+        self.populations = populations
+        self._learned: dict[tuple[str, float | None], _Learned] = {}
+        return self
+
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        here = key.context, key.time
+        if here not in self._learned:  # not before it is asked for: of many contexts one may be
+            self._learned[here] = self._learn(self.populations.treated_at.get(here, []))
+        known, own = self._learned[here], self.populations.find(key)
+        others = np.array([i for i, row in enumerate(known.rows) if row != own], dtype=int)
+        if len(others) < MIN_SHARED:
+            raise CannotPredict(f"fewer than {MIN_SHARED} other conditions were seen in {key.context!r} and elsewhere")
+        terms = self._terms(key, features, source)
+        coefficients = solve(
+            known.products[others].sum(axis=0), known.with_rest[others].sum(axis=0), known.variance, terms.shape[1]
+        )
+        rest = known.rest[others] - coefficients @ known.terms[others]
+        mean = source.mean + terms[0] + coefficients @ terms + share_of_common(rest) * rest.mean(axis=0)
+        return np.maximum(mean, 0.0) if self.populations.mean.min() >= 0 else np.asarray(mean)
+
+    def _learn(self, here: list[int]) -> _Learned:
+        populations = self.populations
+        rows: list[int] = []
+        found: list[np.ndarray] = []
+        for i in drawn([i for i in here if populations.elsewhere(populations.keys[i])], MAX_SHARED):
+            source = populations.source_of(i)
+            assert source is not None  # the treated have one
+            try:
+                found.append(self._terms(populations.keys[i], populations.features[i], source))
+            except CannotPredict:
+                continue
+            rows.append(i)
+        if not rows:
+            none = np.zeros(0)
+            return _Learned([], none, none, none, none, 0.0)
+        terms = np.stack(found)
+        rest = populations.shifts(rows) - terms[:, 0]
+        products, with_rest = terms @ terms.transpose(0, 2, 1), (terms @ rest[:, :, None])[:, :, 0]
+        variance = variance_about(terms, rest, products.sum(axis=0), with_rest.sum(axis=0))
+        return _Learned(rows, terms, rest, products, with_rest, variance)
+
+    def _terms(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        """What the coefficients are of, K x G: what the base says, then by how much each context differs from all."""
+        others = elsewhere(self.populations, key)
+        shifts = self.populations.shifts(others)
+        differences = shifts - shifts.mean(axis=0)
+        terms = np.zeros((1 + len(self.populations.contexts), shifts.shape[1]))
+        terms[0] = self.base.predict(key, features, source) - source.mean
+        for i, difference in zip(others, differences, strict=True):
+            terms[1 + self.populations.contexts.index(self.populations.keys[i].context)] = difference
+        return terms
