@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from made_populations import answer, ask, populations
+from squidiff.response.dose import DoseInterpolation
 from squidiff.response.law import SHARES, share_of_common, solve
 from squidiff.response.populations import Populations, Source
 from squidiff.response.shift import CannotPredict, MeanShift, Predictor, TwoWay
@@ -130,3 +132,29 @@ def test_the_law_is_ridge_regression_and_learns_nothing_of_nothing() -> None:
     assert share_of_common(rng.normal(size=(20, 500))) < 0.2
     largest = max(SHARES) * 20 / (1 + max(SHARES) * 20)
     assert share_of_common(np.ones((20, 1)) * rng.normal(size=500)) == pytest.approx(largest, abs=1e-3)
+
+
+def test_the_line_between_doses_of_the_own_context_is_a_term_beside_what_others_show_at_the_dose() -> None:
+    """Recorded: a line between the doses around answered alone, though other contexts had the very dose."""
+    errors = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        means: dict[tuple[str, str, float | None], object] = {(c, "", None): CONTROL for c in CONTEXTS}
+        features: dict[str, list[float]] = {}
+        half, usual = 10 ** rng.uniform(0, 2, 8), rng.normal(size=(8, N_GENES))
+        for c, k in itertools.product(CONTEXTS, range(8)):
+            effect = usual[k] * (1 + 0.3 * rng.normal(size=N_GENES))
+            for dose in (1, 10, 100):
+                name, strength = f"k{k} @ {dose}", np.log10(dose + 1)
+                features[name] = [strength, *(strength * (np.arange(8) == k))]
+                means[c, name, None] = CONTROL + effect * dose / (dose + half[k])
+        true = {f"k{k} @ 10": np.asarray(means.pop(("f", f"k{k} @ 10", None))) for k in range(4)}
+        made = populations(means, features)
+        line, elsewhere = DoseInterpolation().fit(made), MeanShift().fit(made)
+        for of in (line, TunedShift(elsewhere).fit(made), TunedShift(elsewhere, line).fit(made)):
+            guesses = [
+                of.predict(ask("f", name), np.array(features[name]), Source(ask("f", ""), CONTROL)) for name in true
+            ]
+            errors.append(np.square(np.array(guesses) - list(true.values())).mean())
+    of_line, of_others, of_both = np.reshape(errors, (4, 3)).mean(axis=0)
+    assert of_both < 0.8 * min(of_line, of_others)

@@ -24,7 +24,8 @@ class DoseInterpolation:
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        here = self.populations.treated_at.get((key.context, key.time), [])
+        at_time = self.populations.treated_at.get((key.context, key.time), [])
+        here = [i for i in at_time if self.populations.keys[i] != key]
         around, shares = _around(self.populations, self.directions, here, key, features)
         return np.asarray(source.mean + shares @ self.populations.shifts(around))
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from squidiff.config import PART_SEPARATOR, InputError
 from squidiff.response.combination import MeasuredParts, Summed, parts_of
-from squidiff.response.law import solve, variance_about
+from squidiff.response.law import coefficients
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict, drawn, likelihood
 
@@ -60,10 +60,7 @@ class InteractingParts:
         if self.seen:
             rest = populations.mean[self.seen] - [of.mean for of in sums]
             terms = np.stack([_terms(of) for of in sums])  # n x 2 x G
-            products = (terms @ terms.transpose(0, 2, 1)).sum(axis=0)
-            with_rest = (terms @ rest[:, :, None]).sum(axis=0)[:, 0]
-            variance = variance_about(terms, rest, products, with_rest)
-            self.coefficients = solve(products, with_rest, variance, rest.shape[1])
+            self.coefficients = coefficients(terms, rest)
             self.rest = rest - self.coefficients @ terms
             self.kernels = self._kernels()
         return self

@@ -23,12 +23,24 @@ def solve(products: np.ndarray, with_rest: np.ndarray, variance: float, n_genes:
     return np.linalg.solve(products + penalty * np.eye(len(products)), with_rest)
 
 
+def coefficients(terms: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """(K,) the law of the rest (n x G) on the terms (n x K x G)."""
+    products, with_rest = sums_of_products(terms, rest)
+    totals = products.sum(axis=0), with_rest.sum(axis=0)
+    return solve(*totals, variance_about(terms, rest, *totals), rest.shape[1])
+
+
+def sums_of_products(terms: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Over genes, of the terms with each other, n x K x K, and with the rest, n x K."""
+    return terms @ terms.transpose(0, 2, 1), (terms @ rest[:, :, None])[:, :, 0]
+
+
 def variance_about(terms: np.ndarray, rest: np.ndarray, products: np.ndarray, with_rest: np.ndarray) -> float:
     """Of the rest (n x G) about the law of terms (n x K x G), which itself hangs on the variance."""
     variance = float(np.square(rest).mean())
     for _ in range(3):
-        coefficients = solve(products, with_rest, variance, rest.shape[1])
-        variance = float(np.square(rest - coefficients @ terms).mean())
+        found = solve(products, with_rest, variance, rest.shape[1])
+        variance = float(np.square(rest - found @ terms).mean())
     return variance
 
 

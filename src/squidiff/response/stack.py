@@ -25,6 +25,7 @@ from squidiff.response.fold import FoldShift
 from squidiff.response.interaction import InteractingParts, PartsElsewhere
 from squidiff.response.kernel import KernelShift
 from squidiff.response.populations import Population, Populations, Source
+from squidiff.response.shared_time import SharedCourse, SharedStep
 from squidiff.response.shift import (
     CannotPredict,
     MeanShift,
@@ -66,6 +67,8 @@ PREDICTORS: dict[str, Callable[[], Predictor]] = BASELINES | {
     "kernel ridge": KernelShift,
     "two-way of several": lambda: TwoWay(MIN_SHARED),
     "dose interpolation": DoseInterpolation,
+    "shared course": SharedCourse,
+    "shared step": SharedStep,
     "time course": TimeCourse,
     "time trend": TimeTrend,
 }
@@ -118,16 +121,27 @@ PARTS_ELSEWHERE = "parts elsewhere"
 TUNED = {"tuned fold shift": "fold shift", "tuned two-way": "two-way of several"}
 """By what is tuned: one of PREDICTORS."""
 ELSEWHERE = Group(
-    ("fold shift", *TUNED, "two-way of several", "mean of conditions", "no change"), lambda key: key.condition != ""
+    (
+        "fold shift",
+        *TUNED,
+        "two-way of several",
+        "dose interpolation",
+        "shared step",
+        "mean of conditions",
+        "no change",
+    ),
+    lambda key: key.condition != "",
 )
 """Of a condition that was seen in other contexts."""
 GROUPS = (
     Group(("interacting parts",), lambda key: PART_SEPARATOR in key.condition),
+    Group(("shared course",), lambda key: key.time is not None),
     Group(("time course",), lambda key: key.time is not None),
     Group(("time interpolation",), lambda key: key.time is not None),
-    Group(("dose interpolation",), lambda key: key.condition != ""),
     ELSEWHERE,
+    Group(("dose interpolation",), lambda key: key.condition != ""),
     Group((DOSES_ELSEWHERE,), lambda key: key.condition != ""),
+    Group(("shared step",), lambda key: key.time is not None),
     Group(("time shift",), lambda key: key.time is not None),
     Group(("time trend",), lambda key: key.time is not None),
     Group(("linear parts",), lambda key: PART_SEPARATOR in key.condition),
@@ -322,7 +336,7 @@ class Anchor:
             assert isinstance(interacting, InteractingParts)
             return PartsElsewhere(interacting, lambda *asked: self.predict(*asked)[0])
         if name in TUNED:
-            return TunedShift(self._predictor(TUNED[name]))
+            return TunedShift(self._predictor(TUNED[name]), self._predictor("dose interpolation"))
         return PREDICTORS[name]()
 
     def _of_others(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:

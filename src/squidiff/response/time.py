@@ -37,7 +37,7 @@ class TimeCourse:
             seen = populations.reliable(populations.over_time(context, condition))
             for before, middle, after in zip(seen, seen[1:], seen[2:], strict=False):
                 try:
-                    line, curve = self._line_and_curve(before, after, populations.keys[middle].time or 0.0)
+                    line, curve = self.line_and_curve(before, after, populations.keys[middle].time or 0.0)
                 except CannotPredict:
                     continue
                 error, bend = populations.mean[middle] - line, curve - line
@@ -51,10 +51,11 @@ class TimeCourse:
         before, after, _ = times_around(self.populations, key)
         if self.share is None:
             raise CannotPredict("no time between two others tells whether means go on as their cells say")
-        line, curve = self._line_and_curve(before, after, key.time or 0.0)
+        line, curve = self.line_and_curve(before, after, key.time or 0.0)
         return np.asarray(line + self.share * (curve - line))
 
-    def _line_and_curve(self, before: int, after: int, time: float) -> tuple[np.ndarray, np.ndarray]:
+    def line_and_curve(self, before: int, after: int, time: float) -> tuple[np.ndarray, np.ndarray]:
+        """The means (G,) at a time between those of two populations. Raises CannotPredict where cells tell no curve."""
         from scipy.interpolate import CubicHermiteSpline
 
         populations, ends = self.populations, [before, after]

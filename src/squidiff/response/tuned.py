@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
 
-from squidiff.response.law import share_of_common, solve, variance_about
+from squidiff.response.law import share_of_common, solve, sums_of_products, variance_about
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict, Predictor, drawn, elsewhere
 
@@ -44,8 +45,8 @@ class TunedShift:
     A condition never tells of itself.
     """
 
-    def __init__(self, base: Predictor) -> None:
-        self.base = base
+    def __init__(self, base: Predictor, own: Predictor | None = None) -> None:
+        self.base, self.own = base, own
 
     def fit(self, populations: Populations) -> TunedShift:
         self.populations = populations
@@ -85,7 +86,7 @@ class TunedShift:
             return _Learned([], none, none, none, none, 0.0)
         terms = np.stack(found)
         rest = populations.shifts(rows) - terms[:, 0]
-        products, with_rest = terms @ terms.transpose(0, 2, 1), (terms @ rest[:, :, None])[:, :, 0]
+        products, with_rest = sums_of_products(terms, rest)
         variance = variance_about(terms, rest, products.sum(axis=0), with_rest.sum(axis=0))
         return _Learned(rows, terms, rest, products, with_rest, variance)
 
@@ -94,8 +95,11 @@ class TunedShift:
         others = elsewhere(self.populations, key)
         shifts = self.populations.shifts(others)
         differences = shifts - shifts.mean(axis=0)
-        terms = np.zeros((1 + len(self.populations.contexts), shifts.shape[1]))
+        terms = np.zeros((2 + len(self.populations.contexts), shifts.shape[1]))
         terms[0] = self.base.predict(key, features, source) - source.mean
+        if self.own is not None:
+            with suppress(CannotPredict):
+                terms[-1] = self.own.predict(key, features, source) - source.mean - terms[0]
         for i, difference in zip(others, differences, strict=True):
             terms[1 + self.populations.contexts.index(self.populations.keys[i].context)] = difference
         return terms

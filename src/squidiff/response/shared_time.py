@@ -1,0 +1,168 @@
+"""The mean at a time that was never seen, from what other contexts and conditions do between the same times."""
+
+from __future__ import annotations
+
+import itertools
+from contextlib import suppress
+
+import numpy as np
+
+from squidiff.response.law import coefficients
+from squidiff.response.populations import Population, Populations, Source
+from squidiff.response.shift import CannotPredict, drawn
+from squidiff.response.time import TimeCourse, times_around
+
+MAX_LEARNED = 300
+"""Times between two others that the law is learned from."""
+Trajectory = tuple[str, str]
+"""A context under a condition."""
+Times = tuple[float, float, float]
+"""One, and those before and after it in the middle of which it lies."""
+
+
+class SharedCourse:
+    """The straight line between the times around, and beside it what others do beyond theirs.
+
+    Others are trajectories (contexts under conditions) that have cells at the time asked for and at both times around
+    it. Four terms make a law, by ridge regression over the times between two others that training has: how far the
+    mean of a trajectory is off its line goes with how far the same condition is in other contexts, other conditions in
+    the same context, and all the rest, each on average, and with the curve that its own cells tell (`TimeCourse`).
+    """
+
+    def fit(self, populations: Populations) -> SharedCourse:
+        self.populations, self.course = populations, TimeCourse().fit(populations)
+        self.at = _by_time(populations)
+        self._off: dict[Times, tuple[list[Trajectory], np.ndarray]] = {}
+        found = []
+        for trajectory, times in self._times_between():
+            terms = self._terms(trajectory, times)
+            if terms[1:].any():
+                trajectories, off = self._off[times]
+                found.append((terms, off[trajectories.index(trajectory)]))
+        self.coefficients = None
+        if found:
+            self.coefficients = coefficients(*map(np.stack, zip(*found, strict=True)))
+        return self
+
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        before, after, share = times_around(self.populations, key)
+        ends = [self.populations.keys[i].time or 0.0 for i in (before, after)]
+        terms = self._terms((key.context, key.condition), (ends[0], key.time or 0.0, ends[1]))
+        if self.coefficients is None or not terms[1:].any():
+            raise CannotPredict("nothing else was seen at these times and between them")
+        mean = (1 - share) * self.populations.mean[before] + share * self.populations.mean[after]
+        mean = mean + self.coefficients @ terms
+        return np.maximum(mean, 0.0) if self.populations.mean.min() >= 0 else np.asarray(mean)
+
+    def _times_between(self) -> list[tuple[Trajectory, Times]]:
+        """Every time between two others of every trajectory, or some of them."""
+        found = []
+        for trajectory, of in self.at.items():
+            times = sorted(of)
+            found += [(trajectory, three) for three in zip(times, times[1:], times[2:], strict=False)]
+        return [found[k] for k in drawn(range(len(found)), MAX_LEARNED)]
+
+    def _terms(self, trajectory: Trajectory, times: Times) -> np.ndarray:
+        """How far off the line the curve of its own cells is, and others are: three kinds of them, 4 x G."""
+        if times not in self._off:
+            self._off[times] = self._off_their_lines(times)
+        others, off = self._off[times]
+        context, condition = trajectory
+        here = np.array([of[0] == context for of in others], dtype=bool)
+        alike = np.array([of[1] == condition for of in others], dtype=bool)
+        terms = np.zeros((4, self.populations.mean.shape[1]))
+        for term, kind in zip(terms[1:], (alike & ~here, here & ~alike, ~here & ~alike), strict=True):
+            if kind.any():
+                term[:] = off[kind].mean(axis=0)
+        try:
+            line, curve = self.course.line_and_curve(
+                self.at[trajectory][times[0]], self.at[trajectory][times[2]], times[1]
+            )
+        except CannotPredict:
+            return terms
+        terms[0] = curve - line
+        return terms
+
+    def _off_their_lines(self, times: Times) -> tuple[list[Trajectory], np.ndarray]:
+        """The trajectories that have all three times, T of them, and how far their means are off the lines, T x G."""
+        before, time, after = times
+        others = [
+            trajectory for trajectory, of in self.at.items() if before < time < after and all(t in of for t in times)
+        ]
+        rows = np.array([[self.at[trajectory][t] for t in times] for trajectory in others], dtype=int).reshape(-1, 3)
+        share = (time - before) / (after - before) if after > before else 0.0
+        mean = self.populations.mean
+        return others, mean[rows[:, 1]] - (1 - share) * mean[rows[:, 0]] - share * mean[rows[:, 2]]
+
+
+class SharedStep:
+    """Beyond the last time of a context under a condition: that time's mean plus the step that others take from there.
+
+    Others are trajectories that have cells at both times. A law of three terms is learned, by ridge regression over the
+    steps between neighbouring times that training has: how a trajectory's step differs from that of the others goes
+    with the size of theirs, and with how it had gone otherwise than they before: since all earlier times on average,
+    and since the last of them. So where a context has its own level for good, it keeps it.
+    """
+
+    def fit(self, populations: Populations) -> SharedStep:
+        self.populations, self.at = populations, _by_time(populations)
+        self._changes: dict[tuple[float, ...], tuple[dict[Trajectory, int], np.ndarray, np.ndarray]] = {}
+        steps = [(of, *two) for of, at in self.at.items() for two in itertools.pairwise(sorted(at))]
+        found = []
+        for k in drawn(range(len(steps)), MAX_LEARNED):
+            trajectory, start, end = steps[k]
+            at = self.at[trajectory]
+            own = populations.mean[at[start]]
+            with suppress(CannotPredict):
+                terms = self._terms(trajectory, start, end, own)
+                found.append((terms, populations.mean[at[end]] - own - terms[0]))
+        self.coefficients = coefficients(*map(np.stack, zip(*found, strict=True))) if found else np.zeros(3)
+        return self
+
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        trajectory = key.context, key.condition
+        earlier = [t for t in self.at.get(trajectory, {}) if key.time is not None and t < key.time]
+        if (source.key.context, source.key.condition) == trajectory and source.key.time is not None:
+            start, own = source.key.time, source.mean
+        elif earlier:  # the source is the control cells, and the condition was seen before
+            start = max(earlier)
+            own = self.populations.mean[self.at[trajectory][start]]
+        else:
+            raise CannotPredict(f"{key._replace(time=None)} was seen at no time to start from")
+        terms = self._terms(trajectory, start, key.time or 0.0, own)
+        mean = own + terms[0] + self.coefficients @ terms
+        return np.maximum(mean, 0.0) if self.populations.mean.min() >= 0 else np.asarray(mean)
+
+    def _terms(self, trajectory: Trajectory, start: float, end: float, own: np.ndarray) -> np.ndarray:
+        """The step of the others, and how it had gone otherwise here: since all times before, and the last; 3 x G."""
+        mean, here = self.populations.mean, self.at.get(trajectory, {})
+        step = self._of_others(trajectory, start, end)
+        if step is None:
+            raise CannotPredict(f"nothing else was seen at time {start:g} and at time {end:g}")
+        otherwise = []
+        for time in sorted(t for t in here if t < start):
+            of_others = self._of_others(trajectory, time, start, end)
+            if of_others is not None:
+                otherwise.append(own - mean[here[time]] - of_others)
+        none = np.zeros_like(own)
+        return np.stack([step, *([np.mean(otherwise, axis=0), otherwise[-1]] if otherwise else [none, none])])
+
+    def _of_others(self, trajectory: Trajectory, *times: float) -> np.ndarray | None:
+        """(G,) the mean change from the first to the second time of all others that have these times; None without."""
+        if times not in self._changes:
+            seen = [of for of, at in self.at.items() if all(t in at for t in times)]
+            first, second = (self.populations.mean[[self.at[of][t] for of in seen]] for t in times[:2])
+            self._changes[times] = {of: i for i, of in enumerate(seen)}, second - first, (second - first).sum(axis=0)
+        members, changes, total = self._changes[times]
+        if trajectory not in members:
+            return np.asarray(total / len(members)) if members else None
+        return np.asarray((total - changes[members[trajectory]]) / (len(members) - 1)) if len(members) > 1 else None
+
+
+def _by_time(populations: Populations) -> dict[Trajectory, dict[float, int]]:
+    """The populations of every trajectory by time, those of enough cells if there are such."""
+    found = {}
+    for of in dict.fromkeys((key.context, key.condition) for key in populations.keys if key.time is not None):
+        seen = populations.reliable(populations.over_time(*of))
+        found[of] = {populations.keys[i].time or 0.0: i for i in seen}
+    return found
