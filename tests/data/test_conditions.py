@@ -84,6 +84,16 @@ def test_one_dose_and_one_direction_serve_all_parts() -> None:
     assert gene_parts("A", 3, "knock-out") == gene_parts("A", "3.0", "Knock-Out")  # a number will do, and capitals
 
 
+@pytest.mark.parametrize("order", [("A+B", "0+10"), ("B+A", "10+0"), ("B", "10"), ("B+A+C", "10+0+0.0")])
+def test_a_part_of_no_dose_beside_others_is_not_there(order: tuple[str, str]) -> None:
+    """How tables of two drugs at several doses each write a drug alone."""
+    assert canonical_label(gene_parts(*order)) == "B @ 10 activation"
+
+
+def test_where_no_part_has_a_dose_all_are_kept() -> None:
+    assert canonical_label(gene_parts("A+B", "0+0")) == "A @ 0 activation + B @ 0 activation"
+
+
 def test_control_has_no_parts_whatever_else_its_row_says() -> None:
     control = parse_condition({"drug": "DMSO", "dose": "nan", "smiles": ""}, DRUGS)
     assert control == ()

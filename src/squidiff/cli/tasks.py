@@ -135,7 +135,7 @@ def trajectory(
     /,
     *,
     source: Source,
-    times: Annotated[str, Parameter(help="ascending, separated by ','")],
+    times: Annotated[str, Parameter(help="ascending, separated by ','", allow_leading_hyphen=True)],
     out: Annotated[Path, Parameter(help="the .h5ad file of predicted cells to write")],
     speeds_out: Annotated[
         Path | None, Parameter(name="--speeds", help="CSV of the speed of each gene to write")

@@ -84,9 +84,10 @@ def parse_condition(values: dict[str, object], schema: Schema) -> tuple[Part, ..
     directions = _spread(values, schema.direction_key, label, len(names))
     smiles = _spread(values, schema.smiles_key, label, len(names), one_for_all=False)
     rows = zip(names, doses, directions, smiles, strict=True)
-    # `A+ctrl` is how some data sets write A alone
-    parts = (Part(n, _dose(d, label), _direction(r), s or None) for n, d, r, s in rows if n != schema.control)
-    return tuple(sorted(parts, key=str))
+    # `A+ctrl`, or A+B at doses 1+0, is how some data sets write A alone
+    parts = [Part(n, _dose(d, label), _direction(r), s or None) for n, d, r, s in rows if n != schema.control]
+    given = [part for part in parts if part.dose != 0]
+    return tuple(sorted(given or parts, key=str))
 
 
 def canonical_label(parts: tuple[Part, ...]) -> str:
