@@ -36,6 +36,7 @@ class Stopped(KeyboardInterrupt):
 
 
 PART_SEPARATOR = " + "
+DOSE_SEPARATOR = " @ "
 """Joins the parts of a condition's canonical spelling; a bare '+' may stand inside a part's name."""
 
 

@@ -246,3 +246,39 @@ def test_of_a_combination_with_one_unseen_gene_the_seen_one_is_there() -> None:
     assert name == "parts elsewhere"
     true = made.mean[made.find(ask("x", "P03"))] - CONTROL
     assert np.linalg.norm(mean - CONTROL - true) < 0.3 * np.linalg.norm(true)
+
+
+def test_falls_to_nothing_stay_there_whatever_cells_a_combination_starts_from() -> None:
+    """Recorded: shifts of training's control cells on cells of lower means fell below 0, and two such made a rise."""
+    control, low = [4.0] * 4, [1.0, 4.0, 4.0, 4.0]
+    means = {("x", "", None): control, ("x", "A", None): low, ("x", "B", None): low}
+    means |= {("y", "", None): control, ("y", "C", None): [4.0, 4.0, 4.0, 5.0]}
+    made = populations(means, {"A": [1.0, 1, 0, 0], "B": [1.0, 0, 1, 0], "C": [1.0, 0, 0, 1]})
+    anchor, features = Anchor().fit(made), np.array([3.0, 1, 1, 1])
+    for start in (1.0, 2.0, 4.0):
+        source = Source(ask("x", ""), np.array([start, 4.0, 4.0, 4.0]))
+        mean, name = anchor.predict(ask("x", "A + B + C"), features, source)
+        assert name == "parts elsewhere"
+        assert mean[0] < 0.3 * start
+
+
+def test_errors_of_parts_elsewhere_are_found_where_no_context_has_control_cells() -> None:
+    made = populations(
+        {("x", "A", None): [1.0, 2.0], ("x", "B", None): [3.0, 1.0], ("y", "", None): [2.0, 2.0]},
+        {"A": [1.0, 1, 0], "B": [1.0, 0, 1]},
+    )
+    anchor = Anchor().fit(made)
+    _, name, group = anchor.answer(ask("x", "A + B"), np.array([2.0, 1, 1]), Source(ask("x", ""), np.full(2, 2.0)))
+    assert name == "parts elsewhere"
+    assert group is not None
+    assert anchor.errors(group) == []
+
+
+def test_many_combinations_of_parts_that_nobody_saw_alone_leave_room_for_those_that_teach() -> None:
+    """Recorded: what is learned from was drawn before what tells nothing was left out."""
+    made = screen(summed(np.add))
+    others = {("x", f"U{i} + V{i}", None): CONTROL for i in range(400)}
+    known = {tuple(key): row for key, row in zip(made.keys, made.mean, strict=True)}
+    learned = InteractingParts().fit(populations({**known, **others}))  # type: ignore[dict-item]
+    assert len(learned.seen) == len(PAIRS) - 1
+    assert sum(kernel.likelihood for kernel in learned.kernels) == pytest.approx(1.0)

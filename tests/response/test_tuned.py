@@ -158,3 +158,16 @@ def test_the_line_between_doses_of_the_own_context_is_a_term_beside_what_others_
             errors.append(np.square(np.array(guesses) - list(true.values())).mean())
     of_line, of_others, of_both = np.reshape(errors, (4, 3)).mean(axis=0)
     assert of_both < 0.8 * min(of_line, of_others)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e6])
+def test_terms_that_hang_on_each_other_have_a_law_at_any_scale(scale: float) -> None:
+    """Recorded: contexts that answer in exact proportion made a singular matrix where means are large."""
+    of = np.random.default_rng(2).normal(size=(6, 30))
+    means: dict[tuple[str, str, float | None], object] = {(c, "", None): np.full(30, 9.0 * scale) for c in "abc"}
+    for strength, c in ((1.0, "a"), (2.0, "b"), (3.0, "c")):
+        means |= {(c, f"k{k}", None): (9.0 + strength * of[k]) * scale for k in range(6)}
+    true = np.asarray(means.pop(("c", "k0", None)))
+    made = populations(means)
+    found = answer(tuned(MeanShift(), made), made, ask("c", "k0"))
+    np.testing.assert_allclose(found, np.maximum(true, 0.0) if made.mean.min() >= 0 else true, atol=0.2 * scale)

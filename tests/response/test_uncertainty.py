@@ -199,3 +199,22 @@ def test_many_genes_that_do_not_move_leave_no_width_without_errors() -> None:
     law = fit_law(found)
     assert all(np.isfinite(width).all() for width in law.widths.values())
     assert (law.half_width(0.9, np.zeros(400), np.full(400, 0.1), np.full(400, 1.0)) > 0).all()
+
+
+def test_a_combination_of_parts_that_others_saw_is_near_and_one_with_an_unseen_part_as_far_as_that_is() -> None:
+    """Recorded: the sum of what describes two high doses lay far from every single one, and was said to."""
+    features = {
+        f"{name} @ {dose}": [s, s * (name == "A"), s * (name == "B")]
+        for name in "AB"
+        for dose, s in ((1, 0.3), (1000, 3.0))
+    }
+    means: dict[tuple[str, str, float | None], object] = {(c, "", None): [5.0] for c in "abx"}
+    means |= {(c, condition, None): [6.0] for c in "ab" for condition in features}
+    made = populations(means, features)
+    anchor, source = Anchor().fit(made), Source(ask("x", ""), np.array([5.0]))
+    key, both = ask("x", "A @ 1000 + B @ 1000"), np.array([6.0, 3.0, 3.0])
+    _, name, group = anchor.answer(key, both, source)
+    assert name == "parts elsewhere"
+    assert Uncertainty(anchor).far(key, both, source, group) == []
+    unseen = np.array([43.0, 3.0, 40.0])
+    assert "times as far" in Uncertainty(anchor).far(ask("x", "A @ 1000 + C @ 9"), unseen, source, group)[0]

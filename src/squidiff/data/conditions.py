@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from squidiff.config import PART_SEPARATOR, InputError, Schema
+from squidiff.config import DOSE_SEPARATOR, PART_SEPARATOR, InputError, Schema
 from squidiff.data.embeddings import read_embeddings
 
 N_BITS = 1024
@@ -43,7 +43,7 @@ class Part:
     smiles: str | None = None
 
     def __str__(self) -> str:
-        dose = "" if self.dose is None else f" @ {self.dose:.12g}"
+        dose = "" if self.dose is None else f"{DOSE_SEPARATOR}{self.dose:.12g}"
         return f"{self.name}{dose}{'' if self.direction is None else f' {self.direction}'}"
 
     @property

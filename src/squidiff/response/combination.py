@@ -94,10 +94,13 @@ class MeasuredParts:
         start = known.control + beyond_noise(source.mean - known.measured, 2 * known.noise)
         return self.sum_of(start, known.control, np.stack([known.shift(i) for i in parts]))
 
-    def shift_of_part(self, key: Population) -> np.ndarray | None:
-        """(G,) what a part's shift shows beyond noise; None where it was not seen alone in its context."""
-        found = _alone(self.populations, key)
-        return None if found is None else self._context(key).shift(found)
+    def shift_of_part(self, key: Population, start: np.ndarray) -> np.ndarray | None:
+        """(G,) what a part's shift shows beyond noise, of cells of mean `start`; None where it was not seen alone."""
+        found = alone(self.populations, key)
+        if found is None:
+            return None
+        shift, control = self._context(key).shift(found), self._context(key).control
+        return np.where(shift < 0, _in_proportion(shift, control) * start, shift) if self.in_proportion else shift
 
     def _context(self, key: Population) -> _Context:
         here = key.context, key.time
@@ -111,8 +114,12 @@ class MeasuredParts:
         if not self.in_proportion:
             return Summed(start + shifts.sum(axis=0), start, largest)
         start = np.maximum(start, 0.0)
-        falls = np.divide(np.minimum(shifts, 0.0), control, out=np.zeros_like(shifts), where=control > 0)
+        falls = np.maximum(_in_proportion(np.minimum(shifts, 0.0), control), -1.0)
         return Summed(start * (1 + falls).prod(axis=0) + np.maximum(shifts, 0.0).sum(axis=0), start, largest)
+
+
+def _in_proportion(shifts: np.ndarray, control: np.ndarray) -> np.ndarray:
+    return np.divide(shifts, control, out=np.zeros_like(shifts), where=control > 0)
 
 
 class MeanOfParts:
@@ -170,14 +177,14 @@ def _parts_alone(populations: Populations, key: Population) -> list[int]:
     """The populations of the parts seen singly in the context."""
     found = []
     for part in parts_of(key):
-        i = _alone(populations, key._replace(condition=part))
+        i = alone(populations, key._replace(condition=part))
         if i is None:
             raise CannotPredict(f"{part!r} was not seen alone in context {key.context!r}")
         found.append(i)
     return found
 
 
-def _alone(populations: Populations, key: Population) -> int | None:
+def alone(populations: Populations, key: Population) -> int | None:
     """The population of a part, None where it was not seen or has no control cells."""
     found = populations.find(key)
     return None if found is None or populations.sources[found] < 0 else found

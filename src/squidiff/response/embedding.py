@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from squidiff.config import PART_SEPARATOR
+from squidiff.config import DOSE_SEPARATOR, PART_SEPARATOR
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict, drawn
 
@@ -267,19 +267,25 @@ def folds_of_unseen(features: np.ndarray, conditions: Sequence[str], n_folds: in
     """
     from sklearn.model_selection import GroupKFold
 
-    alike, asked = described_alike(features), np.array([PART_SEPARATOR not in c for c in conditions])
+    alike, asked = described_alike(features), np.array([PART_SEPARATOR not in c for c in conditions], dtype=bool)
     if len(np.unique(alike[asked])) < MIN_CONDITIONS:
         asked[:] = True
     rows, folds = np.flatnonzero(asked), []
-    for _, found in GroupKFold(n_folds).split(rows, groups=alike[rows]):
+    n_folds = min(n_folds, len(np.unique(alike[rows])))
+    for _, found in GroupKFold(n_folds).split(rows, groups=alike[rows]) if n_folds > 1 else ():
         left_out = rows[found]
         folds.append((np.flatnonzero(~holds_one_of(conditions, {conditions[i] for i in left_out})), left_out))
     return folds
 
 
 def holds_one_of(conditions: Sequence[str], some: set[str]) -> np.ndarray:
-    """Which of the conditions are among some, or have a part that is, (P,)."""
-    return np.array([not some.isdisjoint((c, *c.split(PART_SEPARATOR))) for c in conditions], dtype=bool)
+    """Which of the conditions are among some, or have a part that is, at whatever dose, (P,)."""
+    names = {c.split(DOSE_SEPARATOR)[0] for c in some if PART_SEPARATOR not in c}
+
+    def holds(condition: str) -> bool:
+        return condition in some or any(p.split(DOSE_SEPARATOR)[0] in names for p in condition.split(PART_SEPARATOR))
+
+    return np.array([holds(condition) for condition in conditions], dtype=bool)
 
 
 def described_alike(features: np.ndarray) -> np.ndarray:

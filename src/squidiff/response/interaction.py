@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from squidiff.config import PART_SEPARATOR, InputError
-from squidiff.response.combination import MeasuredParts, Summed, parts_of
+from squidiff.response.combination import MeasuredParts, Summed, alone, parts_of
 from squidiff.response.law import coefficients
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict, drawn, likelihood
@@ -46,16 +46,12 @@ class InteractingParts:
 
     def fit(self, populations: Populations) -> InteractingParts:
         self.populations, self.sums = populations, MeasuredParts().fit(populations)
-        self.seen: list[int] = []
+        self.seen = drawn([i for i in populations.treated if self._tells(populations.keys[i])], MAX_SEEN)
         sums: list[Summed] = []
-        for i in drawn([i for i in populations.treated if PART_SEPARATOR in populations.keys[i].condition], MAX_SEEN):
+        for i in self.seen:
             source = populations.source_of(i)
             assert source is not None  # the treated have one
-            try:
-                sums.append(self.sums.summed(populations.keys[i], source))
-            except CannotPredict:
-                continue
-            self.seen.append(i)
+            sums.append(self.sums.summed(populations.keys[i], source))
         self.coefficients, self.kernels = np.zeros(2), list[_Kernel]()
         if self.seen:
             rest = populations.mean[self.seen] - [of.mean for of in sums]
@@ -64,6 +60,13 @@ class InteractingParts:
             self.rest = rest - self.coefficients @ terms
             self.kernels = self._kernels()
         return self
+
+    def _tells(self, key: Population) -> bool:
+        """Whether it is a combination whose parts were seen alone."""
+        is_combination = PART_SEPARATOR in key.condition
+        return is_combination and all(
+            alone(self.populations, key._replace(condition=p)) is not None for p in parts_of(key)
+        )
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
         return self.corrected(key, self.sums.summed(key, source))
@@ -94,15 +97,17 @@ class InteractingParts:
     def _kernels(self) -> list[_Kernel]:
         keys = [self.populations.keys[i] for i in self.seen]
         alike, products, kernels, errors = _alike(keys, keys), self.rest @ self.rest.T, [], []
-        for shares in SHARES:
+        several = len(self.populations.contexts) > 1
+        for shares in (shares for shares in SHARES if several or not shares[-1]):
             inverse = np.linalg.inv(_covariance(shares, *alike) + np.eye(len(keys)))
             kernels.append(_Kernel(0.0, shares, inverse))
             # each one's rest less what the others say of it is (inverse rest) / diagonal; here squared, over all genes
-            errors.append(float((np.diag(inverse @ products @ inverse) / np.square(np.diag(inverse))).sum()))
+            errors.append(float((((inverse @ products) * inverse).sum(axis=1) / np.square(np.diag(inverse))).sum()))
         weights = likelihood(np.array(errors), len(keys))
+        weights[weights < SMALLEST_LIKELIHOOD * weights.sum()] = 0.0
         weights /= weights.sum()
         found = zip(kernels, weights.tolist(), strict=True)
-        return [kernel._replace(likelihood=weight) for kernel, weight in found if weight >= SMALLEST_LIKELIHOOD]
+        return [kernel._replace(likelihood=weight) for kernel, weight in found if weight > 0]
 
 
 class PartsElsewhere:
@@ -134,7 +139,7 @@ class PartsElsewhere:
         return self.interacting.corrected(key, summed)
 
     def _shift(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        measured = self.interacting.sums.shift_of_part(key)
+        measured = self.interacting.sums.shift_of_part(key, source.mean)
         if measured is not None:
             return measured
         try:

@@ -11,7 +11,7 @@ COEFFICIENT_SD = 0.5
 SHARES = (0.0, 0.1, 0.3, 1.0, 3.0)
 """Variances of what all populations have in common, as shares of what each has of its own."""
 LEAST = 1e-9
-"""Mean squared error that is as good as none."""
+"""Mean squared error that is as good as none, and what is as good as none of the terms' own squares."""
 
 
 def solve(products: np.ndarray, with_rest: np.ndarray, variance: float, n_genes: int) -> np.ndarray:
@@ -20,6 +20,7 @@ def solve(products: np.ndarray, with_rest: np.ndarray, variance: float, n_genes:
     A population speaks as N_DIRECTIONS independent genes do, each with `variance` about the law.
     """
     penalty = max(variance, LEAST) * n_genes / N_DIRECTIONS / COEFFICIENT_SD**2
+    penalty += LEAST * float(np.trace(products))  # of terms that hang on each other, however large they are
     return np.linalg.solve(products + penalty * np.eye(len(products)), with_rest)
 
 

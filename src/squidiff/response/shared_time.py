@@ -31,6 +31,7 @@ class SharedCourse:
 
     def fit(self, populations: Populations) -> SharedCourse:
         self.populations, self.course = populations, TimeCourse().fit(populations)
+        self.bounded = populations.mean.min() >= 0
         self.at = _by_time(populations)
         self._off: dict[Times, tuple[list[Trajectory], np.ndarray]] = {}
         found = []
@@ -52,7 +53,7 @@ class SharedCourse:
             raise CannotPredict("nothing else was seen at these times and between them")
         mean = (1 - share) * self.populations.mean[before] + share * self.populations.mean[after]
         mean = mean + self.coefficients @ terms
-        return np.maximum(mean, 0.0) if self.populations.mean.min() >= 0 else np.asarray(mean)
+        return np.maximum(mean, 0.0) if self.bounded else np.asarray(mean)
 
     def _times_between(self) -> list[tuple[Trajectory, Times]]:
         """Every time between two others of every trajectory, or some of them."""
@@ -105,8 +106,8 @@ class SharedStep:
     """
 
     def fit(self, populations: Populations) -> SharedStep:
-        self.populations, self.at = populations, _by_time(populations)
-        self._changes: dict[tuple[float, ...], tuple[dict[Trajectory, int], np.ndarray, np.ndarray]] = {}
+        self.populations, self.at, self.bounded = populations, _by_time(populations), populations.mean.min() >= 0
+        self._changes: dict[tuple[float, ...], tuple[frozenset[Trajectory], np.ndarray]] = {}
         steps = [(of, *two) for of, at in self.at.items() for two in itertools.pairwise(sorted(at))]
         found = []
         for k in drawn(range(len(steps)), MAX_LEARNED):
@@ -131,7 +132,7 @@ class SharedStep:
             raise CannotPredict(f"{key._replace(time=None)} was seen at no time to start from")
         terms = self._terms(trajectory, start, key.time or 0.0, own)
         mean = own + terms[0] + self.coefficients @ terms
-        return np.maximum(mean, 0.0) if self.populations.mean.min() >= 0 else np.asarray(mean)
+        return np.maximum(mean, 0.0) if self.bounded else np.asarray(mean)
 
     def _terms(self, trajectory: Trajectory, start: float, end: float, own: np.ndarray) -> np.ndarray:
         """The step of the others, and how it had gone otherwise here: since all times before, and the last; 3 x G."""
@@ -149,14 +150,19 @@ class SharedStep:
 
     def _of_others(self, trajectory: Trajectory, *times: float) -> np.ndarray | None:
         """(G,) the mean change from the first to the second time of all others that have these times; None without."""
+        mean = self.populations.mean
         if times not in self._changes:
             seen = [of for of, at in self.at.items() if all(t in at for t in times)]
-            first, second = (self.populations.mean[[self.at[of][t] for of in seen]] for t in times[:2])
-            self._changes[times] = {of: i for i, of in enumerate(seen)}, second - first, (second - first).sum(axis=0)
-        members, changes, total = self._changes[times]
-        if trajectory not in members:
-            return np.asarray(total / len(members)) if members else None
-        return np.asarray((total - changes[members[trajectory]]) / (len(members) - 1)) if len(members) > 1 else None
+            first, second = (mean[[self.at[of][t] for of in seen]].sum(axis=0) for t in times[:2])
+            self._changes[times] = frozenset(seen), second - first
+        members, total = self._changes[times]
+        n_others = len(members - {trajectory})
+        if not n_others:
+            return None
+        if trajectory in members:
+            own = self.at[trajectory]
+            total = total - (mean[own[times[1]]] - mean[own[times[0]]])
+        return np.asarray(total / n_others)
 
 
 def _by_time(populations: Populations) -> dict[Trajectory, dict[float, int]]:

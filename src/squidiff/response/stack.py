@@ -78,6 +78,8 @@ CHOOSE = ("ridge", "kernel ridge")
 """Predictors of unseen conditions whose choices take long, and are made once for all that is left out."""
 MAX_LEFT_OUT = 200
 """Populations that predictors are compared on."""
+MIN_TRIED = 8
+"""Of these, that rivals are compared on, where the first of them was tried on as many."""
 MAX_CONTEXTS = 24
 """Contexts that these are of: of each it has to be learned how it answers."""
 N_FOLDS = 3
@@ -216,8 +218,9 @@ class Anchor:
     def errors(self, group: Group) -> list[LeftOut]:
         """How a group would have predicted training populations, each left out of all that it learns from.
 
-        Of a group for unseen conditions, everything under what is described alike is left out. How rivals are weighed,
-        the ridge's penalty, and the directions that cells of other times tell, have seen them.
+        Of a group for unseen conditions, everything under what is described alike is left out, and of one that asks for
+        parts elsewhere the first part as well. How rivals are weighed, the ridge's penalty, and the directions that
+        cells of other times tell, have seen them.
         """
         populations, keys = self.populations, self.populations.keys
         asks_for_parts = PARTS_ELSEWHERE in group.names
@@ -274,13 +277,19 @@ class Anchor:
         return np.asarray(weights @ np.stack(list(guesses.values()))), label
 
     def _weights(self, group: Group, names: tuple[str, ...]) -> np.ndarray:
-        """Of predictors, by the populations left out that all of them can predict; the first alone without any."""
+        """Of predictors, by the populations left out that all of them can predict; the first alone without any.
+
+        One that could be tried on few of them counts nothing, or the others would be compared on these few alone.
+        """
         errors = self._left_out(group)[:, [group.names.index(name) for name in names]]
-        errors = errors[np.isfinite(errors).all(axis=1)]
-        if not len(errors):
-            return np.eye(len(names))[0]
-        weights = likelihood(errors.sum(axis=0), len(errors))
-        return np.asarray(weights / weights.sum())
+        tried, compared = np.isfinite(errors), list(range(len(names)))
+        while tried[:, compared].all(axis=1).sum() < min(MIN_TRIED, tried[:, 0].sum()):
+            compared.remove(min(compared[1:], key=lambda k: int(tried[:, k].sum())))
+        errors = errors[:, compared][tried[:, compared].all(axis=1)]
+        weights = np.eye(len(names))[0]
+        if len(errors):
+            weights[compared] = likelihood(errors.sum(axis=0), len(errors))
+        return weights / weights.sum()
 
     def _left_out(self, group: Group) -> np.ndarray:
         """The squared errors by which a group's predictors are weighed, populations x predictors; none of one alone."""
@@ -304,7 +313,7 @@ class Anchor:
 
         Only the choice of the ridge's penalty has seen them: to make it anew in every fold takes long.
         """
-        treated, rows = np.array(self.populations.treated), []
+        treated, rows = np.array(self.populations.treated, dtype=int), []
         features = self.populations.features[treated, 1:]
         if len(np.unique(described_alike(features))) < MIN_CONDITIONS:
             return np.zeros((0, len(names)))

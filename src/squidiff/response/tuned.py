@@ -13,7 +13,7 @@ from squidiff.response.shift import CannotPredict, Predictor, drawn, elsewhere
 
 MIN_SHARED = 2
 """Conditions that a context shares with others, of which fewer say nothing of how it answers."""
-MAX_SHARED = 60
+MAX_SHARED = 30
 """Conditions of a context that are learned from."""
 
 
@@ -22,10 +22,9 @@ class _Learned(NamedTuple):
 
     rows: list[int]
     """Their populations."""
-    terms: np.ndarray
-    """n x K x G"""
-    rest: np.ndarray
-    """n x G, of the shift beyond what the base says."""
+    beyond: np.ndarray
+    """n x G, of the shift beyond the law, and how much of their mean one more has."""
+    share: float
     products: np.ndarray
     """n x K x K, of the terms over genes."""
     with_rest: np.ndarray
@@ -42,14 +41,15 @@ class TunedShift:
     contexts of s_jc), with s_jc the shift that c had: a context may answer more strongly than all others, or as some of
     them do, whatever its control cells are like. The coefficients are of ridge regression, drawn to 0 the more the
     fewer conditions there are. What is left is common to all conditions here as far as it was when each was left out.
-    A condition never tells of itself.
+    With `own`, what that predictor says beyond f_j is one more term: of a line between doses that this context saw.
+    What was seen of the very condition asked for counts only through what the predictors say of the others.
     """
 
     def __init__(self, base: Predictor, own: Predictor | None = None) -> None:
         self.base, self.own = base, own
 
     def fit(self, populations: Populations) -> TunedShift:
-        self.populations = populations
+        self.populations, self.bounded = populations, populations.mean.min() >= 0
         self._learned: dict[tuple[str, float | None], _Learned] = {}
         return self
 
@@ -62,12 +62,10 @@ class TunedShift:
         if len(others) < MIN_SHARED:
             raise CannotPredict(f"fewer than {MIN_SHARED} other conditions were seen in {key.context!r} and elsewhere")
         terms = self._terms(key, features, source)
-        coefficients = solve(
-            known.products[others].sum(axis=0), known.with_rest[others].sum(axis=0), known.variance, terms.shape[1]
-        )
-        rest = known.rest[others] - coefficients @ known.terms[others]
-        mean = source.mean + terms[0] + coefficients @ terms + share_of_common(rest) * rest.mean(axis=0)
-        return np.maximum(mean, 0.0) if self.populations.mean.min() >= 0 else np.asarray(mean)
+        totals = known.products[others].sum(axis=0), known.with_rest[others].sum(axis=0)
+        coefficients = solve(*totals, known.variance, terms.shape[1])
+        mean = source.mean + terms[0] + coefficients @ terms + known.share * known.beyond[others].mean(axis=0)
+        return np.maximum(mean, 0.0) if self.bounded else np.asarray(mean)
 
     def _learn(self, here: list[int]) -> _Learned:
         populations = self.populations
@@ -83,12 +81,14 @@ class TunedShift:
             rows.append(i)
         if not rows:
             none = np.zeros(0)
-            return _Learned([], none, none, none, none, 0.0)
+            return _Learned([], none, 0.0, none, none, 0.0)
         terms = np.stack(found)
         rest = populations.shifts(rows) - terms[:, 0]
         products, with_rest = sums_of_products(terms, rest)
-        variance = variance_about(terms, rest, products.sum(axis=0), with_rest.sum(axis=0))
-        return _Learned(rows, terms, rest, products, with_rest, variance)
+        totals = products.sum(axis=0), with_rest.sum(axis=0)
+        variance = variance_about(terms, rest, *totals)
+        beyond = rest - solve(*totals, variance, rest.shape[1]) @ terms
+        return _Learned(rows, beyond, share_of_common(beyond), products, with_rest, variance)
 
     def _terms(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
         """What the coefficients are of, K x G: what the base says, then by how much each context differs from all."""

@@ -10,7 +10,7 @@ import numpy as np
 from squidiff.config import PART_SEPARATOR
 from squidiff.response.embedding import described_alike
 from squidiff.response.populations import Population, Source
-from squidiff.response.stack import Anchor, Group, LeftOut
+from squidiff.response.stack import PARTS_ELSEWHERE, Anchor, Group, LeftOut
 
 LEVELS = (0.5, 0.9)
 """Of the intervals."""
@@ -19,6 +19,8 @@ OF_SHIFT = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 OF_SPREAD = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 """The same of a gene's standard deviation within populations."""
 MIN_LEFT_OUT = 2
+ROUNDING = 1e-5
+"""Of what describes a condition, in float32."""
 UNTRIED = (0.3, 0.1)
 """What is taken where too few populations can be left out: a guess, and said to be one."""
 SHARES = (0.5, 0.8, 0.95, 0.99)
@@ -111,9 +113,10 @@ class Uncertainty:
         span = self.populations.time_span
         if key.time is not None and span is not None and not span[0] <= key.time <= span[1]:
             found.append(f"time {key.time:g} is beyond the times seen, {span[0]:g} to {span[1]:g}")
-        if group.leaves_conditions_out:
+        unseen = self._unseen_features(key, features) if PARTS_ELSEWHERE in group.names else features
+        if group.leaves_conditions_out and unseen.any():
             known = self.populations.features[self.populations.treated, 1:]
-            distance = np.linalg.norm(known - features[1:], axis=1).min(initial=np.inf)
+            distance = np.linalg.norm(known - unseen[1:], axis=1).min(initial=np.inf)
             nearest = self._nearest_condition
             if nearest is not None and distance > nearest:
                 found.append(f"the condition is {distance / nearest:.1f} times as far from any of training's")
@@ -121,6 +124,13 @@ class Uncertainty:
         if key.condition and abs(features[0]) > strongest + 1e-6 and PART_SEPARATOR not in key.condition:
             found.append("the dose is beyond those seen")
         return found
+
+    def _unseen_features(self, key: Population, features: np.ndarray) -> np.ndarray:
+        """What the parts of a combination that no context saw alone leave of what describes it."""
+        alone = dict(zip((k.condition for k in self.populations.keys), self.populations.features, strict=True))
+        seen = [alone[part] for part in key.condition.split(PART_SEPARATOR) if part in alone]
+        rest = features - np.sum([np.zeros_like(features), *seen], axis=0)
+        return np.where(np.abs(rest) > ROUNDING, rest, 0.0)
 
     @cached_property
     def _starts(self) -> tuple[np.ndarray, float | None]:
