@@ -127,3 +127,18 @@ def test_the_order_of_populations_changes_nothing_and_no_mean_falls_below_0() ->
         np.testing.assert_allclose(one, other, atol=1e-9)
         low = dataclasses.replace(seen, mean=np.maximum(seen.mean - 13, 0.0))
         assert answer(of(), low, ask("c0", "", time)).min() == 0.0
+
+
+def test_the_same_condition_elsewhere_comes_before_other_conditions_here() -> None:
+    """Recorded: with one early time of its own a condition went on as all others together, whatever they were."""
+    rng, means = np.random.default_rng(8), {}
+    of = {condition: curves(rng) for condition in "XYZ"}
+    for context in "abcd":
+        own = 10 + rng.random(N_GENES)
+        means[context, "", 0.0] = own
+        for condition, course in of.items():
+            means |= {(context, condition, t): own + course[int(t)] for t in TIMES[1:]}
+    true = means["d", "Z", 4.0]
+    made = populations({key: m for key, m in means.items() if key[:2] != ("d", "Z") or key[2] == 1.0})
+    found = answer(SharedStep(), made, ask("d", "Z", 4.0))
+    assert np.square(found - true).mean() < 0.02 * np.square(means["d", "Z", 1.0] - true).mean()

@@ -94,8 +94,17 @@ def test_time_alone_is_interpolated_or_taken_from_the_other_contexts() -> None:
     assert 103.0 < mean.item() < 115.0  # the steps of the others are 3 and 15
     mean, name = ask_anchor(made, ask("a", "", 5.0))
     assert (mean.item(), name) == (3.0 + UNKNOWN_DAMPING * 2.0, "time trend")
-    with pytest.raises(InputError, match=r"^new, time 9 cannot be predicted: .*new: seen at times 0 to 0, not at 9"):
-        ask_anchor(made, ask("new", "", 9.0))
+    with pytest.raises(InputError, match=r"^new, time 5 cannot be predicted: .*new: seen at times 0 to 0, not at 5"):
+        ask_anchor(made, ask("new", "", 5.0))
+
+
+def test_a_condition_far_beyond_all_times_is_refused_and_not_taken_for_a_dose() -> None:
+    means = {("a", c, t): [5.0 + t * (c == "A")] for c in ("", "A") for t in (0.0, 1.0, 3.0)}
+    made = populations(means, {"A": [1.0, 1.0]})
+    assert ask_anchor(made, ask("a", "A", 6.0), np.array([1.0, 1.0]))[1] == "time trend"
+    far = "^a, A, time 7 cannot be predicted: it is farther beyond the times seen, 0 to 3, than they span$"
+    with pytest.raises(InputError, match=far):
+        ask_anchor(made, ask("a", "A", 7.0), np.array([1.0, 1.0]))
 
 
 def test_between_times_the_course_comes_first_and_the_straight_line_where_no_cells_tell_it() -> None:

@@ -218,3 +218,28 @@ def test_a_combination_of_parts_that_others_saw_is_near_and_one_with_an_unseen_p
     assert Uncertainty(anchor).far(key, both, source, group) == []
     unseen = np.array([43.0, 3.0, 40.0])
     assert "times as far" in Uncertainty(anchor).far(ask("x", "A @ 1000 + C @ 9"), unseen, source, group)[0]
+
+
+def test_doses_are_far_by_the_highest_one_of_their_own_drug_in_combinations_too() -> None:
+    """Recorded: the limit was the strongest condition of all, and combinations had none."""
+    doses = {"A": (1, 10), "B": (1, 100)}
+    features = {
+        f"{n} @ {d}": [np.log10(d + 1), np.log10(d + 1) * (n == "A"), np.log10(d + 1) * (n == "B")]
+        for n in doses
+        for d in doses[n]
+    }
+    features["A @ 10 + B @ 10"] = np.add(features["A @ 10"], [np.log10(11), 0, np.log10(11)]).tolist()
+    made = populations({("x", "", None): [5.0]} | {("x", condition, None): [6.0] for condition in features}, features)
+    anchor, source = Anchor().fit(made), Source(ask("x", ""), np.array([5.0]))
+    group, told = anchor.groups[0], Uncertainty(anchor)
+    for condition, is_far in (
+        ("A @ 10 + B @ 100", False),
+        ("A @ 99", True),
+        ("B @ 99", False),
+        ("A @ 1 + B @ 1000", True),
+        ("A @ 11 activation", True),
+    ):
+        found = told.far(ask("x", condition), np.zeros(3), source, group)
+        assert (found == ["the dose is beyond those seen"]) == is_far, condition
+    asked = ask("x", "A @ 1 + B @ 1 + C @ 1")
+    assert told.far(asked, np.zeros(3), source, group) == ["it has 3 parts, and what was seen has 2 at most"]

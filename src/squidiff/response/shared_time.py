@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from contextlib import suppress
 
 import numpy as np
 
@@ -14,6 +13,9 @@ from squidiff.response.time import TimeCourse, times_around
 
 MAX_LEARNED = 300
 """Times between two others that the law is learned from."""
+N_KINDS = 3
+"""Of others: under the same condition, in the same context, neither."""
+N_TERMS = N_KINDS + 2
 Trajectory = tuple[str, str]
 """A context under a condition."""
 Times = tuple[float, float, float]
@@ -99,29 +101,33 @@ class SharedCourse:
 class SharedStep:
     """Beyond the last time of a context under a condition: that time's mean plus the step that others take from there.
 
-    Others are trajectories that have cells at both times. A law of three terms is learned, by ridge regression over the
-    steps between neighbouring times that training has: how a trajectory's step differs from that of the others goes
-    with the size of theirs, and with how it had gone otherwise than they before: since all earlier times on average,
-    and since the last of them. So where a context has its own level for good, it keeps it.
+    Others are trajectories that have cells at both times, of the nearest kind that there is: the same condition in
+    other contexts, else other conditions in the same context, else all others. A law is learned for each kind, by ridge
+    regression over the steps between neighbouring times that training has: how a trajectory's step differs from that of
+    the others goes with the size of theirs, with how the steps of the farther kinds differ from it, and with how it had
+    gone otherwise than they before: since all earlier times on average, and since the last of them. So where a context
+    has its own level for good, it keeps it.
     """
 
     def fit(self, populations: Populations) -> SharedStep:
         self.populations, self.at, self.bounded = populations, _by_time(populations), populations.mean.min() >= 0
-        self._changes: dict[tuple[float, ...], tuple[frozenset[Trajectory], np.ndarray]] = {}
+        self._members: dict[tuple[float, ...], list[Trajectory]] = {}
         steps = [(of, *two) for of, at in self.at.items() for two in itertools.pairwise(sorted(at))]
-        found = []
+        found: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(N_KINDS)]
         for k in drawn(range(len(steps)), MAX_LEARNED):
             trajectory, start, end = steps[k]
-            at = self.at[trajectory]
-            own = populations.mean[at[start]]
-            with suppress(CannotPredict):
-                terms = self._terms(trajectory, start, end, own)
-                found.append((terms, populations.mean[at[end]] - own - terms[0]))
-        self.coefficients = coefficients(*map(np.stack, zip(*found, strict=True))) if found else np.zeros(3)
+            own, after = (populations.mean[self.at[trajectory][t]] for t in (start, end))
+            for kind, rows in enumerate(found):
+                terms = self._terms(trajectory, kind, start, end, own)
+                if terms is not None:
+                    rows.append((terms, after - own - terms[0]))
+        self.laws = [
+            coefficients(*map(np.stack, zip(*rows, strict=True))) if rows else np.zeros(N_TERMS) for rows in found
+        ]
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        trajectory = key.context, key.condition
+        trajectory, end = (key.context, key.condition), key.time or 0.0
         earlier = [t for t in self.at.get(trajectory, {}) if key.time is not None and t < key.time]
         if (source.key.context, source.key.condition) == trajectory and source.key.time is not None:
             start, own = source.key.time, source.mean
@@ -130,39 +136,50 @@ class SharedStep:
             own = self.populations.mean[self.at[trajectory][start]]
         else:
             raise CannotPredict(f"{key._replace(time=None)} was seen at no time to start from")
-        terms = self._terms(trajectory, start, key.time or 0.0, own)
-        mean = own + terms[0] + self.coefficients @ terms
-        return np.maximum(mean, 0.0) if self.bounded else np.asarray(mean)
+        for kind, law in enumerate(self.laws):
+            terms = self._terms(trajectory, kind, start, end, own)
+            if terms is not None:
+                mean = own + terms[0] + law @ terms
+                return np.maximum(mean, 0.0) if self.bounded else np.asarray(mean)
+        raise CannotPredict(f"nothing else was seen at time {start:g} and at time {end:g}")
 
-    def _terms(self, trajectory: Trajectory, start: float, end: float, own: np.ndarray) -> np.ndarray:
-        """The step of the others, and how it had gone otherwise here: since all times before, and the last; 3 x G."""
+    def _terms(self, trajectory: Trajectory, kind: int, start: float, end: float, own: np.ndarray) -> np.ndarray | None:
+        """The step of others of a kind, and what the law has beside it, N_TERMS x G; None without such others."""
         mean, here = self.populations.mean, self.at.get(trajectory, {})
-        step = self._of_others(trajectory, start, end)
+        step = self._of_others(trajectory, kind, start, end)
         if step is None:
-            raise CannotPredict(f"nothing else was seen at time {start:g} and at time {end:g}")
+            return None
         otherwise = []
         for time in sorted(t for t in here if t < start):
-            of_others = self._of_others(trajectory, time, start, end)
+            of_others = self._of_others(trajectory, kind, time, start, end)
             if of_others is not None:
                 otherwise.append(own - mean[here[time]] - of_others)
-        none = np.zeros_like(own)
-        return np.stack([step, *([np.mean(otherwise, axis=0), otherwise[-1]] if otherwise else [none, none])])
+        terms = np.zeros((N_TERMS, len(own)))
+        terms[0] = step
+        for farther in range(kind + 1, N_KINDS):
+            of_these = self._of_others(trajectory, farther, start, end)
+            if of_these is not None:
+                terms[farther] = of_these - step
+        if otherwise:
+            terms[N_KINDS:] = np.mean(otherwise, axis=0), otherwise[-1]
+        return terms
 
-    def _of_others(self, trajectory: Trajectory, *times: float) -> np.ndarray | None:
-        """(G,) the mean change from the first to the second time of all others that have these times; None without."""
-        mean = self.populations.mean
-        if times not in self._changes:
-            seen = [of for of, at in self.at.items() if all(t in at for t in times)]
-            first, second = (mean[[self.at[of][t] for of in seen]].sum(axis=0) for t in times[:2])
-            self._changes[times] = frozenset(seen), second - first
-        members, total = self._changes[times]
-        n_others = len(members - {trajectory})
-        if not n_others:
+    def _of_others(self, trajectory: Trajectory, kind: int, *times: float) -> np.ndarray | None:
+        """(G,) the mean change from the first to the second time of others that have these times; None without."""
+        if times not in self._members:
+            self._members[times] = [of for of, at in self.at.items() if all(t in at for t in times)]
+        others = [of for of in self._members[times] if _kind(of, trajectory) == kind]
+        if not others:
             return None
-        if trajectory in members:
-            own = self.at[trajectory]
-            total = total - (mean[own[times[1]]] - mean[own[times[0]]])
-        return np.asarray(total / n_others)
+        first, second = (self.populations.mean[[self.at[of][t] for of in others]].mean(axis=0) for t in times[:2])
+        return np.asarray(second - first)
+
+
+def _kind(other: Trajectory, trajectory: Trajectory) -> int | None:
+    """Of another trajectory: 0 under the same condition, 1 in the same context, 2 neither; None for the very one."""
+    if other == trajectory:
+        return None
+    return 0 if other[1] == trajectory[1] else 1 if other[0] == trajectory[0] else 2
 
 
 def _by_time(populations: Populations) -> dict[Trajectory, dict[float, int]]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from squidiff.config import PART_SEPARATOR
+from squidiff.config import DOSE_SEPARATOR, PART_SEPARATOR
 from squidiff.response.embedding import described_alike
 from squidiff.response.populations import Population, Source
 from squidiff.response.stack import PARTS_ELSEWHERE, Anchor, Group, LeftOut
@@ -120,9 +120,30 @@ class Uncertainty:
             nearest = self._nearest_condition
             if nearest is not None and distance > nearest:
                 found.append(f"the condition is {distance / nearest:.1f} times as far from any of training's")
-        strongest = np.abs(self.populations.features[:, 0]).max(initial=0.0)
-        if key.condition and abs(features[0]) > strongest + 1e-6 and PART_SEPARATOR not in key.condition:
+        parts, highest = _doses(key.condition), self._highest_doses
+        is_beyond = any(dose > highest[name] * (1 + ROUNDING) for name, dose in parts if name in highest)
+        if key.condition and len(parts) == 1 and parts[0][0] not in highest:  # there is no dose of its own to compare
+            is_beyond = abs(features[0]) > self._strongest + ROUNDING
+        if is_beyond:
             found.append("the dose is beyond those seen")
+        most = max(2, *(len(_doses(k.condition)) for k in self.populations.keys))
+        if len(parts) > most:
+            found.append(f"it has {len(parts)} parts, and what was seen has {most} at most")
+        return found
+
+    @cached_property
+    def _strongest(self) -> float:
+        """Of single conditions, by the first feature."""
+        single = [PART_SEPARATOR not in key.condition for key in self.populations.keys]
+        return float(np.abs(self.populations.features[single, 0]).max(initial=0.0))
+
+    @cached_property
+    def _highest_doses(self) -> dict[str, float]:
+        """Of every part, alone or in combinations, by its name."""
+        found: dict[str, float] = {}
+        for key in self.populations.keys:
+            for name, dose in _doses(key.condition):
+                found[name] = max(dose, found.get(name, 0.0))
         return found
 
     def _unseen_features(self, key: Population, features: np.ndarray) -> np.ndarray:
@@ -160,6 +181,12 @@ class Uncertainty:
         if group not in self._laws:
             self._laws[group] = fit_law(self.anchor.errors(group))
         return self._laws[group]
+
+
+def _doses(condition: str) -> list[tuple[str, float]]:
+    """The names and doses of a condition's parts; infinitely little where there is no dose."""
+    parts = [part.split(DOSE_SEPARATOR) for part in condition.split(PART_SEPARATOR)]
+    return [(name, float(dose[0].split(" ")[0]) if dose else 0.0) for name, *dose in parts]
 
 
 def fit_law(left_out: list[LeftOut]) -> Law:
