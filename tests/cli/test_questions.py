@@ -52,6 +52,16 @@ def test_changes_are_written_with_their_intervals(here: Path, capsys: pytest.Cap
     assert table["tried"].all()
 
 
+def test_of_several_populations_the_shown_changes_say_which_one_they_are_of(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pd.DataFrame({"condition": ["high", "low"], "cell_type": HELD_OUT}).to_csv("q.csv", index=False)
+    assert squidiff("changes", "run", "--source", "train.h5ad", "--queries", "q.csv", "--out", "c.csv") == 0
+    heading = next(line for line in capsys.readouterr().out.splitlines() if "gene" in line)
+    assert "condition" in heading
+    assert "cell_type" not in heading  # they share it
+
+
 def test_candidates_are_ranked(here: Path) -> None:
     pd.DataFrame({"condition": ["control", "high", "low"], "cell_type": HELD_OUT}).to_csv("q.csv", index=False)
     given = ("--source", "train.h5ad", "--queries", "q.csv", "--target", "wanted.h5ad")

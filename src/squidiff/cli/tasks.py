@@ -47,8 +47,10 @@ def changes(
     if not table["tried"].all():
         say("the widths of some intervals are a guess: training holds too few populations to leave one out")
     largest = table.loc[table["shift"].abs().sort_values(ascending=False, kind="stable").index[:MAX_SHOWN]]
-    shown = largest[["gene", "source_mean", "shift", "shift_low_90", "shift_high_90"]]
-    show_table(("gene", "before", "shift", "90 % from", "to"), list(shown.itertuples(index=False, name=None)))
+    asked_for = [c for c in table.columns[: table.columns.get_loc("gene")] if table[c].nunique() > 1]
+    shown = largest[[*asked_for, "gene", "source_mean", "shift", "shift_low_90", "shift_high_90"]]
+    columns = (*asked_for, "gene", "before", "shift", "90 % from", "to")
+    show_table(columns, list(shown.itertuples(index=False, name=None)))
     say(f"all genes: {out}")
 
 
