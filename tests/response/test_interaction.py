@@ -168,17 +168,17 @@ def test_no_mean_falls_below_0_where_none_does_in_training() -> None:
 
 
 def asked_of(
-    made: Populations, condition: str, features: list[float]
+    made: Populations, condition: str, features: list[float], described: dict[str, np.ndarray] | None = None
 ) -> tuple[np.ndarray, list[tuple[str, list[float]]]]:
     """What PartsElsewhere makes of 10 for whatever it asks for, and what it asked for."""
     asked: list[tuple[str, list[float]]] = []
 
-    def of_part(key: object, described: np.ndarray, source: Source) -> np.ndarray:
-        asked.append((key.condition, described.tolist()))  # type: ignore[attr-defined]
+    def of_part(key: object, features: np.ndarray, source: Source) -> np.ndarray:
+        asked.append((key.condition, features.tolist()))  # type: ignore[attr-defined]
         return source.mean + 10.0
 
     key, source = ask("x", condition), Source(ask("x", ""), made.mean[0])
-    predictor = PartsElsewhere(InteractingParts().fit(made), of_part).fit(made)
+    predictor = PartsElsewhere(InteractingParts().fit(made), of_part, described or {}).fit(made)
     return predictor.predict(key, np.array(features), source), asked
 
 
@@ -195,6 +195,9 @@ def test_parts_that_no_context_saw_alone_are_asked_for_by_the_features_that_are_
     assert asked == [("C + D", [3.0, 0.0, 0.5, 0.25])]
     with pytest.raises(CannotPredict, match=r"^no part of 'C \+ D' was seen alone$"):
         asked_of(made, "C + D", [2.0, 0.0, 0.5, 0.25])
+    told = {"C": np.array([1.0, 0.0, 0.25, 0.25]), "D": np.array([1.0, 0.0, 0.25, 0.0])}
+    mean, asked = asked_of(made, "C + D", [2.0, 0.0, 0.5, 0.25], told)
+    assert (mean.tolist(), asked) == ([21.0], [(part, of.tolist()) for part, of in told.items()])
 
 
 def test_a_combination_of_parts_that_other_contexts_saw_is_their_sum_here() -> None:

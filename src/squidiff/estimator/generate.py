@@ -133,6 +133,8 @@ class Generator:
         self, key: Population, query: Query, features: np.ndarray, source: Source
     ) -> tuple[np.ndarray, str, Group | None]:
         """The mean, where it is from, and the group that answered."""
+        if len(query.parts) > 1:
+            self.fitted.anchor.described |= {str(p): self.fitted.encoder.describe((p,)) for p in query.parts}
         if not query.parts or any(part.strength for part in query.parts):
             return self.fitted.anchor.answer(key, features, source)
         untreated = key._replace(condition="")  # a drug at dose 0 changes nothing, but control cells change with time

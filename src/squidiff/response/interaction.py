@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -113,26 +113,28 @@ class InteractingParts:
 class PartsElsewhere:
     """The same of parts that the context did not see alone, by what `of_part` answers for each of them there.
 
-    Parts that no context saw alone are asked for together: features add up, so that theirs are what those of the seen
-    parts leave.
+    Parts that no context saw alone are asked for by what `described` has of them, and those that it lacks together:
+    features add up, so that theirs are what those of all others leave.
     """
 
     def __init__(
-        self, interacting: InteractingParts, of_part: Callable[[Population, np.ndarray, Source], np.ndarray]
+        self,
+        interacting: InteractingParts,
+        of_part: Callable[[Population, np.ndarray, Source], np.ndarray],
+        described: Mapping[str, np.ndarray],
     ) -> None:
-        self.interacting, self.of_part = interacting, of_part
+        self.interacting, self.of_part, self.described = interacting, of_part, described
 
     def fit(self, populations: Populations) -> PartsElsewhere:
         self.features = dict(zip((key.condition for key in populations.keys), populations.features, strict=True))
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        parts = parts_of(key)
-        seen = [part for part in parts if part in self.features]
-        if not seen:
+        parts, known = parts_of(key), {**self.described, **self.features}
+        asked = [(part, known[part]) for part in parts if part in known]
+        if not asked:
             raise CannotPredict(f"no part of {key.condition!r} was seen alone")
-        asked = [(part, self.features[part]) for part in seen]
-        if unseen := [part for part in parts if part not in self.features]:
+        if unseen := [part for part in parts if part not in known]:
             asked.append((PART_SEPARATOR.join(unseen), features - np.sum([of for _, of in asked], axis=0)))
         shifts = [self._shift(key._replace(condition=part), described, source) for part, described in asked]
         summed = self.interacting.sums.sum_of(source.mean, source.mean, np.stack(shifts))

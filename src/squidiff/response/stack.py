@@ -185,6 +185,8 @@ class Anchor:
 
     def __init__(self, groups: Sequence[Group] = GROUPS) -> None:
         self.groups = groups
+        self.described: dict[str, np.ndarray] = {}
+        """The features of single parts that whoever asks for combinations has told of, for those that nobody saw."""
 
     def fit(self, populations: Populations) -> Anchor:
         self.populations = populations
@@ -251,6 +253,7 @@ class Anchor:
                 continue
             source = Source(known.keys[start], known.mean[start])
             again = Anchor(groups).fit(known)
+            again.described = self.described
             again._fitted = {name: self._anew(name).fit(known) for of in groups for name in of.names if name in CHOOSE}
             again._errors = (
                 self._errors
@@ -349,7 +352,7 @@ class Anchor:
         if name == PARTS_ELSEWHERE:
             interacting = self._predictor("interacting parts")
             assert isinstance(interacting, InteractingParts)
-            return PartsElsewhere(interacting, lambda *asked: self.predict(*asked)[0])
+            return PartsElsewhere(interacting, lambda *asked: self.predict(*asked)[0], self.described)
         if name in TUNED:
             return TunedShift(self._predictor(TUNED[name]), self._predictor("dose interpolation"))
         return PREDICTORS[name]()
