@@ -241,5 +241,7 @@ def test_doses_are_far_by_the_highest_one_of_their_own_drug_in_combinations_too(
     ):
         found = told.far(ask("x", condition), np.zeros(3), source, group)
         assert (found == ["the dose is beyond those seen"]) == is_far, condition
+    for name in ("A @ 10uM", "A @ ", " @ 3", "A @ B @ 5", "@", ""):  # names of a data set without doses
+        assert told.far(ask("x", name), np.zeros(3), source, group) == []
     asked = ask("x", "A @ 1 + B @ 1 + C @ 1")
     assert told.far(asked, np.zeros(3), source, group) == ["it has 3 parts, and what was seen has 2 at most"]

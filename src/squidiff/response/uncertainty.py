@@ -141,9 +141,8 @@ class Uncertainty:
     def _highest_doses(self) -> dict[str, float]:
         """Of every part, alone or in combinations, by its name."""
         found: dict[str, float] = {}
-        for key in self.populations.keys:
-            for name, dose in _doses(key.condition):
-                found[name] = max(dose, found.get(name, 0.0))
+        for name, dose in (of for key in self.populations.keys if key.condition for of in _doses(key.condition)):
+            found[name] = max(dose, found.get(name, 0.0))
         return found
 
     def _unseen_features(self, key: Population, features: np.ndarray) -> np.ndarray:
@@ -184,9 +183,15 @@ class Uncertainty:
 
 
 def _doses(condition: str) -> list[tuple[str, float]]:
-    """The names and doses of a condition's parts; infinitely little where there is no dose."""
-    parts = [part.split(DOSE_SEPARATOR) for part in condition.split(PART_SEPARATOR)]
-    return [(name, float(dose[0].split(" ")[0]) if dose else 0.0) for name, *dose in parts]
+    """The names and doses of a condition's parts, 0 where there is none; names may hold anything, ` @ 10uM` too."""
+    found = []
+    for part in condition.split(PART_SEPARATOR):
+        name, _, after = part.rpartition(DOSE_SEPARATOR)
+        try:
+            found.append((name, float(after.split(" ")[0])))
+        except ValueError:
+            found.append((part, 0.0))
+    return found
 
 
 def fit_law(left_out: list[LeftOut]) -> Law:
