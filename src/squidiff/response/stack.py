@@ -80,7 +80,7 @@ MAX_LEFT_OUT = 200
 """Populations that predictors are compared on."""
 MIN_TRIED = 8
 """Of these, that rivals are compared on, where the first of them was tried on as many."""
-MAX_CONTEXTS = 24
+MAX_CONTEXTS = 12
 """Contexts that these are of: of each it has to be learned how it answers."""
 N_FOLDS = 3
 """In which conditions are left out to compare predictors of unseen ones."""
