@@ -36,8 +36,9 @@ class Stopped(KeyboardInterrupt):
 
 
 PART_SEPARATOR = " + "
-DOSE_SEPARATOR = " @ "
 """Joins the parts of a condition's canonical spelling; a bare '+' may stand inside a part's name."""
+DOSE_SEPARATOR = " @ "
+"""Stands between a part's name and its dose there."""
 
 
 def _setting(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:

@@ -80,7 +80,7 @@ class MeasuredParts:
     """
 
     def fit(self, populations: Populations) -> MeasuredParts:
-        self.populations, self.in_proportion = populations, populations.mean.min() >= 0
+        self.populations, self.in_proportion = populations, populations.is_non_negative
         self._contexts: dict[tuple[str, float | None], _Context] = {}
         return self
 

@@ -50,7 +50,7 @@ class FoldShift:
 
     def fit(self, populations: Populations) -> FoldShift:
         self.populations, mean = populations, populations.mean
-        are_logarithms = mean.min() >= 0 and mean.max() <= LARGEST_LOGARITHM
+        are_logarithms = populations.is_non_negative and mean.max() <= LARGEST_LOGARITHM
         self.pseudo_counts = PSEUDO_COUNTS if are_logarithms else PSEUDO_COUNTS[:1]
         self.unit = median_distance(mean[np.unique(populations.sources[populations.treated])])
         seen = [i for i in populations.treated if len(populations.elsewhere(populations.keys[i])) > 1]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -76,7 +77,7 @@ class InteractingParts:
         mean = summed.mean + self.coefficients @ _terms(summed)
         if self.kernels:
             mean = mean + self._weights(key) @ self.rest
-        return np.maximum(mean, 0.0) if self.sums.in_proportion else mean
+        return self.populations.bounded(mean)
 
     def _weights(self, key: Population) -> np.ndarray:
         """How much the rest of each combination that was seen counts, (n,); that of the very one never does."""
@@ -121,16 +122,16 @@ class PartsElsewhere:
         self,
         interacting: InteractingParts,
         of_part: Callable[[Population, np.ndarray, Source], np.ndarray],
-        described: Mapping[str, np.ndarray],
+        described: dict[str, np.ndarray],
     ) -> None:
         self.interacting, self.of_part, self.described = interacting, of_part, described
 
     def fit(self, populations: Populations) -> PartsElsewhere:
-        self.features = dict(zip((key.condition for key in populations.keys), populations.features, strict=True))
+        self.known = ChainMap(populations.features_of, self.described)
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        parts, known = parts_of(key), {**self.described, **self.features}
+        parts, known = parts_of(key), self.known
         asked = [(part, known[part]) for part in parts if part in known]
         if not asked:
             raise CannotPredict(f"no part of {key.condition!r} was seen alone")

@@ -80,18 +80,24 @@ class KernelShift:
         rows = drawn(range(len(conditions)), MAX_ROWS)
         features, shifts = self.features[rows], shifts[rows]
         folds = folds_of_unseen(features[:, 1:], [conditions[i] for i in rows], N_FOLDS)
-        errors = np.stack(
-            [errors_of_unseen(self._kernel(features, features, h), features[:, :1], shifts, folds) for h in BANDWIDTHS]
-        )
+        strength, squared = features[:, :1], _squared_distance(features, features)
+        kernels = (strength * strength.T * self._near(squared, h) for h in BANDWIDTHS)
+        errors = np.stack([errors_of_unseen(kernel, strength, shifts, folds) for kernel in kernels])
         h, base, alpha = np.unravel_index(first_best(errors), errors.shape)
         return _Choice(BANDWIDTHS[h], base == 0, ALPHAS[alpha])
 
     def _kernel(self, features: np.ndarray, others: np.ndarray, bandwidth: float) -> np.ndarray:
-        from scipy.spatial.distance import cdist
+        return features[:, :1] * others[:, 0] * self._near(_squared_distance(features, others), bandwidth)
 
-        squared = cdist(_of_one_unit(features), _of_one_unit(others), "sqeuclidean")
-        near = np.exp(-squared / (2 * (bandwidth * self.unit) ** 2))
-        return np.asarray(features[:, :1] * others[:, 0] * near)
+    def _near(self, squared: np.ndarray, bandwidth: float) -> np.ndarray:
+        return np.asarray(np.exp(-squared / (2 * (bandwidth * self.unit) ** 2)))
+
+
+def _squared_distance(features: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Of what describes a unit of strength."""
+    from scipy.spatial.distance import cdist
+
+    return np.asarray(cdist(_of_one_unit(features), _of_one_unit(others), "sqeuclidean"))
 
 
 def _of_one_unit(features: np.ndarray) -> np.ndarray:

@@ -247,6 +247,20 @@ class Populations:
         return (min(times), max(times)) if times else None
 
     @cached_property
+    def features_of(self) -> dict[str, np.ndarray]:
+        """What describes each condition."""
+        return dict(zip((key.condition for key in self.keys), self.features, strict=True))
+
+    @cached_property
+    def is_non_negative(self) -> bool:
+        """Whether no mean is below 0."""
+        return bool(self.mean.min() >= 0)
+
+    def bounded(self, mean: np.ndarray) -> np.ndarray:
+        """A mean, no lower than 0 where none of these is."""
+        return np.maximum(mean, 0.0) if self.is_non_negative else mean
+
+    @cached_property
     def contexts(self) -> tuple[str, ...]:
         """Every context once."""
         return tuple(dict.fromkeys(key.context for key in self.keys))

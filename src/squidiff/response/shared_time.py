@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import suppress
 
 import numpy as np
 
 from squidiff.response.law import coefficients
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict, drawn
-from squidiff.response.time import TimeCourse, times_around
+from squidiff.response.time import line_and_curve, times_around
 
 MAX_LEARNED = 300
 """Times between two others that the law is learned from."""
@@ -32,9 +33,7 @@ class SharedCourse:
     """
 
     def fit(self, populations: Populations) -> SharedCourse:
-        self.populations, self.course = populations, TimeCourse().fit(populations)
-        self.bounded = populations.mean.min() >= 0
-        self.at = _by_time(populations)
+        self.populations, self.at = populations, _by_time(populations)
         self._off: dict[Times, tuple[list[Trajectory], np.ndarray]] = {}
         found = []
         for trajectory, times in self._times_between():
@@ -55,7 +54,7 @@ class SharedCourse:
             raise CannotPredict("nothing else was seen at these times and between them")
         mean = (1 - share) * self.populations.mean[before] + share * self.populations.mean[after]
         mean = mean + self.coefficients @ terms
-        return np.maximum(mean, 0.0) if self.bounded else np.asarray(mean)
+        return self.populations.bounded(mean)
 
     def _times_between(self) -> list[tuple[Trajectory, Times]]:
         """Every time between two others of every trajectory, or some of them."""
@@ -70,20 +69,15 @@ class SharedCourse:
         if times not in self._off:
             self._off[times] = self._off_their_lines(times)
         others, off = self._off[times]
-        context, condition = trajectory
-        here = np.array([of[0] == context for of in others], dtype=bool)
-        alike = np.array([of[1] == condition for of in others], dtype=bool)
-        terms = np.zeros((4, self.populations.mean.shape[1]))
-        for term, kind in zip(terms[1:], (alike & ~here, here & ~alike, ~here & ~alike), strict=True):
-            if kind.any():
-                term[:] = off[kind].mean(axis=0)
-        try:
-            line, curve = self.course.line_and_curve(
-                self.at[trajectory][times[0]], self.at[trajectory][times[2]], times[1]
-            )
-        except CannotPredict:
-            return terms
-        terms[0] = curve - line
+        terms, kinds = np.zeros((1 + N_KINDS, off.shape[1])), [_kind(of, trajectory) for of in others]
+        for kind in range(N_KINDS):
+            these = [i for i, found in enumerate(kinds) if found == kind]
+            if these:
+                terms[1 + kind] = off[these].mean(axis=0)
+        before, after = (self.at[trajectory][t] for t in (times[0], times[2]))
+        with suppress(CannotPredict):
+            line, curve = line_and_curve(self.populations, before, after, times[1])
+            terms[0] = curve - line
         return terms
 
     def _off_their_lines(self, times: Times) -> tuple[list[Trajectory], np.ndarray]:
@@ -110,7 +104,7 @@ class SharedStep:
     """
 
     def fit(self, populations: Populations) -> SharedStep:
-        self.populations, self.at, self.bounded = populations, _by_time(populations), populations.mean.min() >= 0
+        self.populations, self.at = populations, _by_time(populations)
         self._members: dict[tuple[float, ...], list[Trajectory]] = {}
         steps = [(of, *two) for of, at in self.at.items() for two in itertools.pairwise(sorted(at))]
         found: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(N_KINDS)]
@@ -140,7 +134,7 @@ class SharedStep:
             terms = self._terms(trajectory, kind, start, end, own)
             if terms is not None:
                 mean = own + terms[0] + law @ terms
-                return np.maximum(mean, 0.0) if self.bounded else np.asarray(mean)
+                return self.populations.bounded(mean)
         raise CannotPredict(f"nothing else was seen at time {start:g} and at time {end:g}")
 
     def _terms(self, trajectory: Trajectory, kind: int, start: float, end: float, own: np.ndarray) -> np.ndarray | None:

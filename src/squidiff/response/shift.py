@@ -102,7 +102,7 @@ class WeightedShift:
 
     def fit(self, populations: Populations) -> WeightedShift:
         self.populations = populations
-        self.bounds_falls = self.in_proportion and populations.mean.min() >= 0
+        self.bounds_falls = self.in_proportion and populations.is_non_negative
         self.unit = median_distance(populations.mean[np.unique(populations.sources[populations.treated])])
         seen = [i for i in populations.treated if len(populations.elsewhere(populations.keys[i])) > 1]
         left_out = drawn(seen, MAX_LEFT_OUT)

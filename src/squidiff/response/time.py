@@ -37,7 +37,7 @@ class TimeCourse:
             seen = populations.reliable(populations.over_time(context, condition))
             for before, middle, after in zip(seen, seen[1:], seen[2:], strict=False):
                 try:
-                    line, curve = self.line_and_curve(before, after, populations.keys[middle].time or 0.0)
+                    line, curve = line_and_curve(populations, before, after, populations.keys[middle].time or 0.0)
                 except CannotPredict:
                     continue
                 error, bend = populations.mean[middle] - line, curve - line
@@ -51,26 +51,8 @@ class TimeCourse:
         before, after, _ = times_around(self.populations, key)
         if self.share is None:
             raise CannotPredict("no time between two others tells whether means go on as their cells say")
-        line, curve = self.line_and_curve(before, after, key.time or 0.0)
+        line, curve = line_and_curve(self.populations, before, after, key.time or 0.0)
         return np.asarray(line + self.share * (curve - line))
-
-    def line_and_curve(self, before: int, after: int, time: float) -> tuple[np.ndarray, np.ndarray]:
-        """The means (G,) at a time between those of two populations. Raises CannotPredict where cells tell no curve."""
-        from scipy.interpolate import CubicHermiteSpline
-
-        populations, ends = self.populations, [before, after]
-        course = populations.course
-        if before == after or course is None or not course.change[ends].any(axis=1).all():
-            raise CannotPredict(f"the cells around time {time:g} do not tell how they go on")
-        times, mean = [populations.keys[i].time or 0.0 for i in ends], populations.mean[ends]
-        share = (time - times[0]) / (times[1] - times[0])
-        line = (1 - share) * mean[0] + share * mean[1]
-        way = CubicHermiteSpline(times, mean, course.change[ends])(time) - line
-        # how much of each end's direction is in it
-        weight = share * (1 - share) * (times[1] - times[0]) * np.array([1 - share, share])
-        noise = float(np.square(weight) * course.noise[ends] @ populations.variance[ends].sum(axis=1))
-        size = float(way @ way)
-        return line, line + (max(0.0, 1 - noise / size) if size > 0 else 0.0) * way
 
 
 class TimeTrend:
@@ -127,6 +109,25 @@ class TimeShift:
         if not shifts:
             raise CannotPredict(f"no other context was seen at or around time {key.time:g}")
         return np.asarray(source.mean + np.mean(shifts, axis=0))
+
+
+def line_and_curve(populations: Populations, before: int, after: int, time: float) -> tuple[np.ndarray, np.ndarray]:
+    """The means (G,) at a time between those of two populations. Raises CannotPredict where cells tell no curve."""
+    from scipy.interpolate import CubicHermiteSpline
+
+    ends = [before, after]
+    course = populations.course
+    if before == after or course is None or not course.change[ends].any(axis=1).all():
+        raise CannotPredict(f"the cells around time {time:g} do not tell how they go on")
+    times, mean = [populations.keys[i].time or 0.0 for i in ends], populations.mean[ends]
+    share = (time - times[0]) / (times[1] - times[0])
+    line = (1 - share) * mean[0] + share * mean[1]
+    way = CubicHermiteSpline(times, mean, course.change[ends])(time) - line
+    # how much of each end's direction is in it
+    weight = share * (1 - share) * (times[1] - times[0]) * np.array([1 - share, share])
+    noise = float(np.square(weight) * course.noise[ends] @ populations.variance[ends].sum(axis=1))
+    size = float(way @ way)
+    return line, line + (max(0.0, 1 - noise / size) if size > 0 else 0.0) * way
 
 
 def times_around(populations: Populations, key: Population) -> tuple[int, int, float]:

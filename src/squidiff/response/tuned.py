@@ -49,7 +49,7 @@ class TunedShift:
         self.base, self.own = base, own
 
     def fit(self, populations: Populations) -> TunedShift:
-        self.populations, self.bounded = populations, populations.mean.min() >= 0
+        self.populations = populations
         self._learned: dict[tuple[str, float | None], _Learned] = {}
         return self
 
@@ -65,7 +65,7 @@ class TunedShift:
         totals = known.products[others].sum(axis=0), known.with_rest[others].sum(axis=0)
         coefficients = solve(*totals, known.variance, terms.shape[1])
         mean = source.mean + terms[0] + coefficients @ terms + known.share * known.beyond[others].mean(axis=0)
-        return np.maximum(mean, 0.0) if self.bounded else np.asarray(mean)
+        return self.populations.bounded(mean)
 
     def _learn(self, here: list[int]) -> _Learned:
         populations = self.populations

@@ -126,10 +126,14 @@ class Uncertainty:
             is_beyond = abs(features[0]) > self._strongest + ROUNDING
         if is_beyond:
             found.append("the dose is beyond those seen")
-        most = max(2, *(len(_doses(k.condition)) for k in self.populations.keys))
-        if len(parts) > most:
-            found.append(f"it has {len(parts)} parts, and what was seen has {most} at most")
+        if len(parts) > self._most_parts:
+            found.append(f"it has {len(parts)} parts, and what was seen has {self._most_parts} at most")
         return found
+
+    @cached_property
+    def _most_parts(self) -> int:
+        """Of a condition; two at the least, as every pair is of single conditions."""
+        return max(2, *(key.condition.count(PART_SEPARATOR) + 1 for key in self.populations.keys))
 
     @cached_property
     def _strongest(self) -> float:
@@ -147,7 +151,7 @@ class Uncertainty:
 
     def _unseen_features(self, key: Population, features: np.ndarray) -> np.ndarray:
         """What the parts of a combination that no context saw alone leave of what describes it."""
-        alone = dict(zip((k.condition for k in self.populations.keys), self.populations.features, strict=True))
+        alone = self.populations.features_of
         seen = [alone[part] for part in key.condition.split(PART_SEPARATOR) if part in alone]
         rest = features - np.sum([np.zeros_like(features), *seen], axis=0)
         return np.where(np.abs(rest) > ROUNDING, rest, 0.0)
