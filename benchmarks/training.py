@@ -11,7 +11,8 @@ by ours, and the default model at several batch sizes. Each run is a process of 
 speeds the fastest of the rounds counts, as a neighbour on the machine can only slow one down; within a run the median
 over windows of steps, without the first. The rate of matrix multiplication is that of one large product in float32, the
 fastest of several before and after the run; the products of a step are counted by torch's own counter. What is compared
-(with upstream, with that rate) is compared within a round: the median of the rounds.
+(with upstream, with that rate) is compared within a round: the median of the rounds. bf16-mixed pays on processors that
+multiply bfloat16 themselves, and costs on others.
 
 `memory`: the peak of a whole process, by batch size and number of genes, with the cells in memory.
 
@@ -46,6 +47,7 @@ from squidiff.train.loop import Step, TrainState
 from squidiff.train.run import Record, peak_memory_mb
 
 SCHEMA = Schema(condition_key="condition", control="control", context_keys=("cell_type",))
+PRECISIONS = ("32", "bf16-mixed")
 UPSTREAM = """
 import json, sys, time
 import numpy as np, torch
@@ -87,9 +89,11 @@ def main() -> None:
     one.add_argument("batch_size", type=int)
     one.add_argument("n_genes", type=int)
     one.add_argument("n_steps", type=int)
+    one.add_argument("precision", choices=PRECISIONS)
     arguments = parser.parse_args()
     if arguments.command == "one":
-        print(json.dumps(one_run(arguments.preset, arguments.batch_size, arguments.n_genes, arguments.n_steps)))
+        sizes = (arguments.batch_size, arguments.n_genes, arguments.n_steps)
+        print(json.dumps(one_run(arguments.preset, *sizes, arguments.precision)))
     elif arguments.command == "memory":
         show_memory()
     elif arguments.command == "device":
@@ -110,20 +114,21 @@ def settings(preset: str, batch_size: int, n_steps: int) -> Config:
     return replace(PRESETS[preset], batch_size=batch_size, n_train_steps=n_steps, patience=None, **every)
 
 
-def one_run(preset: str, batch_size: int, n_genes: int, n_steps: int) -> dict[str, Any]:
+def one_run(preset: str, batch_size: int, n_genes: int, n_steps: int, precision: str) -> dict[str, Any]:
     """Trains and measures."""
     from torch.utils.flop_counter import FlopCounterMode
 
     count_products_of_linear_layers()
     config = settings(preset, batch_size, n_steps)
     adata, records = cells(n_genes, max(2400, int(1.3 * batch_size))), []
-    Squidiff(SCHEMA, config, "cpu").fit(adata, on_record=records.append)
+    compute = Compute(device="cpu", precision=precision)
+    Squidiff(SCHEMA, config, compute).fit(adata, on_record=records.append)
     rates = [record.cells_per_s for record in records[1:]] or [records[0].cells_per_s]
     found = {"cells_per_s": float(np.median(rates)), "peak_mb": peak_memory_mb()}
     flops = []
     for n in (1, 2):  # what goes before and after steps is in both
         with FlopCounterMode(display=False) as counter:
-            Squidiff(SCHEMA, replace(config, n_train_steps=n, validation_fraction=0.0), "cpu").fit(adata)
+            Squidiff(SCHEMA, replace(config, n_train_steps=n, validation_fraction=0.0), compute).fit(adata)
         flops.append(counter.get_total_flops())
     return found | {"steps_per_s": found["cells_per_s"] / batch_size, "flops_per_step": flops[1] - flops[0]}
 
@@ -173,8 +178,9 @@ def run_upstream(python: Path, n_genes: int, n_steps: int) -> dict[str, Any]:
 
 
 def show_speed(python: Path, n_rounds: int) -> None:
-    ours = [("upstream", 64, 100, 60), ("squidiff", 64, 100, 300), ("squidiff", 256, 100, 240)]
-    ours += [("squidiff", 1024, 100, 90), ("squidiff", 256, 1000, 120), ("squidiff", 1024, 1000, 60)]
+    runs = [("upstream", 64, 100, 60), ("squidiff", 64, 100, 300), ("squidiff", 256, 100, 240)]
+    runs += [("squidiff", 1024, 100, 90), ("squidiff", 256, 1000, 120), ("squidiff", 1024, 1000, 60)]
+    ours = [(*each, precision) for each in runs for precision in PRECISIONS]
     found, theirs = {}, []
     for _ in range(n_rounds):
         theirs.append(run_upstream(python, 100, 60))
@@ -186,19 +192,19 @@ def show_speed(python: Path, n_rounds: int) -> None:
     rates = [of["matmul"] / 1e9 for of_rounds in found.values() for of in of_rounds]
     threads = torch.get_num_threads()
     print(f"matrix multiplication: {min(rates):.0f} to {max(rates):.0f} GFLOP/s (float32, {threads} threads)\n")
-    print("| model | batch | genes | steps/s | cells/s | times upstream's cells/s | share of matrix multiplication |")
-    print("|---|---|---|---|---|---|---|")
+    columns = "steps/s | cells/s | times upstream's cells/s | share of matrix multiplication"
+    print(f"| model | batch | genes | precision | {columns} |\n|---|---|---|---|---|---|---|---|")
     fastest = max(of["steps_per_s"] for of in theirs)
-    print(f"| Squidiff 1.0.8 | 64 | 100 | {fastest:.2f} | {64 * fastest:,.0f} | 1 | |")
-    for (preset, batch_size, n_genes, _), of_rounds in found.items():
+    print(f"| Squidiff 1.0.8 | 64 | 100 | 32 | {fastest:.2f} | {64 * fastest:,.0f} | 1 | |")
+    for (preset, batch_size, n_genes, _, precision), of_rounds in found.items():
         steps = max(of["steps_per_s"] for of in of_rounds)
-        share = np.median([of["share"] for of in of_rounds])
+        share = f"{np.median([of['share'] for of in of_rounds]):.0%}" if precision == "32" else ""
         pairs = zip(of_rounds, theirs, strict=True)
         times = np.median([of["cells_per_s"] / of_theirs["cells_per_s"] for of, of_theirs in pairs])
         of_upstream = f"{times:.1f}" if n_genes == 100 else ""
         name = "upstream's architecture, ours" if preset == "upstream" else "default"
-        numbers = f"{steps:.2f} | {steps * batch_size:,.0f} | {of_upstream} | {share:.0%}"
-        print(f"| {name} | {batch_size:,} | {n_genes:,} | {numbers} |")
+        numbers = f"{steps:.2f} | {steps * batch_size:,.0f} | {of_upstream} | {share}"
+        print(f"| {name} | {batch_size:,} | {n_genes:,} | {precision} | {numbers} |")
 
 
 def show_device() -> None:
@@ -209,7 +215,7 @@ def show_device() -> None:
     runs += [("upstream", 64, 100, 300), ("upstream", 4096, 100, 90), ("upstream", 16_384, 100, 60)]
     made = {n_genes: cells(n_genes, 24_000) for n_genes in (100, 1000)}
     for preset, batch_size, n_genes, n_steps in runs:
-        for precision in ("32", "bf16-mixed"):
+        for precision in PRECISIONS:
             records: list[Record] = []
             torch.cuda.reset_peak_memory_stats()
             model = Squidiff(SCHEMA, settings(preset, batch_size, n_steps), Compute(precision=precision))
@@ -238,7 +244,7 @@ def wait_for_nothing() -> None:
     run.training_steps = watched
     try:
         for preset in PRESETS:
-            for precision in ("32", "bf16-mixed"):
+            for precision in PRECISIONS:
                 Squidiff(SCHEMA, settings(preset, 64, 30), Compute(precision=precision)).fit(cells(100))
     finally:
         run.training_steps = steps
@@ -249,7 +255,7 @@ def show_memory() -> None:
     print("| model | genes | batch 64 | batch 4,096 |\n|---|---|---|---|")
     for preset, name in (("squidiff", "default"), ("upstream", "upstream's architecture")):
         for n_genes in (100, 500, 2000, 14_000):
-            peaks = [run_ours(preset, batch_size, n_genes, 3)["peak_mb"] for batch_size in (64, 4096)]
+            peaks = [run_ours(preset, batch_size, n_genes, 3, "32")["peak_mb"] for batch_size in (64, 4096)]
             print(f"| {name} | {n_genes:,} | " + " | ".join(f"{peak:,.0f} MB" for peak in peaks) + " |", flush=True)
 
 

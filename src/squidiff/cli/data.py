@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from squidiff.cli.options import PreparationOptions, SchemaOptions
+from squidiff.cli.options import PreparationOptions, SchemaOptions, given
 from squidiff.cli.show import refuse_overwriting, require_ending, say, say_warnings, show_table
 from squidiff.config import InputError, Preparation, Schema
 from squidiff.files import require_writable, sweep
@@ -28,7 +28,7 @@ def check(
     """Find what is wrong with a data set, and say what to do. Exit code 2 when there is an error."""
     from squidiff.data.check import check as examine
 
-    report = examine(data, schema, normalize=normalize, held_out=held_out)
+    report = examine(data, given(schema), normalize=normalize, held_out=held_out)
     if as_json:
         say(json.dumps(report.to_json(), ensure_ascii=False))
     else:
@@ -64,7 +64,7 @@ def prepare(
     from squidiff.data.preprocess import prepare_values
     from squidiff.data.readers import TOTALS, read_files
     from squidiff.data.splits import follow_any
-    from squidiff.data.table import write_all_cells
+    from squidiff.data.table import schema_of, write_all_cells
 
     if not raw:
         raise InputError("give the file of cells to prepare, or several")
@@ -78,6 +78,7 @@ def prepare(
             require_ending(file, ".h5ad")
             require_writable(file)
     adata, joined = read_files(raw, join, preparation.layer, preparation.use_raw)
+    schema = schema_of(adata, given(schema), say, str(raw[0]))
     if preparation.normalize and preparation.total_counts_key is None and len(raw) > 1 and TOTALS in adata.obs:
         preparation = dataclasses.replace(preparation, total_counts_key=TOTALS)
     kept = ~follow_any(adata.obs, preparation.drop)

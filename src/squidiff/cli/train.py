@@ -53,7 +53,10 @@ def train(
         Parameter(help="log into OUT/tensorboard too, beside metrics.jsonl (needs the extra 'tensorboard')"),
     ] = None,
 ) -> None:
-    """Train a model and save it in a run folder."""
+    """Train a model and save it in a run folder.
+
+    Without schema options the file's own are taken, if squidiff prepare wrote it with some.
+    """
     require_even(config, compute.devices * compute.nodes)  # before torch is loaded and the processes are started
     from squidiff.estimator import Squidiff
     from squidiff.estimator.run_folder import WEIGHTS
@@ -75,7 +78,7 @@ def train(
                 raise InputError(f"{flag(name)} has no use with --from: the run's is kept")
         kept = {name: getattr(earlier.config, name) for name in KEPT}
         schema, config = earlier.schema, dataclasses.replace(config, **kept)
-    model = Squidiff(schema, config, compute)
+    model = Squidiff(given(schema) if earlier is None else schema, config, compute)
     if resume and not has_state(out) and not (out / WEIGHTS).exists():
         say(f"{out} holds no saved state: training starts at its first step")
     model.processes.by_main(lambda: say_where(data, on_disk))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from squidiff.cli.options import Device, PreparationOptions, SchemaOptions
+from squidiff.cli.options import Device, PreparationOptions, SchemaOptions, given
 from squidiff.cli.show import say, show_table
 from squidiff.config import Config, Preparation, Schema
 
@@ -36,7 +36,7 @@ def tune(
 
     table = search(
         data,
-        schema,
+        given(schema),
         preparation,
         out,
         base=Config(seed=preparation.seed),

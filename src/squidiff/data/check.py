@@ -19,7 +19,7 @@ from squidiff.data.check_values import (
 from squidiff.data.finding import CheckReport, Finding, Mend
 from squidiff.data.matrix import as_matrix
 from squidiff.data.survey import Survey, survey
-from squidiff.data.table import open_cells
+from squidiff.data.table import open_cells, schema_of
 from squidiff.data.unit import COUNTS, recognise_unit
 
 
@@ -32,8 +32,8 @@ def check(
 ) -> CheckReport:
     """Examines a data set as training would see it, and what it shares with held-out cells.
 
-    `normalize` says that X is known to hold raw counts, which are an error otherwise. Never raises on bad data: even an
-    unreadable file is a finding.
+    Without a schema the one that the data remember is taken. `normalize` says that X is known to hold raw counts, which
+    are an error otherwise. Never raises on bad data: even an unreadable file is a finding.
     """
     try:
         others = None if held_out is None else open_cells(held_out)
@@ -41,7 +41,8 @@ def check(
         return CheckReport(0, 0, (Finding("error", "unusable held-out file", "the held-out file", 1, str(error)),))
     try:
         data = "DATA.h5ad" if isinstance(source, ad.AnnData) else str(source)
-        return examine(open_cells(source), schema or Schema(), normalize, data, others)[0]
+        cells = open_cells(source)
+        return examine(cells, schema_of(cells, schema), normalize, data, others)[0]
     except InputError as error:
         return CheckReport(0, 0, (Finding("error", "unusable file", "the file", 1, str(error)),))
 

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from squidiff.config import InputError, Schema, settings_from_json, settings_to_json
+from squidiff.config import InputError, Schema, as_flags, settings_from_json, settings_to_json
 from squidiff.data.conditions import Part, canonical_label, parse_condition
 from squidiff.data.matrix import CellsOnDisk, Matrix, as_matrix, blocks, dense, of_genes
 from squidiff.data.readers import open_file, quiet_about_names, read_file
@@ -174,13 +174,21 @@ def remember_schema(adata: ad.AnnData, schema: Schema) -> None:
     adata.uns[SCHEMA] = {name: value for name, value in values.items() if value not in (None, [])}
 
 
-def schema_of(adata: ad.AnnData, schema: Schema | None) -> Schema:
-    """The schema that is given or, without one, that the data remember; the empty one when they remember none."""
+def schema_of(
+    adata: ad.AnnData, schema: Schema | None, say: Callable[[str], None] | None = None, where: str = "the data"
+) -> Schema:
+    """The schema that is given or, without one, that the data remember; the empty one when they remember none.
+
+    `say` is told what `where` remembers, where that is taken.
+    """
     remembered = adata.uns.get(SCHEMA)
     if schema is not None or not isinstance(remembered, Mapping):
         return schema or Schema()
     values = {name: list(value) if name == "context_keys" else value for name, value in remembered.items()}
-    return settings_from_json(Schema, values)
+    schema = settings_from_json(Schema, values)
+    if say is not None and schema != Schema():
+        say(f"columns, as {where} remembers them: {as_flags(schema)}")
+    return schema
 
 
 def matched(adata: ad.AnnData, genes: Sequence[str], where: str = "the data", whose: str = "the model") -> ad.AnnData:

@@ -21,7 +21,7 @@ from squidiff.data.manifest import describe_table
 from squidiff.data.matrix import scale_and_log
 from squidiff.data.preprocess import scaling
 from squidiff.data.queries import refuse_own_names
-from squidiff.data.table import PREPARED, CellTable, open_cells
+from squidiff.data.table import PREPARED, CellTable, open_cells, schema_of
 from squidiff.data.unit import Normalisation
 from squidiff.estimator.fitted import Fitted, begin_anchored, begin_from
 from squidiff.estimator.upstream import UpstreamFitted, begin_upstream
@@ -35,6 +35,8 @@ MIN_CELLS = 10
 class Begun(NamedTuple):
     """What a training starts from."""
 
+    schema: Schema
+    """What was given or, without, what the data remember."""
     fitted: Fitted | UpstreamFitted
     pairs: Pairs | ShownPairs
     recipe: Recipe[Any]
@@ -45,11 +47,12 @@ class Begun(NamedTuple):
 
 def begin(
     data: ad.AnnData | str | Path,
-    schema: Schema,
+    schema: Schema | None,
     config: Config,
     processes: Processes,
     earlier: Fitted | None,
     on_check: Callable[[CheckReport], None] | None,
+    on_note: Callable[[str], None] | None,
     *,
     as_given: bool,
     source_rows: np.ndarray | None,
@@ -60,13 +63,14 @@ def begin(
 
     `not_these` is the hash of cells that it must not be given again.
     """
+    adata, where = open_cells(data, on_disk), name_of(data)
+    schema = schema_of(adata, schema, on_note if processes.is_main else None, where)
     if source_rows is not None and (config.architecture != "upstream" or schema.smiles_key is None):
         raise InputError("source_rows have no use but with upstream's architecture and SMILES: leave them out")
     if config.architecture == "upstream" and schema.embeddings is not None:
         raise InputError("--embeddings have no use with upstream's architecture: leave them out")
     require_even(config, processes.n)
     refuse_own_names(schema)
-    adata, where = open_cells(data, on_disk), name_of(data)
     report, found = examine(adata, schema, config.normalize, where)
     if as_given:
         report = report.without("raw counts")
@@ -100,7 +104,7 @@ def begin(
         raise InputError("the model to start from was trained on these very cells: give new ones")
     manifest["vocabulary_sha256"] = hashlib.sha256(encoder.vectors.tobytes()).hexdigest()
     manifest["started_from"] = "" if earlier is None else earlier.hash()
-    return Begun(fitted, pairs, recipe, report.to_json(), manifest)
+    return Begun(schema, fitted, pairs, recipe, report.to_json(), manifest)
 
 
 def normalized(table: CellTable, obs: pd.DataFrame, config: Config) -> CellTable:

@@ -58,6 +58,9 @@ class Squidiff:
     Input is log-normalised (or raw counts with `Config(normalize=True)`); output has the unit of the input after
     normalisation, is matched by gene name, and is non-negative where the training data were.
 
+    Without a schema `fit` takes the one that its data remember, as `prepare` and `predict` note it, and of data that
+    remember none it learns to make more cells like them, as it does with `Schema()`.
+
     `device` is its name, or a Compute. Where that asks for several processes, making a model starts them, by running
     the script anew in each; from then on all do the same with it, one of them writes, and `processes` tells which.
     """
@@ -65,6 +68,7 @@ class Squidiff:
     def __init__(
         self, schema: Schema | None = None, config: Config | None = None, device: str | Compute = "auto"
     ) -> None:
+        self._told = schema
         self.schema = schema or Schema()
         self.config = config or Config()
         self.processes = Processes.start(device if isinstance(device, Compute) else Compute(device=device))
@@ -105,25 +109,27 @@ class Squidiff:
         `beside_others` writes into a folder that holds other files, as long as none of them is to be replaced.
         `on_disk` leaves X in its .h5ad file (CSR or dense) or zarr store, from which cells are read as training goes,
         with the same result; None does so where X is backed already, or larger than 2 GB. `on_check` is given the
-        doctor's report, before training; `on_note` a sentence where not the newest state could be taken up again, and
-        where training ends early. In the main thread, and with `out`, SIGINT and SIGTERM end it in order: the state is
-        saved, and Stopped raised. With `start`, a model trained on other cells is trained further: it keeps what it
-        knows of their populations and their conditions, and must have all their genes. Populations that are given
-        once more whole count once; single cells of them that are, once more.
+        doctor's report, before training; `on_note` a sentence where the schema is the data's, where not the newest
+        state could be taken up again, and where training ends early. In the main thread, and with `out`, SIGINT and
+        SIGTERM end it in order: the state is saved, and Stopped raised. With `start`, a model trained on other cells is
+        trained further: it keeps what it knows of their populations and their conditions, and must have all their
+        genes. Populations that are given once more whole count once; single cells of them that are, once more.
         Raises InputError when the data have errors (see `check`), when the folder holds another run or another process
         trains in it, and Diverged, an InputError, when the loss explodes: the model has the best weights before that,
         and they are saved in `out`/before-divergence, if there were any.
         """
         started = time.perf_counter()
-        earlier = None if start is None else self.processes.together(lambda: self._to_start_from(start))
+        told, earlier = self._told, None
+        if start is not None:
+            earlier, told = self.processes.together(lambda: self._to_start_from(start)), start.schema
         begun = functools.partial(
-            *(begin, data, self.schema, self.config, self.processes, earlier, on_check),
+            *(begin, data, told, self.config, self.processes, earlier, on_check, on_note),
             as_given=as_given,
             source_rows=source_rows,
             on_disk=on_disk,
             not_these=None if start is None else start.manifest.get("data_sha256"),
         )
-        fitted, pairs, recipe, self.check, self.manifest = self.processes.together(begun)
+        self.schema, fitted, pairs, recipe, self.check, self.manifest = self.processes.together(begun)
         folder = Path(out) if out is not None else None
         with nullcontext() if folder is None else self._claimed(folder, resume, beside_others):
             fitted, pairs = self._as_begun(fitted, pairs, folder if resume else None)
@@ -361,7 +367,7 @@ class Squidiff:
             raise InputError(f"start is {start!r}: give a model, as Squidiff.load returns")
         if isinstance(start.fitted, UpstreamFitted) or self.config.architecture == "upstream":
             raise InputError("upstream's architecture is trained further with `train --resume` alone")
-        if start.schema != self.schema:
+        if self._told not in (None, start.schema):
             raise InputError("the model to start from has another schema: its columns and control must be the same")
         if start.config.normalize != self.config.normalize:
             raise InputError("the model to start from was trained with another --normalize: give the same")

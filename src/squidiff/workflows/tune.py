@@ -17,7 +17,7 @@ import pandas as pd
 from squidiff.config import Config, InputError, Preparation, Sampling, Schema, check_seed, settings_to_json
 from squidiff.data.preprocess import prepare
 from squidiff.data.readers import read_file
-from squidiff.data.table import CellTable
+from squidiff.data.table import CellTable, schema_of
 from squidiff.estimator import Squidiff
 from squidiff.evaluate.metrics import METRICS
 from squidiff.evaluate.scoring import MODEL, OVERALL, compare
@@ -53,7 +53,7 @@ def suggest(trial: Trial, base: Config) -> Config:
 
 def tune(
     data: Path,
-    schema: Schema,
+    schema: Schema | None,
     preparation: Preparation,
     out: Path,
     *,
@@ -68,6 +68,7 @@ def tune(
 ) -> pd.DataFrame:
     """Trains with other settings until the storage holds `n_trials`, or `minutes` have passed; returns a row a trial.
 
+    Without a schema the one that the data remember is taken.
     The preparation holds cells out, and a trial is worth the metric of their prediction, its mean over populations. A
     trial whose validation loss lies above the median of the others at the same step, or diverges, is given up. Trials
     lie in `out`, or in `storage`, a URL of a database, which several processes and machines may share: each goes on
@@ -86,7 +87,9 @@ def tune(
     if not preparation.hold_out and preparation.test_fraction == 0:
         raise InputError("nothing is held out: name it by --hold-out, or by --split and --test-fraction")
     require_writable(out / TRIALS_CSV)
-    prepared = prepare(read_file(data), schema, preparation)
+    cells = read_file(data)
+    schema = schema_of(cells, schema, say, str(data))
+    prepared = prepare(cells, schema, preparation)
     asked = _hash(prepared.train, prepared.test, schema, base, metric)
     study = _study(optuna, storage, out, asked, METRICS[metric].higher_is_better)
 
