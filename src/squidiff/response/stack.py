@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import nnls
 
 from squidiff.config import PART_SEPARATOR, InputError
 from squidiff.response.combination import Additive, LinearParts, MeanOfParts, parts_of
@@ -89,6 +90,10 @@ MIN_SHARED = 3
 MAX_ERRORS = 24
 """Populations that a group is tried on for its errors."""
 SEEN = "seen in training"
+SMALLEST_SHARE = 1e-9
+"""Of the errors of all predictors, what is as good as none."""
+SUM_TO_ONE = 1e6
+"""How much a sum of weights other than 1 counts, in squared errors of the best predictor."""
 SMALLEST_WEIGHT = 0.005
 """Below it a predictor is not named."""
 
@@ -108,12 +113,12 @@ class LeftOut(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Predictors that are averaged, each by its likelihood; the group answers where its first one can."""
+    """Predictors that are averaged, each by how it errs; the group answers where its first one can."""
 
     names: tuple[str, ...]
     applies: Callable[[Population], bool]
     leaves_conditions_out: bool = False
-    """Whether the likelihoods are those of conditions that were never seen, and not of populations."""
+    """Whether they are tried on conditions that were never seen, and not on populations."""
 
 
 DOSES_ELSEWHERE = "doses elsewhere"
@@ -290,50 +295,51 @@ class Anchor:
 
         One that could be tried on few of them counts nothing, or the others would be compared on these few alone.
         """
-        errors = self._left_out(group)[:, [group.names.index(name) for name in names]]
-        tried, compared = np.isfinite(errors), list(range(len(names)))
+        chosen = [group.names.index(name) for name in names]
+        products = self._left_out(group)[:, chosen][:, :, chosen]
+        tried, compared = np.isfinite(np.diagonal(products, axis1=1, axis2=2)), list(range(len(names)))
         while tried[:, compared].all(axis=1).sum() < min(MIN_TRIED, tried[:, 0].sum()):
             compared.remove(min(compared[1:], key=lambda k: int(tried[:, k].sum())))
-        errors = errors[:, compared][tried[:, compared].all(axis=1)]
+        products = products[tried[:, compared].all(axis=1)][:, compared][:, :, compared]
         weights = np.eye(len(names))[0]
-        if len(errors):
-            weights[compared] = likelihood(errors.sum(axis=0), len(errors))
-        return weights / weights.sum()
+        if len(products):
+            weights[compared] = stacked(products)
+        return weights
 
     def _left_out(self, group: Group) -> np.ndarray:
-        """The squared errors by which a group's predictors are weighed, populations x predictors; none of one alone."""
+        """By what a group's predictors are weighed: for each population P x P mean products of errors; none of one."""
         if group not in self._errors:
             leave_out = self._conditions_left_out if group.leaves_conditions_out else self._populations_left_out
-            self._errors[group] = leave_out(group.names) if len(group.names) > 1 else np.zeros((0, 1))
+            self._errors[group] = leave_out(group.names) if len(group.names) > 1 else np.zeros((0, 1, 1))
         return self._errors[group]
 
     def _populations_left_out(self, rivals: tuple[str, ...]) -> np.ndarray:
-        """Squared errors of predictors that never look at the population asked for, populations x predictors."""
+        """Of predictors that never look at the population asked for."""
         keys = self.populations.keys
         names = sorted({keys[i].context for i in self.populations.treated})
         contexts = {names[k] for k in drawn(range(len(names)), MAX_CONTEXTS)}
         left_out = drawn([i for i in self.populations.treated if keys[i].context in contexts], MAX_LEFT_OUT)
         predictors = [self._predictor(name) for name in rivals]
-        rows = [_errors(predictors, self.populations, i) for i in left_out]
-        return np.array(rows).reshape(-1, len(rivals))
+        of_each = [_products_of_errors(predictors, self.populations, i) for i in left_out]
+        return np.array(of_each).reshape(-1, len(rivals), len(rivals))
 
     def _conditions_left_out(self, names: tuple[str, ...]) -> np.ndarray:
         """The same, of predictors that are fitted without every condition that is described alike.
 
         Only the choice of the ridge's penalty has seen them: to make it anew in every fold takes long.
         """
-        treated, rows = np.array(self.populations.treated, dtype=int), []
+        treated, of_each = np.array(self.populations.treated, dtype=int), []
         features = self.populations.features[treated, 1:]
         if len(np.unique(described_alike(features))) < MIN_CONDITIONS:
-            return np.zeros((0, len(names)))
+            return np.zeros((0, len(names), len(names)))
         others = np.setdiff1d(np.arange(len(self.populations.keys)), treated)
         conditions = [self.populations.keys[i].condition for i in treated]
         for fitted, left_out in folds_of_unseen(features, conditions, N_FOLDS):
             known = self.populations.only(np.sort(np.concatenate([others, treated[fitted]])))
             predictors = [self._anew(name).fit(known) for name in names]
             asked = drawn(treated[left_out].tolist(), MAX_LEFT_OUT)
-            rows += [_errors(predictors, self.populations, i) for i in asked]
-        return np.array(rows).reshape(-1, len(names))
+            of_each += [_products_of_errors(predictors, self.populations, i) for i in asked]
+        return np.array(of_each).reshape(-1, len(names), len(names))
 
     def _anew(self, name: str) -> Predictor:
         known = self._predictor(name)
@@ -363,15 +369,35 @@ class Anchor:
         return self._averaged(ELSEWHERE, key, features, source)[0] if found is None else self.populations.mean[found]
 
 
-def _errors(predictors: list[Predictor], populations: Populations, index: int) -> list[float]:
-    """Mean squared error of each predictor on one population; NaN where it cannot predict it."""
+def stacked(products: np.ndarray) -> np.ndarray:
+    """Weights (K,) of K predictors, none below 0, their sum 1, by the products of their errors (populations x K x K).
+
+    Those whose average errs least on all populations and on one more, on which the best weights are by likelihood, and
+    to stray from them errs as the best predictor does on average: two that err otherwise are better than the better one
+    of them, and on few populations it is not known how they err.
+    """
+    total, n = products.sum(axis=0), len(products)
+    first = likelihood(np.diag(total), n)
+    first /= first.sum()
+    best = max(float(np.diag(total).min()), SMALLEST_SHARE * float(total.trace()))
+    if best <= np.finfo(float).tiny:  # none errs
+        return np.asarray(first)
+    # the minimum of w' total w + |w - first|^2 best / n, as a least squares problem
+    scaled = total / best + np.eye(len(first)) / n
+    root = np.linalg.cholesky(scaled + SUM_TO_ONE).T
+    weights, _ = nnls(root, np.linalg.solve(root.T, first / n + SUM_TO_ONE))
+    return np.asarray(weights / weights.sum())
+
+
+def _products_of_errors(predictors: list[Predictor], populations: Populations, index: int) -> np.ndarray:
+    """P x P, of the predictors' errors on one population, mean over genes; NaN where one cannot predict it."""
     source = populations.source_of(index)
     assert source is not None  # only the treated are asked for
     errors = []
     for predictor in predictors:
         try:
             guess = predictor.predict(populations.keys[index], populations.features[index], source)
-            errors.append(float(np.square(guess - populations.mean[index]).mean()))
+            errors.append(guess - populations.mean[index])
         except CannotPredict:
-            errors.append(np.nan)
-    return errors
+            errors.append(np.full(populations.mean.shape[1], np.nan))
+    return np.asarray(np.stack(errors) @ np.stack(errors).T / populations.mean.shape[1])
