@@ -83,6 +83,32 @@ def test_where_parts_tell_nothing_more_the_prediction_is_as_good() -> None:
     assert in_parts < 1.2 * whole
 
 
+def test_contexts_too_small_to_be_split_tell_of_their_likes_all_the_same() -> None:
+    """Recorded: of one cell type in several donors those with few control cells were left out, and others answered."""
+    rng, n = np.random.default_rng(3), {"like": 60, "asked": 300, "other": 300, "another": 300}
+    shift = {name: rng.normal(0, 0.6, N_GENES) for name in ("other", "another", "like")} | {"asked": None}
+    base = {name: cells_of("d", "", size, 7) for name, size in n.items()}
+    for name in ("other", "another"):
+        base[name] = np.abs(base[name] + rng.normal(0, 1.0, N_GENES))
+    shift["asked"] = shift["like"]
+    keys = tuple(Population(name, condition, None) for name in n for condition in ("", "drug"))
+    of_each = [np.maximum(base[key.context] + (shift[key.context] if key.condition else 0), 0.0) for key in keys]
+    population, cells = np.repeat(np.arange(len(keys)), [len(c) for c in of_each]), np.concatenate(of_each)
+    features = np.array([[float(key.condition != "")] for key in keys])
+    populations = Populations.summarise([cells], population, keys, features, True)
+    hidden = populations.find(ask("asked", "drug"))
+    assert hidden is not None
+    kept = np.delete(np.arange(len(keys)), hidden)
+    parts = split(cells, population, populations)
+    assert parts is not None
+    assert sorted(keys[i].context for i in parts.rows) == ["another", "another", "asked", "asked", "other", "other"]
+    whole, in_parts = (
+        np.square(answer(FoldShift(), known.only(kept), ask("asked", "drug")) - populations.mean[hidden]).sum()
+        for known in (populations, replace(populations, parts=parts))
+    )
+    assert in_parts < 2 * whole  # 14 times as much before
+
+
 def test_some_populations_take_their_parts_with_them() -> None:
     parts = Parts(np.array([0, 0, 2, 2]), np.array([0.4, 0.6, 0.1, 0.9]), np.arange(8.0).reshape(4, 2))
     some = parts.only(np.array([2, 1]))

@@ -94,21 +94,32 @@ class FoldShift:
         return np.stack([whole, *of_parts]), others, weights
 
     def _by_parts(self, others: list[int], source: Source, whole: np.ndarray) -> np.ndarray:
-        """The same, averaged over the parts of the source; `whole` again where it or the others have none."""
-        parts, sources = self.populations.parts, self.populations.sources
+        """The same, averaged over the parts of the source; `whole` again where it or all others have none.
+
+        One of the others that has none is one part, as far from each part of the source as from all of it.
+        """
+        parts, means = self.populations.parts, self.populations.mean
         assert parts is not None  # only then is it asked for
-        start = self.populations.find(source.key)
-        known = [i for i in others if i in parts.rows and int(sources[i]) in parts.rows]
-        if start not in parts.rows or not known:
+        start, pairs = self.populations.find(source.key), [(int(self.populations.sources[i]), i) for i in others]
+        are_split = [before in parts.rows and after in parts.rows for before, after in pairs]
+        if start not in parts.rows or not any(are_split):
             return whole
-        of_treated = np.concatenate([parts.rows[i] for i in known])
-        of_control = np.concatenate([parts.rows[int(sources[i])] for i in known])
-        control, treated, own = parts.mean[of_control], parts.mean[of_treated], parts.rows[start]
+        known: list[tuple[np.ndarray, ...]] = []
+        for (before, after), is_split in zip(pairs, are_split, strict=True):
+            if is_split:
+                rows = parts.rows[before]
+                known.append((parts.mean[rows], parts.mean[parts.rows[after]], parts.share[rows], 0 * rows))
+            else:
+                known.append((means[[before]], means[[after]], np.ones(1), np.ones(1)))
+        control, treated, share, is_whole = (np.concatenate(of_each) for of_each in zip(*known, strict=True))
+        own = parts.rows[start]
         mean = source.mean - parts.share[own] @ parts.mean[own]  # 0 where the source is the cells of training
         for row in own:
-            weights = context_weights(control, parts.mean[row], self.unit, BANDWIDTHS) * parts.share[of_control]
+            part = parts.mean[row]
+            placed = control + is_whole[:, None] * (part - source.mean)
+            weights = context_weights(placed, part, self.unit, BANDWIDTHS) * share
             weights /= weights.sum(axis=1, keepdims=True)
-            mean = mean + parts.share[row] * self._changed(parts.mean[row], control, treated, weights)
+            mean = mean + parts.share[row] * self._changed(part, control, treated, weights)
         return np.asarray(mean)
 
     def _changed(self, mean: np.ndarray, control: np.ndarray, treated: np.ndarray, weights: np.ndarray) -> np.ndarray:
