@@ -1,6 +1,6 @@
 """How well the anchor knows what simulated screens left out, beside the baselines, where answers follow known laws.
 
-    python benchmarks/screens.py [combinations] [contexts] [conditions] [doses] [times] [--seeds 10 11 12]
+    python benchmarks/screens.py [combinations] [contexts] [donors] [conditions] [doses] [times] [--seeds 10 11 12]
 
 Each screen: counts of 400 genes (about 1,500 a cell, negative binomial) of 80 cells a population, from control profiles
 and effects in logarithms, log-normalised; the truth is the mean of 500 more cells. Prints, by the law that the screen
@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from squidiff.config import CONTEXT_SEPARATOR
 from squidiff.data.simulate import gamma_poisson
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict
@@ -121,6 +122,26 @@ def contexts(rng: np.random.Generator, law: str) -> Screen:
     return Screen(seen, {key: wanted[key] for key in chosen}, one_hot(sorted(known - {""})))
 
 
+def donors(rng: np.random.Generator, law: str) -> Screen:
+    """Four cell types in five donors under one condition or three, of which six of the 20 lack the first one."""
+    start, n_conditions = rng.normal(0, 2, N_GENES), 3 if law.endswith("three conditions") else 1
+    of_type, of_donor = some(rng, 0.4, 4, sd=0.8), some(rng, 0.15, 5, sd=0.35)
+    effect = some(rng, 0.2, n_conditions)[:, None] + some(rng, 0.2, n_conditions, 4, sd=0.6 if "types" in law else 0.2)
+    strength = rng.uniform(0.4, 1.6, 5) if "strength" in law else np.ones(5)
+    own = some(rng, 0.15, 5, sd=0.6) if "own" in law else np.zeros((5, N_GENES))
+    pairs = list(itertools.product(range(4), range(5)))
+    lack = {pairs[i] for i in rng.permutation(len(pairs))[:6]}
+    seen, wanted = {}, {}
+    for t, d in pairs:
+        here = start + of_type[t] + of_donor[d]
+        seen[Population(f"t{t}{CONTEXT_SEPARATOR}d{d}", "", None)] = here
+        for k in range(n_conditions):
+            change = effect[k, t] * strength[d] * (1 + 0.15 * rng.normal(size=N_GENES)) + own[d]
+            of = wanted if k == 0 and (t, d) in lack else seen
+            of[Population(f"t{t}{CONTEXT_SEPARATOR}d{d}", f"k{k}", None)] = here + change
+    return Screen(seen, wanted, one_hot([f"k{k}" for k in range(n_conditions)]))
+
+
 def conditions(rng: np.random.Generator, law: str) -> Screen:
     """120 described conditions of one context; 20 more are asked for."""
     n, n_features, n_groups = 140, 8 if law.endswith("few features") else 64, 12
@@ -213,6 +234,17 @@ SCREENS: dict[str, tuple[Callable[[np.random.Generator, str], Screen], tuple[str
             "as control cells are, few seen",
             "strength, few seen",
             "two kinds, few seen",
+        ),
+    ),
+    "donors": (
+        donors,
+        (
+            "types",
+            "strength",
+            "types and strength",
+            "own effects",
+            "strength, three conditions",
+            "own effects, three conditions",
         ),
     ),
     "conditions": (conditions, ("groups", "groups, few features", "linear", "features of noise")),

@@ -35,6 +35,8 @@ class Stopped(KeyboardInterrupt):
         """Of the signal."""
 
 
+CONTEXT_SEPARATOR = " | "
+"""Joins the values of a context's keys; a '|' within one is doubled."""
 PART_SEPARATOR = " + "
 """Joins the parts of a condition's canonical spelling; a bare '+' may stand inside a part's name."""
 DOSE_SEPARATOR = " @ "

@@ -91,6 +91,22 @@ def test_intervals_of_an_unseen_context_hold_as_often_as_they_say() -> None:
         assert np.mean(held[level]) == pytest.approx(level, abs=0.06)
 
 
+def test_where_control_cells_are_many_an_interval_holds_the_mean_of_as_many_cells_as_treated_populations_have() -> None:
+    """Recorded: it was that of as many as all have, of which most were control cells, and held 74 % for 90."""
+    rng, held, n_treated = np.random.default_rng(0), [], 20
+    for _ in range(5):
+        means: dict[tuple[str, str, float | None], object] = {(f"c{i}", "", None): np.full(500, 3.0) for i in range(20)}
+        drawn = 4.0 + rng.normal(size=(8, 500)) / np.sqrt(n_treated)
+        made = populations(means | {(f"c{i}", "X", None): drawn[i] for i in range(7)}, variance=1.0)
+        n_cells = np.where([key.condition == "" for key in made.keys], 2000, n_treated)
+        made, key = dataclasses.replace(made, n_cells=n_cells), ask("c7", "X")
+        anchor, start = Anchor().fit(made), source(made, key)
+        mean, _, group = anchor.answer(key, np.zeros(1), start)
+        low, high = Uncertainty(anchor).interval(key, mean, group, start).bounds[0.9]
+        held.append(((drawn[7] - 3.0 >= low) & (drawn[7] - 3.0 <= high)).mean())
+    assert np.mean(held) == pytest.approx(0.9, abs=0.04)
+
+
 def held_of_unseen(made: Populations, n_known: int) -> np.ndarray:
     """Whether intervals hold, populations beyond the first `n_known` x LEVELS x genes; all start from the first one."""
     known, held = made.only(np.arange(n_known)), []

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from squidiff.config import InputError, Schema, as_flags, settings_from_json, settings_to_json
+from squidiff.config import CONTEXT_SEPARATOR, InputError, Schema, as_flags, settings_from_json, settings_to_json
 from squidiff.data.conditions import Part, canonical_label, parse_condition
 from squidiff.data.matrix import CellsOnDisk, Matrix, as_matrix, blocks, dense, of_genes
 from squidiff.data.readers import open_file, quiet_about_names, read_file
@@ -254,7 +254,7 @@ def group_rows(
     for row in frame.drop_duplicates().itertuples(index=False, name=None):
         values = dict(zip(columns, row, strict=True))
         parts = parse_condition(values, schema)
-        context = " | ".join(values[key].replace("|", "||") for key in schema.context_keys)
+        context = CONTEXT_SEPARATOR.join(values[key].replace("|", "||") for key in schema.context_keys)
         key = (context, canonical_label(parts), _time(values, schema))
         index.append(seen.setdefault(key, (len(seen), parts))[0])
     distinct_row = frame.groupby(columns, sort=False).ngroup().to_numpy()

@@ -116,11 +116,17 @@ class WeightedShift:
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        return np.asarray(self.likelihood / self.likelihood.sum() @ self._predict_all(key, source))
+        return self.predict_without(None, key, source)
 
-    def _predict_all(self, key: Population, source: Source) -> np.ndarray:
+    def predict_without(self, index: int | None, key: Population, source: Source) -> np.ndarray:
+        """The same, as if one population had not been seen."""
+        return np.asarray(self.likelihood / self.likelihood.sum() @ self._predict_all(key, source, index))
+
+    def _predict_all(self, key: Population, source: Source, without: int | None = None) -> np.ndarray:
         """The prediction by each bandwidth, bandwidths x G."""
-        others = elsewhere(self.populations, key)
+        others = [i for i in elsewhere(self.populations, key) if i != without]
+        if not others:
+            raise CannotPredict(f"condition {key.condition!r} was seen in no third context")
         means, shifts = self.populations.mean[self.populations.sources[others]], self.populations.shifts(others)
         if self.bounds_falls:
             kept = np.divide(means + shifts, means, out=np.ones_like(means), where=means > 0)

@@ -26,6 +26,7 @@ from squidiff.response.fold import FoldShift
 from squidiff.response.interaction import InteractingParts, PartsElsewhere
 from squidiff.response.kernel import KernelShift
 from squidiff.response.populations import Population, Populations, Source
+from squidiff.response.related import RelatedContexts
 from squidiff.response.shared_time import SharedCourse, SharedStep
 from squidiff.response.shift import (
     CannotPredict,
@@ -127,10 +128,13 @@ PARTS_ELSEWHERE = "parts elsewhere"
 """It asks the anchor itself about the parts of a combination."""
 TUNED = {"tuned fold shift": "fold shift", "tuned two-way": "two-way of several"}
 """By what is tuned: one of PREDICTORS."""
+RELATED = "related contexts"
+"""What it sets right is the fold shift."""
 ELSEWHERE = Group(
     (
         "fold shift",
         *TUNED,
+        RELATED,
         "two-way of several",
         "dose interpolation",
         "shared step",
@@ -361,6 +365,8 @@ class Anchor:
             return PartsElsewhere(interacting, lambda *asked: self.predict(*asked)[0], self.described)
         if name in TUNED:
             return TunedShift(self._predictor(TUNED[name]), self._predictor("dose interpolation"))
+        if name == RELATED:
+            return RelatedContexts(self._predictor("fold shift"))
         return PREDICTORS[name]()
 
     def _of_others(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:

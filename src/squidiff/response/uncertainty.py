@@ -86,10 +86,13 @@ class Uncertainty:
     def interval(self, key: Population, mean: np.ndarray, group: Group | None, source: Source) -> Interval:
         """Of a predicted mean (G,) that a group answered with; without a group only cells' sampling is uncertain.
 
-        It holds the mean of as many cells as the population has in training, or as training populations usually have:
-        the harmonic mean, as noise goes with 1 / n, of all that have half of the median or more.
+        It holds the mean of as many cells as the population has in training, or as training populations usually have,
+        those under a condition where one is asked for: the harmonic mean, as noise goes with 1 / n, of all that have
+        half of the median or more.
         """
-        populations, n_cells = self.populations, self.populations.n_cells
+        populations = self.populations
+        alike = [bool(other.condition) == bool(key.condition) for other in populations.keys]
+        n_cells = populations.n_cells[np.array(alike) if any(alike) else slice(None)]
         usual = 1 / float(np.mean(1 / n_cells[n_cells >= np.median(n_cells) / 2]))
         here, own = populations.find(source.key), populations.find(key)
         variance = populations.pooled_variance if here is None else populations.variance_of(here)

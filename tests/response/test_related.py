@@ -1,0 +1,106 @@
+"""Contexts of several keys: a donor is known by his other cell types."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from made_populations import NO_FEATURES, answer, ask, populations, source
+from squidiff.response.fold import FoldShift
+from squidiff.response.populations import Populations
+from squidiff.response.related import RelatedContexts
+from squidiff.response.shift import CannotPredict
+from squidiff.response.stack import RELATED, Anchor
+
+N_GENES, N_TYPES, N_DONORS = 60, 4, 5
+ASKED = ask("t0 | d0", "X")
+
+
+def study(
+    strength: np.ndarray, own: float = 0.0, noise: float = 0.1, seed: int = 0
+) -> tuple[Populations, np.ndarray, np.ndarray]:
+    """Types in donors under X: the effect of the type times the donor's strength, and what the donor has of his own.
+
+    What t0 of d0 shows is left out; it is returned with the effect that the type has.
+    """
+    rng = np.random.default_rng(seed)
+    start, effect = rng.normal(size=(N_TYPES, N_GENES)), rng.normal(size=(N_TYPES, N_GENES)) * 0.2
+    effect += rng.normal(size=N_GENES)
+    of_donor = own * rng.normal(size=(N_DONORS, N_GENES))
+    means: dict[tuple[str, str, float | None], object] = {}
+    for t in range(N_TYPES):
+        for d in range(N_DONORS):
+            before = start[t] + 0.1 * rng.normal(size=N_GENES)
+            after = before + strength[d] * effect[t] + of_donor[d] + noise * rng.normal(size=N_GENES)
+            means |= {(f"t{t} | d{d}", "", None): before, (f"t{t} | d{d}", "X", None): after}
+    truth = np.asarray(means.pop(("t0 | d0", "X", None)))
+    return populations(means, variance=1e-4), truth, effect[0]
+
+
+def error(predictor: FoldShift | RelatedContexts, made: Populations, truth: np.ndarray) -> float:
+    return float(np.square(answer(predictor, made, ASKED) - truth).mean())
+
+
+def related(made: Populations) -> RelatedContexts:
+    return RelatedContexts(FoldShift().fit(made))
+
+
+STRONG = np.array([2.0, 0.5, 1.0, 1.5, 0.7])
+
+
+@pytest.mark.parametrize(("strength", "own"), [(STRONG, 0.0), (np.ones(N_DONORS), 0.7), (STRONG, 0.7)])
+def test_a_donor_who_answers_otherwise_is_known_by_his_other_types(strength: np.ndarray, own: float) -> None:
+    for seed in range(3):
+        made, truth, _ = study(strength, own, seed=seed)
+        without = error(FoldShift(), made, truth)
+        assert error(related(made), made, truth) < 0.35 * without
+        mean, label = Anchor().fit(made).predict(ASKED, NO_FEATURES, source(made, ASKED))
+        assert RELATED in label
+        assert np.square(mean - truth).mean() < 0.4 * without
+
+
+def test_where_donors_answer_alike_next_to_nothing_changes() -> None:
+    """What a relative missed holds its own noise, and that of the context asked for were it not left out."""
+    for seed in range(3):
+        made, truth, _ = study(np.ones(N_DONORS), noise=0.3, seed=seed)
+        assert error(related(made), made, truth) < 1.1 * error(FoldShift(), made, truth)
+
+
+def test_what_relatives_missed_is_of_all_others_but_them_and_the_context_asked_for() -> None:
+    """By hand, where all contexts are alike before, so that the proportional shift is the plain mean of the others."""
+    rng = np.random.default_rng(5)
+    names = [f"t{t} | d{d}" for t in range(2) for d in range(3)]
+    shift = {name: rng.normal(size=8) for name in names}
+    means: dict[tuple[str, str, float | None], object] = {(name, "", None): np.full(8, -1.0) for name in names}
+    made = populations(means | {(name, "X", None): -1.0 + shift[name] for name in names})
+    learned = related(made).fit(made)
+    learned.said.fit(made)
+    stronger, beyond = learned._missed((1, "d0", "X", None), ask("t0 | d0", "X"))
+    said = np.mean([shift[name] for name in names if name not in ("t0 | d0", "t1 | d0")], axis=0)
+    missed = shift["t1 | d0"] - said
+    assert stronger == pytest.approx(said @ missed / (said @ said))
+    np.testing.assert_allclose(beyond, missed - stronger * said)
+
+
+def test_a_context_that_was_seen_is_predicted_as_well_as_one_that_was_not_and_no_better() -> None:
+    """Rivals are weighed by such predictions."""
+    errors = np.zeros(2)
+    for seed in range(12):
+        made, truth, _ = study(STRONG, own=0.5, seed=seed)
+        seen = made.joined(populations({ASKED: truth}, variance=1e-4))
+        errors += [np.square(answer(related(of), of, ASKED) - truth).mean() for of in (seen, made)]
+    assert errors[0] == pytest.approx(errors[1], rel=0.15)
+
+
+def test_what_no_relative_tells_is_left_to_others() -> None:
+    made, _, _ = study(STRONG)
+    few = made.only(
+        np.array([i for i, key in enumerate(made.keys) if key.context in ("t0 | d0", "t1 | d1", "t2 | d2")])
+    )
+    with pytest.raises(CannotPredict, match=r"too few contexts related to 't0 \| d0'"):
+        answer(related(few), few, ASKED)
+    single = replace(made, keys=tuple(key._replace(context=key.context.replace(" | ", "/")) for key in made.keys))
+    with pytest.raises(CannotPredict, match="'t0/d0' has one key alone"):
+        answer(related(single), single, ask("t0/d0", "X"))
