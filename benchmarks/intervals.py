@@ -47,7 +47,7 @@ def of_task(folder: Path) -> tuple[np.ndarray, int, int]:
         low, high = interval.bounds[0.9]
         rows.append([*held, (high - low)[shown].mean() / np.abs(shift[shown]).mean()])
         n_far += bool(uncertainty.far(key, described, source, group))
-        n_learned += [] if group is None else [uncertainty.law(group).n_left_out]
+        n_learned += [] if group is None else [uncertainty.law(group, key).n_left_out]
     return np.array(rows).reshape(-1, 3), min(n_learned, default=0), n_far
 
 

@@ -10,7 +10,7 @@ import pytest
 from made_populations import NO_FEATURES, answer, ask, populations, source
 from squidiff.response.fold import FoldShift
 from squidiff.response.populations import Populations
-from squidiff.response.related import RelatedContexts
+from squidiff.response.related import RelatedPopulations
 from squidiff.response.shift import CannotPredict
 from squidiff.response.stack import RELATED, Anchor
 
@@ -39,12 +39,12 @@ def study(
     return populations(means, variance=1e-4), truth, effect[0]
 
 
-def error(predictor: FoldShift | RelatedContexts, made: Populations, truth: np.ndarray) -> float:
+def error(predictor: FoldShift | RelatedPopulations, made: Populations, truth: np.ndarray) -> float:
     return float(np.square(answer(predictor, made, ASKED) - truth).mean())
 
 
-def related(made: Populations) -> RelatedContexts:
-    return RelatedContexts(FoldShift().fit(made))
+def related(made: Populations) -> RelatedPopulations:
+    return RelatedPopulations(FoldShift().fit(made))
 
 
 STRONG = np.array([2.0, 0.5, 1.0, 1.5, 0.7])
@@ -77,7 +77,11 @@ def test_what_relatives_missed_is_of_all_others_but_them_and_the_context_asked_f
     made = populations(means | {(name, "X", None): -1.0 + shift[name] for name in names})
     learned = related(made).fit(made)
     learned.said.fit(made)
-    stronger, beyond = learned._missed((1, "d0", "X", None), ask("t0 | d0", "X"))
+    asked = ask("t0 | d0", "X")
+    of_type, of_donor, *_ = learned._relatives(asked, NO_FEATURES)
+    assert [made.keys[i].context for i in of_type] == ["t0 | d1", "t0 | d2"]
+    assert [made.keys[i].context for i in of_donor] == ["t1 | d0"]
+    stronger, beyond = learned._missed(of_donor, made.find(asked))
     said = np.mean([shift[name] for name in names if name not in ("t0 | d0", "t1 | d0")], axis=0)
     missed = shift["t1 | d0"] - said
     assert stronger == pytest.approx(said @ missed / (said @ said))
@@ -99,8 +103,39 @@ def test_what_no_relative_tells_is_left_to_others() -> None:
     few = made.only(
         np.array([i for i, key in enumerate(made.keys) if key.context in ("t0 | d0", "t1 | d1", "t2 | d2")])
     )
-    with pytest.raises(CannotPredict, match=r"too few contexts related to 't0 \| d0'"):
+    with pytest.raises(
+        CannotPredict, match=r"^no related context, time or dose of t0 \| d0, X was seen under the condition$"
+    ):
         answer(related(few), few, ASKED)
     single = replace(made, keys=tuple(key._replace(context=key.context.replace(" | ", "/")) for key in made.keys))
-    with pytest.raises(CannotPredict, match="'t0/d0' has one key alone"):
+    with pytest.raises(CannotPredict, match="no related context, time or dose"):
         answer(related(single), single, ask("t0/d0", "X"))
+
+
+def test_a_context_that_answers_strongly_at_other_times_does_at_this_one() -> None:
+    """Control cells at the start alone, as of one stimulus over hours in several species."""
+    rng, contexts, times = np.random.default_rng(0), "abcde", (2.0, 4.0, 6.0)
+    effect, strength = {t: rng.normal(size=N_GENES) for t in times}, dict(zip(contexts, STRONG, strict=True))
+    start = {c: rng.normal(size=N_GENES) for c in contexts}
+    means: dict[tuple[str, str, float | None], object] = {(c, "", 0.0): start[c] for c in contexts}
+    for c in contexts:
+        for t in times:
+            means[c, "LPS", t] = start[c] + strength[c] * effect[t] + 0.05 * rng.normal(size=N_GENES)
+    key = ask("a", "LPS", 6.0)
+    truth = np.asarray(means.pop(tuple(key)))  # type: ignore[call-overload]
+    made = populations(means, variance=1e-4)
+    without = np.square(answer(FoldShift(), made, key) - truth).mean()
+    assert np.square(answer(related(made), made, key) - truth).mean() < 0.1 * without
+
+
+def test_of_times_and_doses_the_nearest_are_relatives_and_of_two_as_near_the_lower() -> None:
+    strength = {f"A @ {d}": [float(np.log10(d + 1)), float(np.log10(d + 1))] for d in (1, 10, 100, 1000)}
+    means = {("a", condition, t): [1.0] for condition in ("", *strength) for t in (0.0, 1.0, 2.0, 4.0)}
+    made = populations(means, strength)
+    learned = related(made).fit(made)
+    *_, times, doses = learned._relatives(ask("a", "A @ 100", 1.0), np.array(strength["A @ 100"]))
+    assert [made.keys[i].time for i in times] == [0.0, 2.0]
+    assert [(made.keys[i].condition, made.keys[i].time) for i in doses] == [("A @ 10", 1.0), ("A @ 1000", 1.0)]
+    *_, doses = learned._relatives(ask("a", "A @ 30", 1.0), np.log10(31) * np.ones(2))
+    assert {made.keys[i].condition for i in doses} == {"A @ 10", "A @ 100"}
+    assert learned._relatives(ask("a", "B", None), np.array([1.0, 0.0])) == [[], []]

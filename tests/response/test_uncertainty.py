@@ -107,6 +107,29 @@ def test_where_control_cells_are_many_an_interval_holds_the_mean_of_as_many_cell
     assert np.mean(held) == pytest.approx(0.9, abs=0.04)
 
 
+def test_intervals_of_a_context_that_answered_to_nothing_are_wider_than_of_one_that_answered_to_others() -> None:
+    """Recorded: they were learned of contexts whose other conditions told their strength, and held 76 % for 90."""
+    rng = np.random.default_rng(1)
+    held: dict[str, list[float]] = {"none": [], "others": []}
+    described = {f"k{k}": [1.0, *np.eye(5)[k]] for k in range(5)}
+    for _ in range(12):
+        effect, strength = rng.normal(size=(5, 300)), rng.uniform(0.4, 1.6, 7)
+        means: dict[tuple[str, str, float | None], object] = {(f"c{i}", "", None): np.full(300, 5.0) for i in range(7)}
+        for i in range(7):
+            for k in range(5):
+                means[f"c{i}", f"k{k}", None] = 5.0 + strength[i] * effect[k] + 0.2 * rng.normal(size=300)
+        for name, hidden in (("none", range(5)), ("others", range(1))):
+            left = {key: mean for key, mean in means.items() if key not in {("c6", f"k{k}", None) for k in hidden}}
+            made, key = populations(left, described, variance=1e-4), ask("c6", "k0")
+            anchor, start = Anchor().fit(made), source(made, key)
+            mean, _, group = anchor.answer(key, np.array(described["k0"]), start)
+            low, high = Uncertainty(anchor).interval(key, mean, group, start).bounds[0.9]
+            truth = np.asarray(means[tuple(key)]) - 5.0
+            held[name].append(float(((truth >= low) & (truth <= high)).mean()))
+    assert np.mean(held["others"]) == pytest.approx(0.9, abs=0.05)
+    assert np.mean(held["none"]) > 0.8
+
+
 def held_of_unseen(made: Populations, n_known: int) -> np.ndarray:
     """Whether intervals hold, populations beyond the first `n_known` x LEVELS x genes; all start from the first one."""
     known, held = made.only(np.arange(n_known)), []

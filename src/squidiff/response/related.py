@@ -1,4 +1,4 @@
-"""The mean in a context of several keys, set right by what was missed in contexts that share one of them."""
+"""The mean under a condition, set right by what was missed in relatives: a donor's other types, other times, doses."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from typing import NamedTuple
 import numpy as np
 
 from squidiff.config import CONTEXT_SEPARATOR
+from squidiff.response.embedding import directions
 from squidiff.response.law import solve, sums_of_products, variance_about
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict, Predictor, WeightedShift, drawn
 
 MAX_LEARNED = 40
 """Populations that the law is learned from."""
-MAX_RELATED = 6
-"""Contexts that share a value with one, of each key."""
+MAX_CONTEXTS, N_NEAREST = 6, 2
+"""Relatives of a kind: contexts that share a value, and times or doses of the same context."""
 MIN_LEARNED = 3
-"""Populations with related contexts, of which fewer are no law."""
+"""Populations with relatives, of which fewer are no law."""
 LEAST = 1e-9
 """Sum of squares that is as good as none."""
 
@@ -32,40 +33,44 @@ class _Learned(NamedTuple):
     variance: float
 
 
-class RelatedContexts:
+class RelatedPopulations:
     """The source mean plus what a fitted predictor says of the condition, corrected by what was missed in relatives.
 
-    Contexts of several keys (cell type and donor) are related where they share the value of one. Of each relative the
-    proportional shift says what it should show under the condition, as if neither it nor the context asked for had been
-    seen, and misses some. A law is learned of what the predictor misses, of 1 + 2 terms for each key: its own shift;
-    that shift times how much more strongly than was said the relatives of that key answered; and the mean of what they
-    had beyond that. So a donor who answers strongly, or in a way of his own, is known by his other cell types, where
-    donors do that. The coefficients are of ridge regression, drawn to 0.
+    Contexts of several keys (cell type and donor) are related where they share the value of one, a kind of relatives
+    for each key; further kinds are the nearest other times of a context under the condition, and its nearest doses. Of
+    each relative the proportional shift says what it should show, as if neither it nor what is asked for had been seen,
+    and misses some. A law is learned of what the predictor misses, of 1 + 2 terms for each kind: its own shift; that
+    shift times how much more strongly than was said the relatives answered; and the mean of what they had beyond that.
+    So a donor who answers strongly, or in a way of his own, is known by his other cell types, where donors do that. The
+    coefficients are of ridge regression, drawn to 0.
     """
 
     def __init__(self, base: Predictor) -> None:
         self.base = base
 
-    def fit(self, populations: Populations) -> RelatedContexts:
+    def fit(self, populations: Populations) -> RelatedPopulations:
         self.populations, self.said = populations, WeightedShift(in_proportion=True)
-        self._related: dict[tuple[int, str, str, float | None], list[int]] = {}
+        self.values = [key.context.split(CONTEXT_SEPARATOR) for key in populations.keys]
+        self.directions = directions(populations.features[:, 1:])
+        self._under: dict[tuple[str, float | None], list[int]] = {}
+        self._over_time: dict[tuple[str, str], list[int]] = {}
         self._learned: _Learned | None = None  # not before it is asked for
         for i in populations.treated:
             key = populations.keys[i]
-            for n, value in enumerate(_values(key)):
-                self._related.setdefault((n, value, key.condition, key.time), []).append(i)
+            self._under.setdefault((key.condition, key.time), []).append(i)
+            self._over_time.setdefault((key.context, key.condition), []).append(i)
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        if len(_values(key)) < 2:
-            raise CannotPredict(f"context {key.context!r} has one key alone, which no other shares")
+        if not any(self._relatives(key, features)):
+            raise CannotPredict(f"no related context, time or dose of {key} was seen under the condition")
         if self._learned is None:
             self.said.fit(self.populations)
             self._learned = self._learn()
         terms, known, own = self._terms(key, features, source), self._learned, self.populations.find(key)
         others = np.array([k for k, row in enumerate(known.rows) if row != own], dtype=int)
         if len(others) < MIN_LEARNED or not terms[1:].any():
-            raise CannotPredict(f"condition {key.condition!r} was seen in too few contexts related to {key.context!r}")
+            raise CannotPredict(f"too few populations were seen that have relatives as {key} has")
         totals = known.products[others].sum(axis=0), known.with_rest[others].sum(axis=0)
         coefficients = solve(*totals, known.variance, terms.shape[1])
         return self.populations.bounded(source.mean + terms[0] + coefficients @ terms)
@@ -88,24 +93,38 @@ class RelatedContexts:
         variance = variance_about(terms, rest, products.sum(axis=0), with_rest.sum(axis=0))
         return _Learned(rows, products, with_rest, variance)
 
+    def _relatives(self, key: Population, features: np.ndarray) -> list[list[int]]:
+        """The populations of each kind."""
+        populations, values = self.populations, key.context.split(CONTEXT_SEPARATOR)
+        same = [i for i in self._under.get((key.condition, key.time), []) if populations.keys[i].context != key.context]
+        sharing = [[i for i in same if self.values[i][n : n + 1] == [value]] for n, value in enumerate(values)]
+        kinds = [drawn(of, MAX_CONTEXTS) for of in sharing] if len(values) > 1 else []
+        over_time = [] if key.time is None else self._over_time.get((key.context, key.condition), [])
+        times = {i: populations.keys[i].time or 0.0 for i in over_time}
+        asked = directions(features[None, 1:])[0]
+        at_time = populations.treated_at.get((key.context, key.time), []) if features[1:].any() else []
+        alike = [i for i in at_time if np.array_equal(self.directions[i], asked) and populations.keys[i] != key]
+        doses = {i: float(populations.features[i, 0]) for i in alike if populations.features[i, 0] * features[0] > 0}
+        return [*kinds, _nearest(times, key.time or 0.0), _nearest(doses, float(features[0]))]
+
     def _terms(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        """K x G; 0 of a key of which there are no relatives."""
+        """K x G; 0 of a kind of which there are no relatives."""
         shift = self.base.predict(key, features, source) - source.mean
         terms = [shift]
-        for n, value in enumerate(_values(key)):
-            stronger, beyond = self._missed((n, value, key.condition, key.time), key)
+        for of_kind in self._relatives(key, features):
+            stronger, beyond = self._missed(of_kind, self.populations.find(key))
             terms += [stronger * shift, beyond]
         return np.stack(terms)
 
-    def _missed(self, of: tuple[int, str, str, float | None], key: Population) -> tuple[float, np.ndarray]:
-        """How much more strongly than said the relatives answered, as a share, and their mean beyond that, (G,)."""
-        populations, own = self.populations, self.populations.find(key)
-        said, rest = [], []
-        for i in drawn(
-            [i for i in self._related.get(of, []) if populations.keys[i].context != key.context], MAX_RELATED
-        ):
+    def _missed(self, relatives: list[int], own: int | None) -> tuple[float, np.ndarray]:
+        """How much more strongly than said they answered, as a share, and their mean beyond that, (G,).
+
+        `own` is the population asked for, which nothing is learned from.
+        """
+        populations, said, rest = self.populations, [], []
+        for i in relatives:
             source = populations.source_of(i)
-            assert source is not None
+            assert source is not None  # the treated have one
             try:
                 mean = self.said.predict_without(own, populations.keys[i], source)
             except CannotPredict:
@@ -119,6 +138,7 @@ class RelatedContexts:
         return stronger, (missed - stronger * shifts).mean(axis=0)
 
 
-def _values(key: Population) -> list[str]:
-    """Of the context's keys."""
-    return key.context.split(CONTEXT_SEPARATOR)
+def _nearest(at: dict[int, float], asked: float) -> list[int]:
+    """The populations at the times or doses nearest to one, and not at it; of two as near the lower one first."""
+    others = [i for i, value in at.items() if value != asked]
+    return sorted(others, key=lambda i: (abs(at[i] - asked), at[i]))[:N_NEAREST]

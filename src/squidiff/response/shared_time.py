@@ -47,7 +47,7 @@ class SharedCourse:
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        before, after, share = times_around(self.populations, key)
+        before, after, share = times_around(self.populations, key, itself=False)
         ends = [self.populations.keys[i].time or 0.0 for i in (before, after)]
         terms = self._terms((key.context, key.condition), (ends[0], key.time or 0.0, ends[1]))
         if self.coefficients is None or not terms[1:].any():

@@ -26,7 +26,7 @@ from squidiff.response.fold import FoldShift
 from squidiff.response.interaction import InteractingParts, PartsElsewhere
 from squidiff.response.kernel import KernelShift
 from squidiff.response.populations import Population, Populations, Source
-from squidiff.response.related import RelatedContexts
+from squidiff.response.related import RelatedPopulations
 from squidiff.response.shared_time import SharedCourse, SharedStep
 from squidiff.response.shift import (
     CannotPredict,
@@ -128,7 +128,7 @@ PARTS_ELSEWHERE = "parts elsewhere"
 """It asks the anchor itself about the parts of a combination."""
 TUNED = {"tuned fold shift": "fold shift", "tuned two-way": "two-way of several"}
 """By what is tuned: one of PREDICTORS."""
-RELATED = "related contexts"
+RELATED = "related populations"
 """What it sets right is the fold shift."""
 ELSEWHERE = Group(
     (
@@ -146,7 +146,7 @@ ELSEWHERE = Group(
 """Of a condition that was seen in other contexts."""
 GROUPS = (
     Group(("interacting parts",), lambda key: PART_SEPARATOR in key.condition),
-    Group(("shared course",), lambda key: key.time is not None),
+    Group(("shared course", RELATED), lambda key: key.time is not None),
     Group(("time course",), lambda key: key.time is not None),
     Group(("time interpolation",), lambda key: key.time is not None),
     ELSEWHERE,
@@ -232,9 +232,10 @@ class Anchor:
             f"{key} cannot be predicted: {'; '.join(dict.fromkeys(reasons)) or 'it was not seen in training'}"
         )
 
-    def errors(self, group: Group) -> list[LeftOut]:
+    def errors(self, group: Group, *, of_new_contexts: bool = False) -> list[LeftOut]:
         """How a group would have predicted training populations, each left out of all that it learns from.
 
+        `of_new_contexts` leaves all out that their contexts have shown under any condition.
         Of a group for unseen conditions, everything under what is described alike is left out, and of one that asks for
         parts elsewhere the first part as well. How rivals are weighed, the ridge's penalty, and the directions that
         cells of other times tell, have seen them.
@@ -249,10 +250,11 @@ class Anchor:
         asked = [i for i, key in enumerate(keys) if group.applies(key) and populations.sources[i] >= 0]
         found = []
         for i in drawn(populations.reliable(asked), MAX_ERRORS):
-            out = np.array([i])
+            here = [j for j in populations.treated if keys[j].context == keys[i].context]
+            out = np.array([i, *here] if of_new_contexts else [i])
             if group.leaves_conditions_out:
                 same = {conditions[j] for j in populations.treated if alike[j] == alike[i]}
-                out = np.flatnonzero(holds_one_of(conditions, same))
+                out = np.union1d(out, np.flatnonzero(holds_one_of(conditions, same)))
             if asks_for_parts:  # one of them was then not seen here
                 part = populations.find(keys[i]._replace(condition=parts_of(keys[i])[0]))
                 out = out if part is None else np.append(out, part)
@@ -288,7 +290,7 @@ class Anchor:
                 guesses[name] = self._predictor(name).predict(key, features, source)
             except CannotPredict:
                 continue
-        weights = self._weights(group, tuple(guesses)) if others else np.ones(1)
+        weights = self._weights(group, tuple(guesses)) if len(guesses) > 1 else np.ones(1)
         named = sorted(zip(weights, guesses, strict=True), reverse=True)
         parts = [(name, weight) for weight, name in named if weight >= SMALLEST_WEIGHT]
         label = parts[0][0] if len(parts) == 1 else ", ".join(f"{name} {weight:.0%}" for name, weight in parts)
@@ -366,7 +368,7 @@ class Anchor:
         if name in TUNED:
             return TunedShift(self._predictor(TUNED[name]), self._predictor("dose interpolation"))
         if name == RELATED:
-            return RelatedContexts(self._predictor("fold shift"))
+            return RelatedPopulations(self._predictor("fold shift"))
         return PREDICTORS[name]()
 
     def _of_others(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:

@@ -130,14 +130,15 @@ def line_and_curve(populations: Populations, before: int, after: int, time: floa
     return line, line + (max(0.0, 1 - noise / size) if size > 0 else 0.0) * way
 
 
-def times_around(populations: Populations, key: Population) -> tuple[int, int, float]:
+def times_around(populations: Populations, key: Population, *, itself: bool = True) -> tuple[int, int, float]:
     """The populations of the same context and condition before and after a time, and how far it lies between them.
 
-    Raises CannotPredict outside of the times seen.
+    Without `itself`, the population of that very key does not count. Raises CannotPredict outside of the times seen.
     """
     if key.time is None:
         raise CannotPredict(f"{key} has no time")
-    seen = populations.reliable(populations.over_time(key.context, key.condition))
+    seen = [i for i in populations.over_time(key.context, key.condition) if itself or populations.keys[i] != key]
+    seen = populations.reliable(seen)
     times = np.array([populations.keys[i].time for i in seen], dtype=float)
     if not len(times) or not times[0] <= key.time <= times[-1]:
         at = f"at times {times[0]:g} to {times[-1]:g}, not at {key.time:g}" if len(times) else "at no time"

@@ -81,7 +81,8 @@ class Uncertainty:
 
     def __init__(self, anchor: Anchor) -> None:
         self.anchor, self.populations = anchor, anchor.populations
-        self._laws: dict[Group, Law] = {}
+        self._laws: dict[tuple[Group, bool], Law] = {}
+        self._answered = {anchor.populations.keys[i].context for i in anchor.populations.treated}
 
     def interval(self, key: Population, mean: np.ndarray, group: Group | None, source: Source) -> Interval:
         """Of a predicted mean (G,) that a group answered with; without a group only cells' sampling is uncertain.
@@ -98,7 +99,7 @@ class Uncertainty:
         variance = populations.pooled_variance if here is None else populations.variance_of(here)
         noise = variance / (usual if here is None else populations.n_cells[here])
         noise = noise + (variance / usual if own is None else populations.variance_of(own) / populations.n_cells[own])
-        law = Law(0.0, 0.0, NORMAL, (), 0) if group is None else self.law(group)
+        law = Law(0.0, 0.0, NORMAL, (), 0) if group is None else self.law(group, key)
         shift = mean - source.mean
         half = {level: law.half_width(level, shift, noise, variance) for level in law.widths}
         bounds = {level: (shift - width, shift + width) for level, width in half.items()}
@@ -182,11 +183,12 @@ class Uncertainty:
         nearest = nearest[np.isfinite(nearest) & (nearest > 0)]
         return float(nearest.max()) if len(nearest) else None
 
-    def law(self, group: Group) -> Law:
-        """Of the errors of a group of predictors."""
-        if group not in self._laws:
-            self._laws[group] = fit_law(self.anchor.errors(group))
-        return self._laws[group]
+    def law(self, group: Group, key: Population) -> Law:
+        """Of the errors of a group of predictors, in contexts that answered to something, or to nothing yet."""
+        is_new = key.condition != "" and key.context not in self._answered
+        if (group, is_new) not in self._laws:
+            self._laws[group, is_new] = fit_law(self.anchor.errors(group, of_new_contexts=is_new))
+        return self._laws[group, is_new]
 
 
 def _doses(condition: str) -> list[tuple[str, float]]:
