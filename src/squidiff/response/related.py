@@ -12,9 +12,9 @@ from squidiff.response.law import solve, sums_of_products, variance_about
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict, Predictor, WeightedShift, drawn
 
-MAX_LEARNED = 40
+MAX_LEARNED = 30
 """Populations that the law is learned from."""
-MAX_CONTEXTS, N_NEAREST = 6, 2
+MAX_CONTEXTS, N_NEAREST = 4, 2
 """Relatives of a kind: contexts that share a value, and times or doses of the same context."""
 MIN_LEARNED = 3
 """Populations with relatives, of which fewer are no law."""
