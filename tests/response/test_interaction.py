@@ -13,7 +13,7 @@ from squidiff.response.combination import MeasuredParts
 from squidiff.response.interaction import SHARES, InteractingParts, PartsElsewhere
 from squidiff.response.populations import Populations, Source
 from squidiff.response.shift import CannotPredict
-from squidiff.response.stack import Anchor
+from squidiff.response.stack import Anchor, Lack
 
 N_GENES = 200
 PARTS = tuple("ABCDEFGH")
@@ -274,7 +274,7 @@ def test_errors_of_parts_elsewhere_are_found_where_no_context_has_control_cells(
     _, name, group = anchor.answer(ask("x", "A + B"), np.array([2.0, 1, 1]), Source(ask("x", ""), np.full(2, 2.0)))
     assert name == "parts elsewhere"
     assert group is not None
-    assert anchor.errors(group) == []
+    assert anchor.errors(group, Lack(n_parts=1)) == []
 
 
 def test_many_combinations_of_parts_that_nobody_saw_alone_leave_room_for_those_that_teach() -> None:

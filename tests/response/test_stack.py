@@ -18,7 +18,7 @@ from squidiff.response.embedding import MeanOfConditions
 from squidiff.response.fold import FoldShift
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict, WeightedShift, likelihood
-from squidiff.response.stack import BASELINES, GROUPS, PREDICTORS, Anchor, stacked
+from squidiff.response.stack import BASELINES, GROUPS, PREDICTORS, Anchor, Lack, stacked
 from squidiff.response.time import UNKNOWN_DAMPING
 
 SHIFTS = next(group for group in GROUPS if "fold shift" in group.names)
@@ -313,7 +313,7 @@ def test_what_was_asked_before_changes_nothing() -> None:
         for key, described_as in asked:
             mean, label, group = anchor.answer(key, described_as, source(made, key))
             assert group is not None
-            anchor.errors(group)
+            anchor.errors(group, Lack())
         found.append(mean)
     assert label.startswith(("two-way", "fold"))
     np.testing.assert_array_equal(found[0], found[1])

@@ -36,13 +36,14 @@ class _Learned(NamedTuple):
 class RelatedPopulations:
     """The source mean plus what a fitted predictor says of the condition, corrected by what was missed in relatives.
 
-    Contexts of several keys (cell type and donor) are related where they share the value of one, a kind of relatives
-    for each key; further kinds are the nearest other times of a context under the condition, and its nearest doses. Of
-    each relative the proportional shift says what it should show, as if neither it nor what is asked for had been seen,
-    and misses some. A law is learned of what the predictor misses, of 1 + 2 terms for each kind: its own shift; that
-    shift times how much more strongly than was said the relatives answered; and the mean of what they had beyond that.
-    So a donor who answers strongly, or in a way of his own, is known by his other cell types, where donors do that. The
-    coefficients are of ridge regression, drawn to 0.
+    Contexts of several keys (cell type and donor) are related where they share the value of one: for each key what was
+    seen there under the same condition and what under others are two kinds of relatives; further kinds are the nearest
+    other times of a context under the condition, and its nearest doses. Of each relative the proportional shift says
+    what it should show, as if neither it nor what is asked for had been seen, and misses some. A law is learned of what
+    the predictor misses, of 1 + 2 terms for each kind: its own shift; that shift times how much more strongly than was
+    said the relatives answered; and the mean of what they had beyond that. So a donor who answers strongly, or in a way
+    of his own, is known by his other cell types, where donors do that. The coefficients are of ridge regression, drawn
+    to 0, of the kinds that there are.
     """
 
     def __init__(self, base: Predictor) -> None:
@@ -50,14 +51,14 @@ class RelatedPopulations:
 
     def fit(self, populations: Populations) -> RelatedPopulations:
         self.populations, self.said = populations, WeightedShift(in_proportion=True)
-        self.values = [key.context.split(CONTEXT_SEPARATOR) for key in populations.keys]
         self.directions = directions(populations.features[:, 1:])
-        self._under: dict[tuple[str, float | None], list[int]] = {}
+        self._sharing: dict[tuple[int, str, float | None], list[int]] = {}
         self._over_time: dict[tuple[str, str], list[int]] = {}
         self._learned: _Learned | None = None  # not before it is asked for
         for i in populations.treated:
             key = populations.keys[i]
-            self._under.setdefault((key.condition, key.time), []).append(i)
+            for n, value in enumerate(key.context.split(CONTEXT_SEPARATOR)):
+                self._sharing.setdefault((n, value, key.time), []).append(i)
             self._over_time.setdefault((key.context, key.condition), []).append(i)
         return self
 
@@ -71,9 +72,10 @@ class RelatedPopulations:
         others = np.array([k for k, row in enumerate(known.rows) if row != own], dtype=int)
         if len(others) < MIN_LEARNED or not terms[1:].any():
             raise CannotPredict(f"too few populations were seen that have relatives as {key} has")
-        totals = known.products[others].sum(axis=0), known.with_rest[others].sum(axis=0)
-        coefficients = solve(*totals, known.variance, terms.shape[1])
-        return self.populations.bounded(source.mean + terms[0] + coefficients @ terms)
+        there = np.flatnonzero(terms.any(axis=1))  # relatives of one kind tell more where there are none of another
+        products, with_rest = known.products[others].sum(axis=0), known.with_rest[others].sum(axis=0)
+        coefficients = solve(products[np.ix_(there, there)], with_rest[there], known.variance, terms.shape[1])
+        return self.populations.bounded(source.mean + terms[0] + coefficients @ terms[there])
 
     def _learn(self) -> _Learned:
         populations = self.populations
@@ -96,9 +98,12 @@ class RelatedPopulations:
     def _relatives(self, key: Population, features: np.ndarray) -> list[list[int]]:
         """The populations of each kind."""
         populations, values = self.populations, key.context.split(CONTEXT_SEPARATOR)
-        same = [i for i in self._under.get((key.condition, key.time), []) if populations.keys[i].context != key.context]
-        sharing = [[i for i in same if self.values[i][n : n + 1] == [value]] for n, value in enumerate(values)]
-        kinds = [drawn(of, MAX_CONTEXTS) for of in sharing] if len(values) > 1 else []
+        kinds = []
+        for n, value in enumerate(values if len(values) > 1 else ()):
+            sharing = [i for i in self._sharing.get((n, value, key.time), []) if populations.keys[i] != key]
+            for is_same in (True, False):
+                of_kind = [i for i in sharing if (populations.keys[i].condition == key.condition) == is_same]
+                kinds.append(drawn(of_kind, MAX_CONTEXTS))
         over_time = [] if key.time is None else self._over_time.get((key.context, key.condition), [])
         times = {i: populations.keys[i].time or 0.0 for i in over_time}
         asked = directions(features[None, 1:])[0]

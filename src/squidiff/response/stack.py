@@ -113,6 +113,15 @@ class LeftOut(NamedTuple):
     """(G,) of the cells that the prediction starts from."""
 
 
+class Lack(NamedTuple):
+    """What training lacks beside the population that is asked for."""
+
+    all_here: bool = False
+    """All that its context showed under any condition."""
+    n_parts: int = 0
+    """Parts of a combination, alone in its context."""
+
+
 class Group(NamedTuple):
     """Predictors that are averaged, each by how it errs; the group answers where its first one can."""
 
@@ -201,6 +210,7 @@ class Anchor:
         self.populations = populations
         self._fitted: dict[str, Predictor] = {}
         self._errors: dict[Group, np.ndarray] = {}
+        self._answered = {populations.keys[i].context for i in populations.treated}
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> tuple[np.ndarray, str]:
@@ -232,33 +242,29 @@ class Anchor:
             f"{key} cannot be predicted: {'; '.join(dict.fromkeys(reasons)) or 'it was not seen in training'}"
         )
 
-    def errors(self, group: Group, *, of_new_contexts: bool = False) -> list[LeftOut]:
+    def lack(self, group: Group, key: Population) -> Lack:
+        """Of a population that a group answers for."""
+        all_here, n_parts = key.condition != "" and key.context not in self._answered, 0
+        if PARTS_ELSEWHERE in group.names:
+            alone = [self.populations.find(key._replace(condition=part)) for part in parts_of(key)]
+            n_parts = max(1, alone.count(None))
+        return Lack(all_here, n_parts)
+
+    def errors(self, group: Group, lack: Lack) -> list[LeftOut]:
         """How a group would have predicted training populations, each left out of all that it learns from.
 
-        `of_new_contexts` leaves all out that their contexts have shown under any condition.
-        Of a group for unseen conditions, everything under what is described alike is left out, and of one that asks for
-        parts elsewhere the first part as well. How rivals are weighed, the ridge's penalty, and the directions that
-        cells of other times tell, have seen them.
+        So is what lacks beside, and of a group for unseen conditions everything under what is described alike. How
+        rivals are weighed, the ridge's penalty, and the directions that cells of other times tell, have seen them.
         """
         populations, keys = self.populations, self.populations.keys
-        asks_for_parts = PARTS_ELSEWHERE in group.names
-        groups = (group, *self.groups) if asks_for_parts else (group,)
+        groups = (group, *self.groups) if PARTS_ELSEWHERE in group.names else (group,)
         for needed in (*groups, *([ELSEWHERE] if DOSES_ELSEWHERE in group.names else [])):
             self._left_out(needed)  # of all populations: what is kept must not come from a part of them
-        alike = described_alike(populations.features[:, 1:]) if group.leaves_conditions_out else np.arange(len(keys))
-        conditions = [key.condition for key in keys]
+        alike = described_alike(populations.features[:, 1:]) if group.leaves_conditions_out else None
         asked = [i for i, key in enumerate(keys) if group.applies(key) and populations.sources[i] >= 0]
         found = []
         for i in drawn(populations.reliable(asked), MAX_ERRORS):
-            here = [j for j in populations.treated if keys[j].context == keys[i].context]
-            out = np.array([i, *here] if of_new_contexts else [i])
-            if group.leaves_conditions_out:
-                same = {conditions[j] for j in populations.treated if alike[j] == alike[i]}
-                out = np.union1d(out, np.flatnonzero(holds_one_of(conditions, same)))
-            if asks_for_parts:  # one of them was then not seen here
-                part = populations.find(keys[i]._replace(condition=parts_of(keys[i])[0]))
-                out = out if part is None else np.append(out, part)
-            known = populations.only(np.setdiff1d(np.arange(len(keys)), out))
+            known = populations.only(np.setdiff1d(np.arange(len(keys)), self._out_with(i, lack, alike)))
             start = known.source(keys[i])
             if start is None or known.keys[start] == keys[i]:
                 continue
@@ -281,6 +287,20 @@ class Anchor:
             noise = spread * (1 / populations.n_cells[i] + 1 / known.n_cells[start]) * (source.mean != 0)
             found.append(LeftOut(mean - source.mean, populations.mean[i] - mean, noise, spread))
         return found
+
+    def _out_with(self, index: int, lack: Lack, alike: np.ndarray | None) -> np.ndarray:
+        """The populations that are left out with one; with labels of what is described alike, all that is as this."""
+        populations, keys = self.populations, self.populations.keys
+        asked, out = keys[index], [index]
+        if lack.all_here:
+            out += [j for j in populations.treated if keys[j].context == asked.context]
+        if lack.n_parts:
+            alone = [populations.find(asked._replace(condition=part)) for part in parts_of(asked)[: lack.n_parts]]
+            out += [j for j in alone if j is not None]
+        if alike is not None:
+            same = {keys[j].condition for j in populations.treated if alike[j] == alike[index]}
+            out += np.flatnonzero(holds_one_of([key.condition for key in keys], same)).tolist()
+        return np.unique(out)
 
     def _averaged(self, group: Group, key: Population, features: np.ndarray, source: Source) -> tuple[np.ndarray, str]:
         lead, *others = group.names

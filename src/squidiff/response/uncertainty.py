@@ -10,7 +10,7 @@ import numpy as np
 from squidiff.config import DOSE_SEPARATOR, PART_SEPARATOR
 from squidiff.response.embedding import described_alike
 from squidiff.response.populations import Population, Source
-from squidiff.response.stack import PARTS_ELSEWHERE, Anchor, Group, LeftOut
+from squidiff.response.stack import PARTS_ELSEWHERE, Anchor, Group, Lack, LeftOut
 
 LEVELS = (0.5, 0.9)
 """Of the intervals."""
@@ -81,8 +81,7 @@ class Uncertainty:
 
     def __init__(self, anchor: Anchor) -> None:
         self.anchor, self.populations = anchor, anchor.populations
-        self._laws: dict[tuple[Group, bool], Law] = {}
-        self._answered = {anchor.populations.keys[i].context for i in anchor.populations.treated}
+        self._laws: dict[tuple[Group, Lack], Law] = {}
 
     def interval(self, key: Population, mean: np.ndarray, group: Group | None, source: Source) -> Interval:
         """Of a predicted mean (G,) that a group answered with; without a group only cells' sampling is uncertain.
@@ -184,11 +183,11 @@ class Uncertainty:
         return float(nearest.max()) if len(nearest) else None
 
     def law(self, group: Group, key: Population) -> Law:
-        """Of the errors of a group of predictors, in contexts that answered to something, or to nothing yet."""
-        is_new = key.condition != "" and key.context not in self._answered
-        if (group, is_new) not in self._laws:
-            self._laws[group, is_new] = fit_law(self.anchor.errors(group, of_new_contexts=is_new))
-        return self._laws[group, is_new]
+        """Of the errors of a group of predictors where as much lacks as of a population."""
+        lack = self.anchor.lack(group, key)
+        if (group, lack) not in self._laws:
+            self._laws[group, lack] = fit_law(self.anchor.errors(group, lack))
+        return self._laws[group, lack]
 
 
 def _doses(condition: str) -> list[tuple[str, float]]:
