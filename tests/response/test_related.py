@@ -78,7 +78,7 @@ def test_what_relatives_missed_is_of_all_others_but_them_and_the_context_asked_f
     learned = related(made).fit(made)
     learned.said.fit(made)
     asked = ask("t0 | d0", "X")
-    of_type, of_donor, *_ = learned._relatives(asked, NO_FEATURES)
+    of_type, _, of_donor, *_ = learned._relatives(asked, NO_FEATURES)
     assert [made.keys[i].context for i in of_type] == ["t0 | d1", "t0 | d2"]
     assert [made.keys[i].context for i in of_donor] == ["t1 | d0"]
     stronger, beyond = learned._missed(of_donor, made.find(asked))
@@ -96,6 +96,22 @@ def test_a_context_that_was_seen_is_predicted_as_well_as_one_that_was_not_and_no
         seen = made.joined(populations({ASKED: truth}, variance=1e-4))
         errors += [np.square(answer(related(of), of, ASKED) - truth).mean() for of in (seen, made)]
     assert errors[0] == pytest.approx(errors[1], rel=0.15)
+
+
+def test_a_donor_who_was_never_given_a_drug_is_known_by_other_drugs() -> None:
+    """Recorded: the law leaned on relatives under the same condition, of which there are none."""
+    rng, conditions = np.random.default_rng(0), ("X", "Y", "Z")
+    own, effect = rng.normal(size=(N_DONORS, N_GENES)), {c: rng.normal(size=N_GENES) for c in conditions}
+    means: dict[tuple[str, str, float | None], object] = {}
+    for t in range(N_TYPES):
+        for d in range(N_DONORS):
+            start = rng.normal(size=N_GENES)
+            means[f"t{t} | d{d}", "", None] = start
+            for c in conditions:
+                means[f"t{t} | d{d}", c, None] = start + effect[c] + own[d] + 0.2 * rng.normal(size=N_GENES)
+    truth = np.asarray(means["t0 | d0", "X", None])
+    made = populations({k: m for k, m in means.items() if not (k[0].endswith("d0") and k[1] == "X")}, variance=1e-4)
+    assert error(related(made), made, truth) < 0.15 * error(FoldShift(), made, truth)
 
 
 def test_what_no_relative_tells_is_left_to_others() -> None:

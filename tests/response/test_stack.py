@@ -145,13 +145,13 @@ def screen(specific: float, seed: int = 0) -> tuple[Populations, np.ndarray]:
     return populations(means), np.asarray(truth)
 
 
-@pytest.mark.parametrize(("specific", "expected"), [(0.0, "mean of conditions"), (3.0, "two-way of several")])
+@pytest.mark.parametrize(("specific", "expected"), [(0.0, "mean of conditions"), (3.0, "two-way")])
 def test_the_predictor_that_predicts_what_is_left_out_counts(specific: float, expected: str) -> None:
     made, truth = screen(specific)
     key = ask("b", "c3")
     mean, label = ask_anchor(made, key)
     assert expected in label
-    untuned = ("fold shift", "two-way of several", "mean of conditions", "no change")
+    untuned = ("fold shift", "two-way", "mean of conditions", "no change")
     errors = {name: np.square(answer(PREDICTORS[name](), made, key) - truth).mean() for name in untuned}
     assert min(errors, key=errors.__getitem__) == expected
     assert np.square(mean - truth).mean() < 1.05 * errors[expected]

@@ -12,7 +12,7 @@ from made_populations import answer, ask, populations
 from squidiff.response.dose import DoseInterpolation
 from squidiff.response.law import SHARES, share_of_common, solve
 from squidiff.response.populations import Populations, Source
-from squidiff.response.shift import CannotPredict, MeanShift, Predictor, TwoWay
+from squidiff.response.shift import CannotPredict, MeanShift, Predictor
 from squidiff.response.stack import Anchor
 from squidiff.response.tuned import TunedShift
 
@@ -107,8 +107,6 @@ def test_fewer_than_two_shared_conditions_say_nothing() -> None:
     made, _ = screen(stronger, n_here=2)
     with pytest.raises(CannotPredict, match=sentence):  # of the two that are there one is asked for
         answer(tuned(MeanShift(), made), made, ask("f", "k1"))
-    with pytest.raises(CannotPredict):  # none has the three shared conditions that its base needs
-        answer(tuned(TwoWay(3), made), made, ask("f", "k0"))
 
 
 def test_the_order_of_populations_changes_nothing_and_no_mean_falls_below_0() -> None:

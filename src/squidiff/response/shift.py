@@ -139,11 +139,7 @@ class TwoWay:
 
     Each other context that has seen the condition k, at the same time, gives shift(k, there) + mean over j of
     [shift(j, here) - shift(j, there)], the mean over the conditions j that both contexts have seen; these are averaged.
-    Contexts that share fewer than `n_shared` conditions say nothing.
     """
-
-    def __init__(self, n_shared: int = 1) -> None:
-        self.n_shared = n_shared
 
     def fit(self, populations: Populations) -> TwoWay:
         self.populations = populations
@@ -158,14 +154,11 @@ class TwoWay:
         for i in elsewhere(self.populations, key):
             there = self.seen.get((self.populations.keys[i].context, key.time), {})
             both = [j for j in here if j in there and j != key.condition]
-            if len(both) >= self.n_shared:
+            if both:
                 near, far = (self.populations.shifts([at[j] for j in both]) for at in (here, there))
                 guesses.append(self.populations.shifts([i])[0] + (near - far).mean(axis=0))
         if not guesses:
-            fewer = (
-                "no other condition was" if self.n_shared == 1 else f"fewer than {self.n_shared} other conditions were"
-            )
-            raise CannotPredict(f"{fewer} seen both in context {key.context!r} and where this one was")
+            raise CannotPredict(f"no other condition was seen both in context {key.context!r} and where this one was")
         return np.asarray(source.mean + np.mean(guesses, axis=0))
 
 

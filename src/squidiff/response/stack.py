@@ -67,7 +67,6 @@ PREDICTORS: dict[str, Callable[[], Predictor]] = BASELINES | {
     "interacting parts": InteractingParts,
     "fold shift": FoldShift,
     "kernel ridge": KernelShift,
-    "two-way of several": lambda: TwoWay(MIN_SHARED),
     "dose interpolation": DoseInterpolation,
     "shared course": SharedCourse,
     "shared step": SharedStep,
@@ -86,8 +85,6 @@ MAX_CONTEXTS = 12
 """Contexts that these are of: of each it has to be learned how it answers."""
 N_FOLDS = 3
 """In which conditions are left out to compare predictors of unseen ones."""
-MIN_SHARED = 3
-"""Conditions that two contexts share, of which fewer say little of how the contexts differ."""
 MAX_ERRORS = 24
 """Populations that a group is tried on for its errors."""
 SEEN = "seen in training"
@@ -135,7 +132,7 @@ DOSES_ELSEWHERE = "doses elsewhere"
 """It asks the anchor itself about the doses around."""
 PARTS_ELSEWHERE = "parts elsewhere"
 """It asks the anchor itself about the parts of a combination."""
-TUNED = {"tuned fold shift": "fold shift", "tuned two-way": "two-way of several"}
+TUNED = {"tuned fold shift": "fold shift", "tuned two-way": "two-way"}
 """By what is tuned: one of PREDICTORS."""
 RELATED = "related populations"
 """What it sets right is the fold shift."""
@@ -144,7 +141,7 @@ ELSEWHERE = Group(
         "fold shift",
         *TUNED,
         RELATED,
-        "two-way of several",
+        "two-way",
         "dose interpolation",
         "shared step",
         "mean of conditions",
