@@ -344,3 +344,28 @@ def test_combinations_at_another_dose_do_not_tell_of_a_drug_that_is_left_out(dos
         means["x", f"{one} @ {dose} + {other} @ {dose}", None] = 8 + effect[one] + effect[other]
     mean, name = ask_anchor(populations(means, features), ask("x", "new @ 9"), np.array([1.0, *rng.normal(size=8)]))
     assert np.linalg.norm(mean - 8.0) < 0.2 * np.sqrt(50), name
+
+
+def test_what_lacks_of_a_population_is_left_out_of_those_that_its_interval_is_learned_from() -> None:
+    features = {"A": [1.0, 1, 0, 0], "B": [1.0, 0, 1, 0], "C": [1.0, 0, 0, 1]}
+    features |= {f"{a} + {b}": np.add(features[a], features[b]).tolist() for a, b in itertools.combinations("ABC", 2)}
+    means: dict[tuple[str, str, float | None], object] = {(c, "", None): [1.0] for c in "xyz"}
+    means |= {("x", condition, None): [2.0] for condition in features}
+    means |= {("y", condition, None): [2.0] for condition in ("A", "A + B")}
+    anchor = Anchor().fit(populations(means, features))
+    parts = next(group for group in GROUPS if "parts elsewhere" in group.names)
+    assert anchor.lack(SHIFTS, ask("x", "D")) == Lack()
+    assert anchor.lack(SHIFTS, ask("z", "A")) == Lack(all_here=True)
+    assert anchor.lack(parts, ask("y", "A + C")) == Lack(n_parts=1)
+    assert anchor.lack(parts, ask("y", "B + C")) == Lack(n_parts=2)
+    keys = anchor.populations.keys
+
+    def out(key: Population, lack: Lack) -> set[tuple[str, str]]:
+        index = anchor.populations.find(key)
+        assert index is not None
+        return {keys[i][:2] for i in anchor._out_with(index, lack, None)}
+
+    assert out(ask("y", "A"), Lack()) == {("y", "A")}
+    assert out(ask("y", "A"), Lack(all_here=True)) == {("y", "A"), ("y", "A + B")}
+    assert out(ask("x", "A + B"), Lack(n_parts=1)) == {("x", "A + B"), ("x", "A")}
+    assert out(ask("x", "A + B"), Lack(n_parts=2)) == {("x", "A + B"), ("x", "A"), ("x", "B")}

@@ -19,6 +19,7 @@ from squidiff.response.time import (
     TimeTrend,
     interpolate,
     last_time,
+    times_around,
 )
 
 START, SLOPE = np.array([1.0, 0.0, 5.0]), np.array([0.5, 2.0, -1.0])
@@ -185,3 +186,13 @@ def test_within_the_times_seen_or_without_one_the_trend_refuses(asked: float | N
     made = over_time([0.0, 1.0, 3.0], [[0.0], [1.0], [3.0]])
     with pytest.raises(CannotPredict):
         TimeTrend().fit(made).predict(ask("a", "", asked), NO_FEATURES, Source(ask("a", "", 0.0), np.zeros(1)))
+
+
+def test_a_time_that_was_seen_lies_at_itself_or_between_its_neighbours() -> None:
+    made = populations({("a", "", t): [t] for t in (0.0, 1.0, 4.0)}, has_control=False)
+    around = times_around(made, ask("a", "", 1.0))
+    assert made.keys[around[1]].time == 1.0
+    assert around[2] == 1.0
+    assert times_around(made, ask("a", "", 1.0), itself=False) == (0, 2, 0.25)
+    with pytest.raises(CannotPredict):
+        times_around(made, ask("a", "", 4.0), itself=False)

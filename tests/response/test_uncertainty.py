@@ -130,6 +130,18 @@ def test_intervals_of_a_context_that_answered_to_nothing_are_wider_than_of_one_t
     assert np.mean(held["none"]) > 0.8
 
 
+def test_a_context_that_answered_to_nothing_beside_a_single_one_that_did_has_the_widths_of_that_one() -> None:
+    rng = np.random.default_rng(0)
+    described = {f"k{k}": [1.0, *rng.normal(size=4)] for k in range(20)}
+    means: dict[tuple[str, str, float | None], object] = {(c, "", None): np.full(50, 5.0) for c in "xy"}
+    means |= {("x", name, None): 6.0 + rng.normal(size=50) for name in described}
+    anchor = Anchor().fit(populations(means, described, variance=0.1))
+    group = next(group for group in anchor.groups if group.leaves_conditions_out and "ridge" in group.names)
+    told = Uncertainty(anchor)
+    assert told.law(group, ask("y", "new")) == told.law(group, ask("x", "new"))
+    assert told.law(group, ask("y", "new")).n_left_out == 20
+
+
 def held_of_unseen(made: Populations, n_known: int) -> np.ndarray:
     """Whether intervals hold, populations beyond the first `n_known` x LEVELS x genes; all start from the first one."""
     known, held = made.only(np.arange(n_known)), []

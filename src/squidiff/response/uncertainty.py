@@ -186,7 +186,10 @@ class Uncertainty:
         """Of the errors of a group of predictors where as much lacks as of a population."""
         lack = self.anchor.lack(group, key)
         if (group, lack) not in self._laws:
-            self._laws[group, lack] = fit_law(self.anchor.errors(group, lack))
+            left_out = self.anchor.errors(group, lack)
+            if len(left_out) < MIN_LEFT_OUT:  # as where one context alone answered to anything
+                left_out = self.anchor.errors(group, lack._replace(all_here=False))
+            self._laws[group, lack] = fit_law(left_out)
         return self._laws[group, lack]
 
 
