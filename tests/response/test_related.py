@@ -144,14 +144,17 @@ def test_a_context_that_answers_strongly_at_other_times_does_at_this_one() -> No
     assert np.square(answer(related(made), made, key) - truth).mean() < 0.1 * without
 
 
-def test_of_times_and_doses_the_nearest_are_relatives_and_of_two_as_near_the_lower() -> None:
+def test_of_times_the_nearest_are_relatives_and_of_doses_the_next_lower_ones() -> None:
+    """Effects saturate: what a higher dose tells of a lower one is not what a lower tells of a higher."""
     strength = {f"A @ {d}": [float(np.log10(d + 1)), float(np.log10(d + 1))] for d in (1, 10, 100, 1000)}
     means = {("a", condition, t): [1.0] for condition in ("", *strength) for t in (0.0, 1.0, 2.0, 4.0)}
     made = populations(means, strength)
     learned = related(made).fit(made)
     *_, times, doses = learned._relatives(ask("a", "A @ 100", 1.0), np.array(strength["A @ 100"]))
     assert [made.keys[i].time for i in times] == [0.0, 2.0]
-    assert [(made.keys[i].condition, made.keys[i].time) for i in doses] == [("A @ 10", 1.0), ("A @ 1000", 1.0)]
-    *_, doses = learned._relatives(ask("a", "A @ 30", 1.0), np.log10(31) * np.ones(2))
-    assert {made.keys[i].condition for i in doses} == {"A @ 10", "A @ 100"}
+    assert [(made.keys[i].condition, made.keys[i].time) for i in doses] == [("A @ 10", 1.0), ("A @ 1", 1.0)]
+    *_, doses = learned._relatives(ask("a", "A @ 0.5", 1.0), np.log10(1.5) * np.ones(2))
+    assert doses == []
+    *_, times, _ = learned._relatives(ask("a", "A @ 100", 3.0), np.array(strength["A @ 100"]))
+    assert [made.keys[i].time for i in times] == [2.0, 4.0]
     assert learned._relatives(ask("a", "B", None), np.array([1.0, 0.0])) == [[], []]

@@ -38,7 +38,7 @@ class RelatedPopulations:
 
     Contexts of several keys (cell type and donor) are related where they share the value of one: for each key what was
     seen there under the same condition and what under others are two kinds of relatives; further kinds are the nearest
-    other times of a context under the condition, and its nearest doses. Of each relative the proportional shift says
+    other times of a context under the condition, and its next lower doses. Of each relative the proportional shift says
     what it should show, as if neither it nor what is asked for had been seen, and misses some. A law is learned of what
     the predictor misses, of 1 + 2 terms for each kind: its own shift; that shift times how much more strongly than was
     said the relatives answered; and the mean of what they had beyond that. So a donor who answers strongly, or in a way
@@ -109,8 +109,9 @@ class RelatedPopulations:
         asked = directions(features[None, 1:])[0]
         at_time = populations.treated_at.get((key.context, key.time), []) if features[1:].any() else []
         alike = [i for i in at_time if np.array_equal(self.directions[i], asked) and populations.keys[i] != key]
-        doses = {i: float(populations.features[i, 0]) for i in alike if populations.features[i, 0] * features[0] > 0}
-        return [*kinds, _nearest(times, key.time or 0.0), _nearest(doses, float(features[0]))]
+        strength = populations.features[:, 0] * np.sign(features[0])
+        lower = {i: float(strength[i]) for i in alike if 0 < strength[i] < abs(features[0])}
+        return [*kinds, _nearest(times, key.time or 0.0), _nearest(lower, float(abs(features[0])))]
 
     def _terms(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
         """K x G; 0 of a kind of which there are no relatives."""
