@@ -168,3 +168,11 @@ def test_a_dose_is_the_same_at_any_precision(dtype: str) -> None:
     frame = pd.DataFrame({"type": ["T"], "condition": ["A"], "dose": pd.Series([0.1]).astype(dtype)})
     (query,) = read_queries(frame, SCHEMA)
     assert query.key == ("T", "A @ 0.1", None)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"), [({"condition": "A"}, "dict"), ([{"condition": "A"}], "list"), (None, "NoneType")]
+)
+def test_what_is_no_table_is_told_what_is(given: object, kind: str) -> None:
+    with pytest.raises(InputError, match=rf"^the queries are a {kind}: give a table, as pandas\.DataFrame"):
+        read_queries(given, SCHEMA)  # type: ignore[arg-type]

@@ -37,6 +37,11 @@ class Query:
 
 def read_queries(queries: pd.DataFrame | str | Path, schema: Schema) -> list[Query]:
     """The queries of a table or a CSV file. Raises InputError when it cannot be read or lacks a column."""
+    if not isinstance(queries, pd.DataFrame | str | Path):
+        kind = type(queries).__name__
+        raise InputError(
+            f"the queries are a {kind}: give a table, as pandas.DataFrame([{{...}}]), or a CSV file's path"
+        )
     table = queries if isinstance(queries, pd.DataFrame) else _read_csv(Path(queries))
     if len(table) == 0:
         raise InputError("there is no query: give a row for each population to predict")
