@@ -14,6 +14,7 @@ from squidiff.response.interaction import SHARES, InteractingParts, PartsElsewhe
 from squidiff.response.populations import Populations, Source
 from squidiff.response.shift import CannotPredict
 from squidiff.response.stack import Anchor, Lack
+from squidiff.response.uncertainty import Uncertainty
 
 N_GENES = 200
 PARTS = tuple("ABCDEFGH")
@@ -285,3 +286,24 @@ def test_many_combinations_of_parts_that_nobody_saw_alone_leave_room_for_those_t
     learned = InteractingParts().fit(populations({**known, **others}))  # type: ignore[dict-item]
     assert len(learned.seen) == len(PAIRS) - 1
     assert sum(kernel.likelihood for kernel in learned.kernels) == pytest.approx(1.0)
+
+
+def test_intervals_of_two_unseen_parts_are_learned_whatever_was_asked_before() -> None:
+    """Recorded: what describes the parts that are left out with a pair was known of parts that were asked for alone."""
+    rng = np.random.default_rng(0)
+    names = [f"P{i:02d}" for i in range(14)]
+    described = {name: np.array([1.0, *rng.normal(size=4)]) for name in names}
+    described |= {f"{a} + {b}": described[a] + described[b] for a, b in itertools.combinations(names, 2)}
+    effects, pairs = rng.normal(size=(5, 20)), list(itertools.combinations(names[:8], 2))[:20]
+    seen = [*names[:12], *(" + ".join(pair) for pair in pairs)]
+    means: dict[tuple[str, str, float | None], object] = {("c", "", None): np.full(20, 3.0)}
+    means |= {("c", name, None): 3.0 + 0.3 * described[name] @ effects + 0.1 * rng.normal(size=20) for name in seen}
+    made, key, found = populations(means, {name: described[name] for name in seen}, variance=0.01), "P12 + P13", []
+    for before in ([], names[:8]):
+        anchor, start = Anchor().fit(made), Source(ask("c", ""), np.full(20, 3.0))
+        anchor.described |= {name: described[name] for name in (*before, "P12", "P13")}
+        mean, label, group = anchor.answer(ask("c", key), described[key], start)
+        found.append(Uncertainty(anchor).interval(ask("c", key), mean, group, start))
+        assert label == "parts elsewhere"
+        assert found[-1].is_tried
+    np.testing.assert_array_equal(found[0].bounds[0.9], found[1].bounds[0.9])

@@ -78,7 +78,7 @@ def test_what_relatives_missed_is_of_all_others_but_them_and_the_context_asked_f
     learned = related(made).fit(made)
     learned.said.fit(made)
     asked = ask("t0 | d0", "X")
-    of_type, _, of_donor, *_ = learned._relatives(asked, NO_FEATURES)
+    of_type, _, of_donor, *_ = learned._relatives(asked, NO_FEATURES, source(made, asked))
     assert [made.keys[i].context for i in of_type] == ["t0 | d1", "t0 | d2"]
     assert [made.keys[i].context for i in of_donor] == ["t1 | d0"]
     stronger, beyond = learned._missed(of_donor, made.find(asked))
@@ -149,12 +149,32 @@ def test_of_times_the_nearest_are_relatives_and_of_doses_the_next_lower_ones() -
     strength = {f"A @ {d}": [float(np.log10(d + 1)), float(np.log10(d + 1))] for d in (1, 10, 100, 1000)}
     means = {("a", condition, t): [1.0] for condition in ("", *strength) for t in (0.0, 1.0, 2.0, 4.0)}
     made = populations(means, strength)
-    learned = related(made).fit(made)
-    *_, times, doses = learned._relatives(ask("a", "A @ 100", 1.0), np.array(strength["A @ 100"]))
+    learned, start = related(made).fit(made), source(made, ask("a", "", 1.0))
+    *_, times, doses = learned._relatives(ask("a", "A @ 100", 1.0), np.array(strength["A @ 100"]), start)
     assert [made.keys[i].time for i in times] == [0.0, 2.0]
     assert [(made.keys[i].condition, made.keys[i].time) for i in doses] == [("A @ 10", 1.0), ("A @ 1", 1.0)]
-    *_, doses = learned._relatives(ask("a", "A @ 0.5", 1.0), np.log10(1.5) * np.ones(2))
+    *_, doses = learned._relatives(ask("a", "A @ 0.5", 1.0), np.log10(1.5) * np.ones(2), start)
     assert doses == []
-    *_, times, _ = learned._relatives(ask("a", "A @ 100", 3.0), np.array(strength["A @ 100"]))
+    *_, times, _ = learned._relatives(ask("a", "A @ 100", 3.0), np.array(strength["A @ 100"]), start)
     assert [made.keys[i].time for i in times] == [2.0, 4.0]
-    assert learned._relatives(ask("a", "B", None), np.array([1.0, 0.0])) == [[], []]
+    assert learned._relatives(ask("a", "B", None), np.array([1.0, 0.0]), start) == [[], []]
+
+
+def test_the_order_of_populations_changes_nothing() -> None:
+    """Recorded: of many relatives some were drawn by where they stood."""
+    rng = np.random.default_rng(0)
+    means: dict[tuple[str, str, float | None], object] = {}
+    for t in range(4):
+        for d in range(5):  # more than MAX_CONTEXTS of a kind, and than MAX_LEARNED in all
+            start = rng.normal(size=N_GENES)
+            means[f"t{t} | d{d}", "", None] = start
+            means |= {(f"t{t} | d{d}", c, None): start + rng.normal(size=N_GENES) for c in "XYZ"}
+    del means["t0 | d0", "X", None]
+    found = []
+    for order in (np.arange(len(means)), rng.permutation(len(means)), rng.permutation(len(means))):
+        keys = [list(means)[i] for i in order]
+        made = populations({key: means[key] for key in keys}, variance=1e-4)
+        made = replace(made, n_cells=np.full(len(keys), 30))
+        found.append(answer(related(made), made, ASKED))
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], atol=1e-9)

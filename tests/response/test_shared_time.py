@@ -7,11 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from made_populations import answer, ask, populations
+from made_populations import NO_FEATURES, answer, ask, populations, source
 from squidiff.response.course import Course
 from squidiff.response.populations import Populations
 from squidiff.response.shared_time import SharedCourse, SharedStep
 from squidiff.response.shift import CannotPredict, Predictor
+from squidiff.response.stack import Anchor
 from squidiff.response.time import TimeCourse, TimeInterpolation, TimeShift
 
 N_GENES = 200
@@ -142,3 +143,17 @@ def test_the_same_condition_elsewhere_comes_before_other_conditions_here() -> No
     made = populations({key: m for key, m in means.items() if key[:2] != ("d", "Z") or key[2] == 1.0})
     found = answer(SharedStep(), made, ask("d", "Z", 4.0))
     assert np.square(found - true).mean() < 0.02 * np.square(means["d", "Z", 1.0] - true).mean()
+
+
+def test_a_course_of_few_cells_beside_one_time_of_many_ends_no_comparison() -> None:
+    """Recorded: left out, the time of many cells made the small ones count again, which were not known: a KeyError."""
+    rng = np.random.default_rng(0)
+    times = (0.0, 1.0, 2.0, 3.0, 4.0)
+    means = {(c, x, t): 5.0 + rng.normal(size=20) for c in "abcd" for x in ("", "X") for t in times}
+    key = ask("a", "X", 3.0)
+    del means[tuple(key)]  # type: ignore[arg-type]
+    made = populations(means, variance=0.1)
+    is_small = np.array([k.context == "b" and k.condition == "X" and k.time != 1.0 for k in made.keys])
+    made = dataclasses.replace(made, n_cells=np.where(is_small, 5, 40))
+    _, label = Anchor().fit(made).predict(key, NO_FEATURES, source(made, key))
+    assert "shared course" in label

@@ -63,7 +63,7 @@ class RelatedPopulations:
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        if not any(self._relatives(key, features)):
+        if not any(self._relatives(key, features, source)):
             raise CannotPredict(f"no related context, time or dose of {key} was seen under the condition")
         if self._learned is None:
             self.said.fit(self.populations)
@@ -80,7 +80,8 @@ class RelatedPopulations:
     def _learn(self) -> _Learned:
         populations = self.populations
         found: list[tuple[int, np.ndarray]] = []
-        for i in drawn([i for i in populations.treated if populations.elsewhere(populations.keys[i])], MAX_LEARNED):
+        known = [i for i in populations.treated if populations.elsewhere(populations.keys[i])]
+        for i in drawn(sorted(known, key=self._name), MAX_LEARNED):
             source = populations.source_of(i)
             assert source is not None  # the treated have one
             terms = self._terms(populations.keys[i], populations.features[i], source)
@@ -95,7 +96,7 @@ class RelatedPopulations:
         variance = variance_about(terms, rest, products.sum(axis=0), with_rest.sum(axis=0))
         return _Learned(rows, products, with_rest, variance)
 
-    def _relatives(self, key: Population, features: np.ndarray) -> list[list[int]]:
+    def _relatives(self, key: Population, features: np.ndarray, source: Source) -> list[list[int]]:
         """The populations of each kind."""
         populations, values = self.populations, key.context.split(CONTEXT_SEPARATOR)
         kinds = []
@@ -103,7 +104,7 @@ class RelatedPopulations:
             sharing = [i for i in self._sharing.get((n, value, key.time), []) if populations.keys[i] != key]
             for is_same in (True, False):
                 of_kind = [i for i in sharing if (populations.keys[i].condition == key.condition) == is_same]
-                kinds.append(drawn(of_kind, MAX_CONTEXTS))
+                kinds.append(self._most_alike(of_kind, source))
         over_time = [] if key.time is None else self._over_time.get((key.context, key.condition), [])
         times = {i: populations.keys[i].time or 0.0 for i in over_time}
         asked = directions(features[None, 1:])[0]
@@ -117,10 +118,21 @@ class RelatedPopulations:
         """K x G; 0 of a kind of which there are no relatives."""
         shift = self.base.predict(key, features, source) - source.mean
         terms = [shift]
-        for of_kind in self._relatives(key, features):
+        for of_kind in self._relatives(key, features, source):
             stronger, beyond = self._missed(of_kind, self.populations.find(key))
             terms += [stronger * shift, beyond]
         return np.stack(terms)
+
+    def _most_alike(self, some: list[int], source: Source) -> list[int]:
+        """Those that start from cells most like the source, whatever order they are in."""
+        starts = self.populations.mean[self.populations.sources[some]]
+        distance = np.square(starts - source.mean).sum(axis=1).tolist()
+        names = [self._name(i) for i in some]
+        return [i for *_, i in sorted(zip(distance, names, some, strict=True))[:MAX_CONTEXTS]]
+
+    def _name(self, index: int) -> tuple[str, str, float]:
+        key = self.populations.keys[index]
+        return key.context, key.condition, key.time or 0.0
 
     def _missed(self, relatives: list[int], own: int | None) -> tuple[float, np.ndarray]:
         """How much more strongly than said they answered, as a share, and their mean beyond that, (G,).

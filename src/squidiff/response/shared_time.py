@@ -49,6 +49,8 @@ class SharedCourse:
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
         before, after, share = times_around(self.populations, key, itself=False)
         ends = [self.populations.keys[i].time or 0.0 for i in (before, after)]
+        if not set(ends) <= set(self.at.get((key.context, key.condition), {})):  # of few cells, beside a time of many
+            raise CannotPredict(f"{key._replace(time=None)} has few cells at the times around {key.time:g}")
         terms = self._terms((key.context, key.condition), (ends[0], key.time or 0.0, ends[1]))
         if self.coefficients is None or not terms[1:].any():
             raise CannotPredict("nothing else was seen at these times and between them")

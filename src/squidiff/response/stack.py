@@ -267,7 +267,7 @@ class Anchor:
                 continue
             source = Source(known.keys[start], known.mean[start])
             again = Anchor(groups).fit(known)
-            again.described = self.described
+            again.described = populations.features_of | self.described  # what describes a part is known without cells
             again._fitted = {name: self._anew(name).fit(known) for of in groups for name in of.names if name in CHOOSE}
             again._errors = (
                 self._errors

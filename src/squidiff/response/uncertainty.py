@@ -187,7 +187,7 @@ class Uncertainty:
         lack = self.anchor.lack(group, key)
         if (group, lack) not in self._laws:
             left_out = self.anchor.errors(group, lack)
-            if len(left_out) < MIN_LEFT_OUT:  # as where one context alone answered to anything
+            if lack.all_here and len(left_out) < MIN_LEFT_OUT:  # as where one context alone answered to anything
                 left_out = self.anchor.errors(group, lack._replace(all_here=False))
             self._laws[group, lack] = fit_law(left_out)
         return self._laws[group, lack]
