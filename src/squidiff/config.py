@@ -131,6 +131,10 @@ class Schema(_Checked):
         for name in ("smiles_key", "dose_key", "direction_key", "embeddings"):
             if getattr(self, name) is not None and self.condition_key is None:
                 raise InputError(f"{flag(name)} is given without --condition-key: it describes a condition")
+        twice = [key for key in self.context_keys if key in (self.condition_key, self.time_key)]
+        if twice:
+            of = "--condition-key" if twice[0] == self.condition_key else "--time-key"
+            raise InputError(f"--context-key and {of} both name {twice[0]!r}: a column has one meaning")
         if self.embeddings is not None and self.smiles_key is not None:
             raise InputError(
                 "--embeddings and --smiles-key are both given: a condition part is described by one of them"

@@ -10,7 +10,7 @@ from test_cli import SCHEMA_FLAGS, SMALL_FLAGS, squidiff
 
 from made_cells import counts
 from squidiff.config import Config, InputError, Schema
-from squidiff.data.table import schema_of
+from squidiff.data.table import remember_schema, schema_of
 from squidiff.estimator import Squidiff
 
 
@@ -57,3 +57,41 @@ def test_from_python_a_model_without_columns_is_to_be_asked_for(train: Path) -> 
     assert Squidiff(None, config, "cpu").fit(other, start=plain).schema == Schema()
     with pytest.raises(InputError, match="another schema"):
         Squidiff(model.schema, config, "cpu").fit(other, start=plain)
+
+
+def test_options_that_name_fewer_columns_replace_all_and_say_so(
+    train: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Recorded: `--context-key` beside a file that remembers a condition trained a model without one, unsaid."""
+    capsys.readouterr()
+    assert squidiff("train", train, "--context-key", "cell_type", *SMALL_FLAGS, "--out", tmp_path / "run") == 0
+    assert "of which nothing is used" in " ".join(capsys.readouterr().out.split())
+    assert squidiff("check", train, *SCHEMA_FLAGS) == 0
+    assert "nothing is used" not in " ".join(capsys.readouterr().out.split())
+
+
+def test_files_that_are_joined_keep_the_columns_that_they_remember(
+    train: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells, other, out = ad.read_h5ad(train), tmp_path / "other.h5ad", tmp_path / "both.h5ad"
+    cells.write_h5ad(other)
+    assert squidiff("prepare", train, other, "--out", out) == 0
+    assert schema_of(ad.read_h5ad(out), None) == Schema("condition", "control", ("cell_type",))
+    remember_schema(cells, Schema(context_keys=("cell_type",)))
+    cells.write_h5ad(other)
+    capsys.readouterr()
+    assert squidiff("prepare", train, other, "--out", out) == 2
+    assert "the files remember different columns" in " ".join(capsys.readouterr().err.split())
+
+
+def test_cells_without_any_column_are_said_to_be_taken_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts().write_h5ad(tmp_path / "raw.h5ad")
+    assert squidiff("train", tmp_path / "raw.h5ad", "--normalize", *SMALL_FLAGS, "--out", tmp_path / "run") == 0
+    assert "more cells like all of these together" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_column_has_one_meaning() -> None:
+    with pytest.raises(InputError, match="--context-key and --condition-key both name 'drug'"):
+        Schema("drug", "control", ("cell_type", "drug"))

@@ -50,7 +50,10 @@ def test_the_resumable_state_is_gone_when_training_is_done(run: Path) -> None:
 def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_was(run: Path) -> None:
     before = contents(run)
     for resume in (False, True):
-        with pytest.raises(InputError, match=r"already holds a trained model: choose another folder$"):
+        with pytest.raises(
+            InputError,
+            match=rf"already holds a trained model: choose another folder{', or train it further' if resume else '$'}",
+        ):
             Squidiff(SCHEMA, SMALL, "cpu").fit(TRAIN, out=run, resume=resume)
     assert contents(run) == before
 

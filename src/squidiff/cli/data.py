@@ -5,15 +5,27 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from squidiff.cli.options import PreparationOptions, SchemaOptions, given
-from squidiff.cli.show import refuse_overwriting, require_ending, say, say_warnings, show_table
-from squidiff.config import InputError, Preparation, Schema
+from squidiff.cli.show import refuse_overwriting, require_ending, say, say_unused, say_warnings, show_table
+from squidiff.config import InputError, Preparation, Schema, as_flags
 from squidiff.files import require_writable, sweep
+
+
+def _remembered(files: Sequence[Path]) -> Schema | None:
+    """What files that are joined remember, None without. Raises InputError where they differ."""
+    from squidiff.data.table import remembered_schema
+
+    known = {file: schema for file in files if (schema := remembered_schema(file)) is not None}
+    if len(set(known.values())) > 1:
+        told = "; ".join(f"{file}: {as_flags(schema)}" for file, schema in known.items())
+        raise InputError(f"the files remember different columns ({told}): name those of all by options")
+    return next(iter(known.values()), None)
 
 
 def check(
@@ -28,6 +40,8 @@ def check(
     """Find what is wrong with a data set, and say what to do. Exit code 2 when there is an error."""
     from squidiff.data.check import check as examine
 
+    if not as_json:
+        say_unused(schema, data)
     report = examine(data, given(schema), normalize=normalize, held_out=held_out)
     if as_json:
         say(json.dumps(report.to_json(), ensure_ascii=False))
@@ -61,6 +75,7 @@ def prepare(
     Beside --out it writes a manifest, what was done and what both parts hold, as OUT.manifest.json.
     """
     from squidiff.data.check import check as examine
+    from squidiff.data.check_values import FEWER_COUNTS
     from squidiff.data.preprocess import prepare_values
     from squidiff.data.readers import TOTALS, read_files
     from squidiff.data.splits import follow_any
@@ -78,14 +93,18 @@ def prepare(
             require_ending(file, ".h5ad")
             require_writable(file)
     adata, joined = read_files(raw, join, preparation.layer, preparation.use_raw)
-    schema = schema_of(adata, given(schema), say, str(raw[0]))
+    say_unused(schema, *raw)
+    told = given(schema)
+    if told is None and len(raw) > 1 and (told := _remembered(raw)) is not None:
+        say(f"columns, as the files remember them: {as_flags(told)}")
+    schema = schema_of(adata, told, say, str(raw[0]))
     if preparation.normalize and preparation.total_counts_key is None and len(raw) > 1 and TOTALS in adata.obs:
         preparation = dataclasses.replace(preparation, total_counts_key=TOTALS)
     kept = ~follow_any(adata.obs, preparation.drop)
     if kept.any():  # else no cell is left, which is said below
         report = examine(adata[kept], schema, normalize=preparation.normalize)
         report.raise_errors()
-        say_warnings(report)
+        say_warnings(report if preparation.total_counts_key is None else report.without(FEWER_COUNTS))
     prepared = prepare_values(adata, schema, preparation)
     files = {out: prepared.train}
     if held_out is not None and prepared.test is not None:

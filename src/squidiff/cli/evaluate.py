@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from squidiff.cli.options import SchemaOptions, given
-from squidiff.cli.show import progress, refuse_overwriting, say, show_comparison, show_scores
+from squidiff.cli.show import progress, refuse_overwriting, say, say_unused, show_comparison, show_scores
 from squidiff.config import InputError, Schema
 from squidiff.files import require_writable
 
@@ -117,6 +117,7 @@ def _score(
     from squidiff.workflows.scores import METRICS_CSV, write_scores
 
     require_writable(out / METRICS_CSV)
+    say_unused(schema, *predictions.values(), truth, train)
     with progress("evaluating") as advance:
         on_population = lambda i, n: advance(i, total=n)  # noqa: E731
         return write_scores(predictions, truth, train, given(schema), out, seed=seed, on_population=on_population)

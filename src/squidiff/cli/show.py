@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from squidiff.config import InputError
+from squidiff.config import InputError, Schema, as_flags
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,6 +78,17 @@ def say_where(data: Path, on_disk: bool | None) -> None:
 
     if stays_on_disk(data, on_disk):
         say(f"the cells of {data} stay on disk and are read as they are needed")
+
+
+def say_unused(schema: Schema, *files: Path | None) -> None:
+    """Says so where options name fewer columns than a file remembers: they replace all of these."""
+    from squidiff.data.table import remembered_schema
+
+    for file in files if schema != Schema() else ():
+        known = None if file is None else remembered_schema(file)
+        if known is not None and not set(known.columns) <= set(schema.columns):
+            say(f"{file} remembers {as_flags(known)}, of which nothing is used: options replace all of it")
+            return
 
 
 def say_far(found: Iterable[str]) -> None:

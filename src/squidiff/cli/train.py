@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from squidiff.cli.options import ComputeOptions, ConfigOptions, OnDisk, SchemaOptions, given
-from squidiff.cli.show import progress, refuse_inside, say, say_warnings, say_where
+from squidiff.cli.show import progress, refuse_inside, say, say_unused, say_warnings, say_where
 from squidiff.config import Compute, Config, InputError, Schema, flag, require_even
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ def train(
     if resume and not has_state(out) and not (out / WEIGHTS).exists():
         say(f"{out} holds no saved state: training starts at its first step")
     model.processes.by_main(lambda: say_where(data, on_disk))
+    if start is None:
+        model.processes.by_main(lambda: say_unused(schema, data))
     with (
         progress("training", config.n_train_steps) as advance,
         to_tensorboard(out / logger) if logger is not None and model.processes.is_main else nullcontext(None) as log,

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from squidiff.cli.options import Device, PreparationOptions, SchemaOptions, given
-from squidiff.cli.show import say, show_table
+from squidiff.cli.show import say, say_unused, show_table
 from squidiff.config import Config, Preparation, Schema
 
 MAX_SHOWN = 10
@@ -34,6 +34,7 @@ def tune(
     from squidiff.workflows.tune import BEST_TOML, TRIALS_CSV
     from squidiff.workflows.tune import tune as search
 
+    say_unused(schema, data)
     table = search(
         data,
         given(schema),

@@ -44,6 +44,9 @@ def check_values(found: Survey, obs: pd.DataFrame, unit: str, normalize: bool, m
     yield from _empty(found, mend)
 
 
+FEWER_COUNTS = "cells with fewer counts than obs says"
+
+
 def totals_of_more_genes(found: Survey, obs: pd.DataFrame) -> str | None:
     """The obs column that knows larger totals than the counts add up to: genes were left out."""
     for column in obs.columns:
@@ -61,7 +64,7 @@ def _left_out_genes(found: Survey, obs: pd.DataFrame) -> Iterator[Finding]:
     if column is not None:
         n = int((pd.to_numeric(obs[column]).to_numpy() > 1.01 * found.totals).sum())
         remedy = f"some genes were left out: when normalising, pass --total-counts-key {column}"
-        yield Finding("warning", "cells with fewer counts than obs says", f"obs column {column!r}", n, remedy)
+        yield Finding("warning", FEWER_COUNTS, f"obs column {column!r}", n, remedy)
 
 
 def _empty(found: Survey, mend: Mend) -> Iterator[Finding]:

@@ -59,6 +59,15 @@ def open_file(path: Path, on_disk: bool | None = None) -> ad.AnnData:
         return ad.AnnData(X=_by_rows(store), **tables)
 
 
+def noted(path: Path, name: str) -> Any:
+    """What uns of an .h5ad file, zarr store or folder of shards holds under a name, None without; no cell is read."""
+    with _reading(path):
+        if (path / SHARDS).exists():
+            path = next(iter(sorted(path.glob("*.h5ad"))), path)
+        store = _store(path)
+        return ad.io.read_elem(store["uns"][name]) if "uns" in store and name in store["uns"] else None
+
+
 def stays_on_disk(path: Path, on_disk: bool | None = None) -> bool:
     """What `on_disk` says; with None, whether X is larger than LARGEST_IN_MEMORY and can be read by rows.
 

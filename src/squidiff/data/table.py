@@ -20,7 +20,7 @@ import scipy.sparse as sp
 from squidiff.config import CONTEXT_SEPARATOR, InputError, Schema, as_flags, settings_from_json, settings_to_json
 from squidiff.data.conditions import Part, canonical_label, parse_condition
 from squidiff.data.matrix import CellsOnDisk, Matrix, as_matrix, blocks, dense, of_genes
-from squidiff.data.readers import open_file, quiet_about_names, read_file
+from squidiff.data.readers import noted, open_file, quiet_about_names, read_file
 from squidiff.data.survey import Survey, survey
 from squidiff.files import Write, json_writer, write_together
 
@@ -184,11 +184,21 @@ def schema_of(
     remembered = adata.uns.get(SCHEMA)
     if schema is not None or not isinstance(remembered, Mapping):
         return schema or Schema()
-    values = {name: list(value) if name == "context_keys" else value for name, value in remembered.items()}
-    schema = settings_from_json(Schema, values)
+    schema = _read_schema(remembered)
     if say is not None and schema != Schema():
         say(f"columns, as {where} remembers them: {as_flags(schema)}")
     return schema
+
+
+def remembered_schema(path: Path) -> Schema | None:
+    """The one that a file remembers, None without; no cell is read."""
+    values = noted(path, SCHEMA)
+    return _read_schema(values) if isinstance(values, Mapping) else None
+
+
+def _read_schema(values: Mapping[str, Any]) -> Schema:
+    of_schema = {name: list(value) if name == "context_keys" else value for name, value in values.items()}
+    return settings_from_json(Schema, of_schema)
 
 
 def matched(adata: ad.AnnData, genes: Sequence[str], where: str = "the data", whose: str = "the model") -> ad.AnnData:

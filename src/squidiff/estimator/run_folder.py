@@ -42,7 +42,8 @@ def refuse_claim(
     `further` are files that it writes besides RUN_FILES.
     """
     if (folder / WEIGHTS).exists():
-        raise InputError(f"{folder} already holds a trained model: choose another folder")
+        or_on = ", or train it further on new cells with --from" if resume else ""
+        raise InputError(f"{folder} already holds a trained model: choose another folder{or_on}")
     if (folder / "config.json").exists():
         if not resume:
             raise InputError(f"{folder} holds an unfinished run: go on with --resume, or choose another folder")
