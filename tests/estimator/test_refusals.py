@@ -14,6 +14,8 @@ from made_cells import HELD_OUT, SCHEMA, SMALL, counts, dense, small
 from squidiff.config import InputError, Preparation
 from squidiff.data.preprocess import prepare
 from squidiff.estimator import Squidiff
+from squidiff.estimator.generate import nothing_to_start_from
+from squidiff.response.populations import Population, Populations
 
 
 def test_missing_genes_are_counted_and_named(model: Squidiff) -> None:
@@ -31,7 +33,10 @@ def test_missing_genes_are_counted_and_named(model: Squidiff) -> None:
     ("query", "message"),
     [
         ({"condition": "druk", "cell_type": HELD_OUT}, r"^condition 'druk' is unknown .*'drug'.*: train with it, or "),
-        ({"condition": "drug", "cell_type": "type X"}, r"no cells to start from in context 'type X': it has 'type A'"),
+        (
+            {"condition": "drug", "cell_type": "type X"},
+            r"no control cells to start from in context 'type X': it has",
+        ),
         ({"condition": "drug"}, r"^column 'cell_type' is missing in the queries: it has condition$"),
         ({"condition": "drug", "cell_type": HELD_OUT, "n_cells": 0}, r"^n_cells of a query is .*0.*: .* 1 or more$"),
         ({"condition": "drug", "cell_type": HELD_OUT, "n_cells": 2.5}, r"^n_cells of a query is .*2\.5"),
@@ -141,3 +146,15 @@ def test_a_query_of_a_column_that_the_model_does_not_know_is_refused_but_a_note_
     alike = TRAIN[(TRAIN.obs["cell_type"] == HELD_OUT).to_numpy()].copy()
     assert model.predict(asked, alike).obs["cell_type"].tolist() == [HELD_OUT] * 3  # all cells are of what is asked for
     assert model.predict(asked.rename(columns={"cell_type": "note"}), TRAIN).obs["note"].tolist() == [HELD_OUT] * 3
+
+
+def test_a_donor_that_nobody_saw_is_named_and_contexts_that_are_most_alike_come_first() -> None:
+    key = Population("T | d9", "drug", None)
+    keys = tuple(Population(f"{t} | d{d}", "", None) for t in "AT" for d in range(5))
+    zeros = np.zeros((len(keys), 2))
+    starts = Populations(keys, np.zeros((len(keys), 1)), zeros, zeros, np.full(len(keys), 9), True, zeros)
+    said = str(nothing_to_start_from(key, starts))
+    assert said.startswith(
+        "the source has no control cells to start from in context 'T | d9', and none at all with 'd9': it has 'T | d0'"
+    )
+    assert said.endswith("'A | d2' and 2 more")

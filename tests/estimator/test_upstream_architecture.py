@@ -261,7 +261,7 @@ def test_sampling_says_what_it_cannot_do(model: Squidiff) -> None:
         model.predict(QUERY, TRAIN, Sampling(strength=0.5))
     with pytest.raises(InputError, match="1001 sampling steps are asked for, but the model has 1000"):
         model.predict(QUERY, TRAIN, Sampling(n_sample_steps=1001))
-    with pytest.raises(InputError, match="the source has no cells to start from in context 'type Z'"):
+    with pytest.raises(InputError, match="the source has no control cells to start from in context 'type Z'"):
         model.predict(queries(condition="drug", cell_type="type Z"), TRAIN, FEW)
     with pytest.raises(InputError, match="cannot be predicted"):
         model.predict(queries(condition="unheard of", cell_type="type B"), TRAIN, FEW)

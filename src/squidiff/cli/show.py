@@ -87,7 +87,7 @@ def say_unused(schema: Schema, *files: Path | None) -> None:
     for file in files if schema != Schema() else ():
         known = None if file is None else remembered_schema(file)
         if known is not None and not set(known.columns) <= set(schema.columns):
-            say(f"{file} remembers {as_flags(known)}, of which nothing is used: options replace all of it")
+            say(f"{file} remembers {as_flags(known)}: the options that are given replace all of it")
             return
 
 

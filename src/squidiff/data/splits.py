@@ -117,7 +117,9 @@ def parse_rule(rule: str) -> dict[str, str]:
     r"""`a=x,b=y` -> {"a": "x", "b": "y"}; a comma of a value is written `\,`. Raises InputError on another form."""
     pairs = [clause.replace(r"\,", ",").partition("=") for clause in re.split(r"(?<!\\),", rule)]
     if not all(column.strip() and equals for column, equals, _ in pairs):
-        raise InputError(f"{rule!r} is not of the form COLUMN=VALUE or COLUMN=VALUE,COLUMN=VALUE")
+        raise InputError(
+            f"{rule!r} is not of the form COLUMN=VALUE or COLUMN=VALUE,COLUMN=VALUE (a comma within a value is '\\,')"
+        )
     rules = {column.strip(): value.strip() for column, _, value in pairs}
     if len(rules) < len(pairs):
         raise InputError(f"{rule!r} names a column twice: no cell has two values; repeat the option for either value")

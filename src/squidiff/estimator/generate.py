@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
-from squidiff.config import InputError, NoiseLevel, Sampling, Schema
+from squidiff.config import CONTEXT_SEPARATOR, InputError, NoiseLevel, Sampling, Schema
 from squidiff.data.queries import FAR, OWN_COLUMNS, Query
 from squidiff.data.table import CellTable
 from squidiff.diffusion.samplers import SAMPLERS, invert_ddim, last
@@ -302,13 +303,18 @@ def understood(queries: Sequence[Query], plan: Callable[[int, Query], AnyPlan]) 
 
 
 def nothing_to_start_from(key: Population, starts: Populations) -> InputError:
-    """Says which contexts the source has cells to start from in."""
+    """Says which contexts the source has cells to start from in, those first that are most like the one asked for."""
     contexts = {key.context for key in starts.keys if key.condition == ""}
     if not contexts:
         return InputError("the source has no control cells to start from: add them")
-    names = sorted(map(repr, contexts))
+    asked, known = key.context.split(CONTEXT_SEPARATOR), [name.split(CONTEXT_SEPARATOR) for name in contexts]
+    nowhere = [value for n, value in enumerate(asked) if all(values[n : n + 1] != [value] for values in known)]
+    shared = {name: sum(map(operator.eq, values, asked)) for name, values in zip(contexts, known, strict=True)}
+    names = [repr(name) for name in sorted(contexts, key=lambda name: (-shared[name], name))]
     there = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    return InputError(f"the source has no cells to start from in context {key.context!r}: it has {there}")
+    kind = "control cells" if starts.has_control else "cells"
+    of_values = f", and none at all with {', '.join(map(repr, nowhere))}" if nowhere and len(asked) > 1 else ""
+    return InputError(f"the source has no {kind} to start from in context {key.context!r}{of_values}: it has {there}")
 
 
 def annotated(
