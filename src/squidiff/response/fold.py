@@ -90,37 +90,31 @@ class FoldShift:
         control, treated = means[self.populations.sources[others]], means[others]
         weights = context_weights(control, source.mean, self.unit, BANDWIDTHS)
         whole = self._changed(source.mean, control, treated, weights)
-        of_parts = [] if self.populations.parts is None else [self._by_parts(others, source, whole)]
+        of_parts = [] if self.populations.parts is None else [self._by_parts(others, source, whole, weights)]
         return np.stack([whole, *of_parts]), others, weights
 
-    def _by_parts(self, others: list[int], source: Source, whole: np.ndarray) -> np.ndarray:
-        """The same, averaged over the parts of the source; `whole` again where it or all others have none.
+    def _by_parts(self, others: list[int], source: Source, whole: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """The same, averaged over the parts of the source; `whole` again where it or the others have none.
 
-        One of the others that has none is one part, as far from each part of the source as from all of it.
+        And as far as it has none: what others without parts count, bandwidth by bandwidth, whole contexts do here too.
         """
-        parts, means = self.populations.parts, self.populations.mean
+        parts, sources = self.populations.parts, self.populations.sources
         assert parts is not None  # only then is it asked for
-        start, pairs = self.populations.find(source.key), [(int(self.populations.sources[i]), i) for i in others]
-        are_split = [before in parts.rows and after in parts.rows for before, after in pairs]
-        if start not in parts.rows or not any(are_split):
+        start = self.populations.find(source.key)
+        are_split = np.array([i in parts.rows and int(sources[i]) in parts.rows for i in others])
+        if start not in parts.rows or not are_split.any():
             return whole
-        known: list[tuple[np.ndarray, ...]] = []
-        for (before, after), is_split in zip(pairs, are_split, strict=True):
-            if is_split:
-                rows = parts.rows[before]
-                known.append((parts.mean[rows], parts.mean[parts.rows[after]], parts.share[rows], 0 * rows))
-            else:
-                known.append((means[[before]], means[[after]], np.ones(1), np.ones(1)))
-        control, treated, share, is_whole = (np.concatenate(of_each) for of_each in zip(*known, strict=True))
-        own = parts.rows[start]
+        known = [i for i, is_split in zip(others, are_split, strict=True) if is_split]
+        of_treated = np.concatenate([parts.rows[i] for i in known])
+        of_control = np.concatenate([parts.rows[int(sources[i])] for i in known])
+        control, treated, own = parts.mean[of_control], parts.mean[of_treated], parts.rows[start]
         mean = source.mean - parts.share[own] @ parts.mean[own]  # 0 where the source is the cells of training
         for row in own:
-            part = parts.mean[row]
-            placed = control + is_whole[:, None] * (part - source.mean)
-            weights = context_weights(placed, part, self.unit, BANDWIDTHS) * share
-            weights /= weights.sum(axis=1, keepdims=True)
-            mean = mean + parts.share[row] * self._changed(part, control, treated, weights)
-        return np.asarray(mean)
+            of_parts = context_weights(control, parts.mean[row], self.unit, BANDWIDTHS) * parts.share[of_control]
+            of_parts /= of_parts.sum(axis=1, keepdims=True)
+            mean = mean + parts.share[row] * self._changed(parts.mean[row], control, treated, of_parts)
+        counted = weights[:, are_split].sum(axis=1)[:, None]
+        return np.asarray(counted * mean + (1 - counted) * whole)
 
     def _changed(self, mean: np.ndarray, control: np.ndarray, treated: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """A mean (G,), changed as others are by each choice, pulls x pseudo-counts x bandwidths x G."""
