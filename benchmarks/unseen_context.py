@@ -1,6 +1,6 @@
 """How well each predictor of the mean knows a context that it has not seen, or a combination: each is left out in turn.
 
-    python benchmarks/unseen_context.py PREPARED.h5ad CONDITION_COLUMN CONTROL CONTEXT_COLUMN [--combinations]
+    python benchmarks/unseen_context.py PREPARED.h5ad CONDITION_COLUMN CONTROL CONTEXT_COLUMN,... [--combinations]
     python benchmarks/unseen_context.py simulated N_TYPES N_GENES
 
 The treated cells of each context are left out, one condition at a time; each predictor is fitted on all the others
@@ -68,8 +68,8 @@ def data_sets(arguments: list[str]) -> Iterator[Populations]:
             counts = simulate_perturbation(int(arguments[2]), int(arguments[1]), 200, seed=seed)
             yield summaries(normalize(counts, 1e4, None), schema)
     else:
-        path, condition_key, control, context_key = arguments
-        schema = Schema(condition_key=condition_key, control=control, context_keys=(context_key,))
+        path, condition_key, control, context_keys = arguments
+        schema = Schema(condition_key=condition_key, control=control, context_keys=tuple(context_keys.split(",")))
         yield summaries(ad.read_h5ad(path), schema)
 
 
