@@ -78,7 +78,7 @@ def train(
                 raise InputError(f"{flag(name)} has no use with --from: the run's is kept")
         kept = {name: getattr(earlier.config, name) for name in KEPT}
         schema, config = earlier.schema, dataclasses.replace(config, **kept)
-    model = Squidiff(given(schema) if earlier is None else schema, config, compute)
+    model = Squidiff(given(schema), config, compute)
     if resume and not has_state(out) and not (out / WEIGHTS).exists():
         say(f"{out} holds no saved state: training starts at its first step")
     model.processes.by_main(lambda: say_where(data, on_disk))

@@ -14,6 +14,8 @@ from squidiff.data.finding import Finding, Mend
 from squidiff.data.survey import LARGEST_LOG_VALUE, Survey
 from squidiff.data.unit import COUNTS
 
+FEWER_COUNTS = "cells with fewer counts than obs says"
+"""A finding, which who names the column of totals need not hear."""
 TOTALS = re.compile(
     r"(n[._]?counts?([._].*)?|total[._]?(counts?|umis?)([._].*)?|ncount[._]?rna|n[._]?umis?)", re.IGNORECASE
 )
@@ -42,9 +44,6 @@ def check_values(found: Survey, obs: pd.DataFrame, unit: str, normalize: bool, m
         command = "" if found.n_negative else "sc.pp.log1p(adata)"  # scaled values have no logarithm
         yield Finding("warning", what, "X", found.n_large, remedy, command)
     yield from _empty(found, mend)
-
-
-FEWER_COUNTS = "cells with fewer counts than obs says"
 
 
 def totals_of_more_genes(found: Survey, obs: pd.DataFrame) -> str | None:

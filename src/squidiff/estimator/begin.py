@@ -64,10 +64,11 @@ def begin(
     `not_these` is the hash of cells that it must not be given again.
     """
     adata, where = open_cells(data, on_disk), name_of(data)
-    say, is_told = on_note if processes.is_main else None, schema is not None
-    schema = schema_of(adata, schema, say, where)
-    if say is not None and not is_told and schema == Schema():
-        say(f"no column of {where} is named: the model learns to make more cells like all of these together")
+    if schema is None:
+        say = on_note if processes.is_main else None
+        schema = schema_of(adata, None, say, where)
+        if say is not None and schema == Schema():
+            say(f"no column of {where} is named: the model learns to make more cells like all of these together")
     if source_rows is not None and (config.architecture != "upstream" or schema.smiles_key is None):
         raise InputError("source_rows have no use but with upstream's architecture and SMILES: leave them out")
     if config.architecture == "upstream" and schema.embeddings is not None:

@@ -15,7 +15,7 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
-from squidiff.config import CONTEXT_SEPARATOR, InputError, NoiseLevel, Sampling, Schema
+from squidiff.config import InputError, NoiseLevel, Sampling, Schema
 from squidiff.data.queries import FAR, OWN_COLUMNS, Query
 from squidiff.data.table import CellTable
 from squidiff.diffusion.samplers import SAMPLERS, invert_ddim, last
@@ -304,16 +304,15 @@ def understood(queries: Sequence[Query], plan: Callable[[int, Query], AnyPlan]) 
 
 def nothing_to_start_from(key: Population, starts: Populations) -> InputError:
     """Says which contexts the source has cells to start from in, those first that are most like the one asked for."""
-    contexts = {key.context for key in starts.keys if key.condition == ""}
+    contexts = {start.context: start.values for start in starts.keys if start.condition == ""}
     if not contexts:
         return InputError("the source has no control cells to start from: add them")
-    asked, known = key.context.split(CONTEXT_SEPARATOR), [name.split(CONTEXT_SEPARATOR) for name in contexts]
-    nowhere = [value for n, value in enumerate(asked) if all(values[n : n + 1] != [value] for values in known)]
-    shared = {name: sum(map(operator.eq, values, asked)) for name, values in zip(contexts, known, strict=True)}
-    names = [repr(name) for name in sorted(contexts, key=lambda name: (-shared[name], name))]
+    nowhere = [value for n, value in enumerate(key.values) if all(v[n : n + 1] != [value] for v in contexts.values())]
+    alike = sorted(contexts, key=lambda name: (-sum(map(operator.eq, contexts[name], key.values)), name))
+    names = list(map(repr, alike))
     there = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     kind = "control cells" if starts.has_control else "cells"
-    of_values = f", and none at all with {', '.join(map(repr, nowhere))}" if nowhere and len(asked) > 1 else ""
+    of_values = f", and none at all with {', '.join(map(repr, nowhere))}" if nowhere and len(key.values) > 1 else ""
     return InputError(f"the source has no {kind} to start from in context {key.context!r}{of_values}: it has {there}")
 
 

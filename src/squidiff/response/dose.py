@@ -51,6 +51,17 @@ class DoseElsewhere:
         return np.asarray(mean)
 
 
+def doses_of(
+    populations: Populations, direction: np.ndarray, among: Iterable[int], features: np.ndarray
+) -> dict[int, float]:
+    """The populations among some that have what is described, at whatever dose, and the size of each one's strength."""
+    if not features[1:].any():
+        return {}
+    asked, sign, strength = directions(features[None, 1:])[0], np.sign(features[0]), populations.features[:, 0]
+    alike = [i for i in among if np.sign(strength[i]) == sign and np.array_equal(direction[i], asked)]
+    return {i: abs(float(strength[i])) for i in alike}
+
+
 def _around(
     populations: Populations, direction: np.ndarray, among: Iterable[int], key: Population, features: np.ndarray
 ) -> tuple[list[int], np.ndarray]:
@@ -58,14 +69,10 @@ def _around(
 
     Raises CannotPredict where fewer than two doses are among them, none as large, or two conditions at one dose.
     """
-    asked, sign, wanted = directions(features[None, 1:])[0], np.sign(features[0]), abs(float(features[0]))
-    at: dict[float, int] = {}
-    is_one_each = True
-    for i in among:
-        strength = populations.features[i, 0]
-        if features[1:].any() and np.array_equal(direction[i], asked) and np.sign(strength) == sign:
-            first = at.setdefault(abs(float(strength)), i)
-            is_one_each &= populations.keys[first].condition == populations.keys[i].condition
+    wanted, at, is_one_each = abs(float(features[0])), dict[float, int](), True
+    for i, strength in doses_of(populations, direction, among, features).items():
+        first = at.setdefault(strength, i)
+        is_one_each &= populations.keys[first].condition == populations.keys[i].condition
     strengths = np.array([0.0, *sorted(at)])
     if not is_one_each or len(at) < 2 or not 0 < wanted <= strengths[-1]:
         raise CannotPredict(f"{key.condition!r} was not seen at doses around it in context {key.context!r}")

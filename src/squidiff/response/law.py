@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from squidiff.response.shift import N_DIRECTIONS, likelihood
@@ -24,11 +26,46 @@ def solve(products: np.ndarray, with_rest: np.ndarray, variance: float, n_genes:
     return np.linalg.solve(products + penalty * np.eye(len(products)), with_rest)
 
 
+class Learned(NamedTuple):
+    """What n populations tell of a rest by K terms, of which any may be left out of the law."""
+
+    rows: list[int]
+    """Their indices."""
+    products: np.ndarray
+    """n x K x K, of the terms over genes"""
+    with_rest: np.ndarray
+    """n x K, of the terms and the rest"""
+    variance: float
+    """Of a gene's rest about the law of all."""
+    n_genes: int
+
+    @classmethod
+    def of(cls, rows: list[int], terms: np.ndarray, rest: np.ndarray) -> Learned:
+        """Of terms n x K x G and a rest n x G."""
+        products, with_rest = sums_of_products(terms, rest)
+        variance = variance_about(terms, rest, products.sum(axis=0), with_rest.sum(axis=0))
+        return cls(rows, products, with_rest, variance, rest.shape[1])
+
+    @classmethod
+    def nothing(cls) -> Learned:
+        """Of no population."""
+        return cls([], np.zeros(0), np.zeros(0), 0.0, 0)
+
+    def others(self, index: int | None) -> np.ndarray:
+        """Which of the rows are not one population."""
+        return np.array([k for k, row in enumerate(self.rows) if row != index], dtype=int)
+
+    def coefficients(self, of: np.ndarray | slice = slice(None), terms: np.ndarray | None = None) -> np.ndarray:
+        """Of the law of some of the rows, on some of the terms."""
+        products, with_rest = self.products[of].sum(axis=0), self.with_rest[of].sum(axis=0)
+        if terms is not None:
+            products, with_rest = products[np.ix_(terms, terms)], with_rest[terms]
+        return solve(products, with_rest, self.variance, self.n_genes)
+
+
 def coefficients(terms: np.ndarray, rest: np.ndarray) -> np.ndarray:
     """(K,) the law of the rest (n x G) on the terms (n x K x G)."""
-    products, with_rest = sums_of_products(terms, rest)
-    totals = products.sum(axis=0), with_rest.sum(axis=0)
-    return solve(*totals, variance_about(terms, rest, *totals), rest.shape[1])
+    return Learned.of(list(range(len(terms))), terms, rest).coefficients()
 
 
 def sums_of_products(terms: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from squidiff.config import CONTEXT_SEPARATOR
+
 if TYPE_CHECKING:
     from squidiff.response.course import Course
     from squidiff.response.parts import Parts
@@ -28,6 +30,11 @@ class Population(NamedTuple):
     """The condition in its canonical spelling; '' for control cells and where there is no condition."""
     time: float | None
     """None where there is no time."""
+
+    @property
+    def values(self) -> list[str]:
+        """Of the context columns, each."""
+        return self.context.split(CONTEXT_SEPARATOR)
 
     def __str__(self) -> str:
         parts = [self.context, self.condition, "" if self.time is None else f"time {self.time:.12g}"]

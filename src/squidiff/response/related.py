@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
-from squidiff.config import CONTEXT_SEPARATOR
+from squidiff.response.dose import doses_of
 from squidiff.response.embedding import directions
-from squidiff.response.law import solve, sums_of_products, variance_about
+from squidiff.response.law import Learned
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict, Predictor, WeightedShift, drawn
 
@@ -20,17 +18,6 @@ MIN_LEARNED = 3
 """Populations with relatives, of which fewer are no law."""
 LEAST = 1e-9
 """Sum of squares that is as good as none."""
-
-
-class _Learned(NamedTuple):
-    """What n populations tell, by K terms."""
-
-    rows: list[int]
-    products: np.ndarray
-    """n x K x K"""
-    with_rest: np.ndarray
-    """n x K"""
-    variance: float
 
 
 class RelatedPopulations:
@@ -53,72 +40,64 @@ class RelatedPopulations:
         self.populations, self.said = populations, WeightedShift(in_proportion=True)
         self.directions = directions(populations.features[:, 1:])
         self._sharing: dict[tuple[int, str, float | None], list[int]] = {}
-        self._over_time: dict[tuple[str, str], list[int]] = {}
-        self._learned: _Learned | None = None  # not before it is asked for
+        self._learned: Learned | None = None  # not before it is asked for
         for i in populations.treated:
             key = populations.keys[i]
-            for n, value in enumerate(key.context.split(CONTEXT_SEPARATOR)):
+            for n, value in enumerate(key.values):
                 self._sharing.setdefault((n, value, key.time), []).append(i)
-            self._over_time.setdefault((key.context, key.condition), []).append(i)
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        if not any(self._relatives(key, features, source)):
+        relatives = self._relatives(key, features, source)
+        if not any(relatives):
             raise CannotPredict(f"no related context, time or dose of {key} was seen under the condition")
         if self._learned is None:
             self.said.fit(self.populations)
             self._learned = self._learn()
-        terms, known, own = self._terms(key, features, source), self._learned, self.populations.find(key)
-        others = np.array([k for k, row in enumerate(known.rows) if row != own], dtype=int)
+        terms, others = self._terms(key, features, source, relatives), self._learned.others(self.populations.find(key))
         if len(others) < MIN_LEARNED or not terms[1:].any():
             raise CannotPredict(f"too few populations were seen that have relatives as {key} has")
         there = np.flatnonzero(terms.any(axis=1))  # relatives of one kind tell more where there are none of another
-        products, with_rest = known.products[others].sum(axis=0), known.with_rest[others].sum(axis=0)
-        coefficients = solve(products[np.ix_(there, there)], with_rest[there], known.variance, terms.shape[1])
-        return self.populations.bounded(source.mean + terms[0] + coefficients @ terms[there])
+        beyond = self._learned.coefficients(others, there) @ terms[there]
+        return self.populations.bounded(source.mean + terms[0] + beyond)
 
-    def _learn(self) -> _Learned:
+    def _learn(self) -> Learned:
         populations = self.populations
         found: list[tuple[int, np.ndarray]] = []
         known = [i for i in populations.treated if populations.elsewhere(populations.keys[i])]
         for i in drawn(sorted(known, key=self._name), MAX_LEARNED):
             source = populations.source_of(i)
             assert source is not None  # the treated have one
-            terms = self._terms(populations.keys[i], populations.features[i], source)
+            asked = populations.keys[i], populations.features[i], source
+            terms = self._terms(*asked, self._relatives(*asked))
             if terms[1:].any():
                 found.append((i, terms))
         if not found:
-            none = np.zeros(0)
-            return _Learned([], none, none, 0.0)
+            return Learned.nothing()
         rows, terms = [i for i, _ in found], np.stack([of_one for _, of_one in found])
-        rest = populations.shifts(rows) - terms[:, 0]
-        products, with_rest = sums_of_products(terms, rest)
-        variance = variance_about(terms, rest, products.sum(axis=0), with_rest.sum(axis=0))
-        return _Learned(rows, products, with_rest, variance)
+        return Learned.of(rows, terms, populations.shifts(rows) - terms[:, 0])
 
     def _relatives(self, key: Population, features: np.ndarray, source: Source) -> list[list[int]]:
         """The populations of each kind."""
-        populations, values = self.populations, key.context.split(CONTEXT_SEPARATOR)
-        kinds = []
-        for n, value in enumerate(values if len(values) > 1 else ()):
+        populations, kinds = self.populations, []
+        for n, value in enumerate(key.values if len(key.values) > 1 else ()):
             sharing = [i for i in self._sharing.get((n, value, key.time), []) if populations.keys[i] != key]
             for is_same in (True, False):
                 of_kind = [i for i in sharing if (populations.keys[i].condition == key.condition) == is_same]
                 kinds.append(self._most_alike(of_kind, source))
-        over_time = [] if key.time is None else self._over_time.get((key.context, key.condition), [])
+        treated, over_time = populations.treated_at, populations.over_time(key.context, key.condition)
+        over_time = [i for i in over_time if i in treated.get((key.context, populations.keys[i].time), [])]
         times = {i: populations.keys[i].time or 0.0 for i in over_time}
-        asked = directions(features[None, 1:])[0]
-        at_time = populations.treated_at.get((key.context, key.time), []) if features[1:].any() else []
-        alike = [i for i in at_time if np.array_equal(self.directions[i], asked) and populations.keys[i] != key]
-        strength = populations.features[:, 0] * np.sign(features[0])
-        lower = {i: float(strength[i]) for i in alike if 0 < strength[i] < abs(features[0])}
-        return [*kinds, _nearest(times, key.time or 0.0), _nearest(lower, float(abs(features[0])))]
+        here = [i for i in treated.get((key.context, key.time), []) if populations.keys[i] != key]
+        wanted, doses = abs(float(features[0])), doses_of(populations, self.directions, here, features)
+        lower = {i: dose for i, dose in doses.items() if 0 < dose < wanted}
+        return [*kinds, _nearest(times, key.time or 0.0), _nearest(lower, wanted)]
 
-    def _terms(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+    def _terms(self, key: Population, features: np.ndarray, source: Source, relatives: list[list[int]]) -> np.ndarray:
         """K x G; 0 of a kind of which there are no relatives."""
         shift = self.base.predict(key, features, source) - source.mean
         terms = [shift]
-        for of_kind in self._relatives(key, features, source):
+        for of_kind in relatives:
             stronger, beyond = self._missed(of_kind, self.populations.find(key))
             terms += [stronger * shift, beyond]
         return np.stack(terms)
@@ -144,7 +123,7 @@ class RelatedPopulations:
             source = populations.source_of(i)
             assert source is not None  # the treated have one
             try:
-                mean = self.said.predict_without(own, populations.keys[i], source)
+                mean = self.said.predict_without(populations.keys[i], source, own)
             except CannotPredict:
                 continue
             said.append(mean - source.mean)

@@ -116,9 +116,9 @@ class WeightedShift:
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        return self.predict_without(None, key, source)
+        return self.predict_without(key, source, None)
 
-    def predict_without(self, index: int | None, key: Population, source: Source) -> np.ndarray:
+    def predict_without(self, key: Population, source: Source, index: int | None) -> np.ndarray:
         """The same, as if one population had not been seen."""
         return np.asarray(self.likelihood / self.likelihood.sum() @ self._predict_all(key, source, index))
 

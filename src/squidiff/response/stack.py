@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -207,7 +208,6 @@ class Anchor:
         self.populations = populations
         self._fitted: dict[str, Predictor] = {}
         self._errors: dict[Group, np.ndarray] = {}
-        self._answered = {populations.keys[i].context for i in populations.treated}
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> tuple[np.ndarray, str]:
@@ -241,11 +241,13 @@ class Anchor:
 
     def lack(self, group: Group, key: Population) -> Lack:
         """Of a population that a group answers for."""
-        all_here, n_parts = key.condition != "" and key.context not in self._answered, 0
-        if PARTS_ELSEWHERE in group.names:
-            alone = [self.populations.find(key._replace(condition=part)) for part in parts_of(key)]
-            n_parts = max(1, alone.count(None))
-        return Lack(all_here, n_parts)
+        answered = {context for context, _ in self.populations.treated_at}
+        n_parts = max(1, self._alone(key).count(None)) if PARTS_ELSEWHERE in group.names else 0
+        return Lack(key.condition != "" and key.context not in answered, n_parts)
+
+    def _alone(self, key: Population) -> list[int | None]:
+        """The population of each part of a combination alone, None where it was not seen."""
+        return [self.populations.find(key._replace(condition=part)) for part in parts_of(key)]
 
     def errors(self, group: Group, lack: Lack) -> list[LeftOut]:
         """How a group would have predicted training populations, each left out of all that it learns from.
@@ -259,6 +261,7 @@ class Anchor:
             self._left_out(needed)  # of all populations: what is kept must not come from a part of them
         alike = described_alike(populations.features[:, 1:]) if group.leaves_conditions_out else None
         asked = [i for i, key in enumerate(keys) if group.applies(key) and populations.sources[i] >= 0]
+        described = populations.features_of | self.described  # what describes a part is known without its cells
         found = []
         for i in drawn(populations.reliable(asked), MAX_ERRORS):
             known = populations.only(np.setdiff1d(np.arange(len(keys)), self._out_with(i, lack, alike)))
@@ -267,7 +270,7 @@ class Anchor:
                 continue
             source = Source(known.keys[start], known.mean[start])
             again = Anchor(groups).fit(known)
-            again.described = populations.features_of | self.described  # what describes a part is known without cells
+            again.described = described
             again._fitted = {name: self._anew(name).fit(known) for of in groups for name in of.names if name in CHOOSE}
             again._errors = (
                 self._errors
@@ -292,8 +295,7 @@ class Anchor:
         if lack.all_here:
             out += [j for j in populations.treated if keys[j].context == asked.context]
         if lack.n_parts:
-            alone = [populations.find(asked._replace(condition=part)) for part in parts_of(asked)[: lack.n_parts]]
-            out += [j for j in alone if j is not None]
+            out += [j for j in self._alone(asked)[: lack.n_parts] if j is not None]
         if alike is not None:
             same = {keys[j].condition for j in populations.treated if alike[j] == alike[index]}
             out += np.flatnonzero(holds_one_of([key.condition for key in keys], same)).tolist()
@@ -330,7 +332,7 @@ class Anchor:
         return weights
 
     def _left_out(self, group: Group) -> np.ndarray:
-        """By what a group's predictors are weighed: for each population P x P mean products of errors; none of one."""
+        """By what a group's K predictors are weighed: mean products of errors, populations x K x K; none of one."""
         if group not in self._errors:
             leave_out = self._conditions_left_out if group.leaves_conditions_out else self._populations_left_out
             self._errors[group] = leave_out(group.names) if len(group.names) > 1 else np.zeros((0, 1, 1))
@@ -415,14 +417,12 @@ def stacked(products: np.ndarray) -> np.ndarray:
 
 
 def _products_of_errors(predictors: list[Predictor], populations: Populations, index: int) -> np.ndarray:
-    """P x P, of the predictors' errors on one population, mean over genes; NaN where one cannot predict it."""
+    """K x K, of the predictors' errors on one population, mean over genes; NaN where one cannot predict it."""
     source = populations.source_of(index)
     assert source is not None  # only the treated are asked for
-    errors = []
-    for predictor in predictors:
-        try:
+    errors = np.full((len(predictors), populations.mean.shape[1]), np.nan)
+    for row, predictor in zip(errors, predictors, strict=True):
+        with suppress(CannotPredict):
             guess = predictor.predict(populations.keys[index], populations.features[index], source)
-            errors.append(guess - populations.mean[index])
-        except CannotPredict:
-            errors.append(np.full(populations.mean.shape[1], np.nan))
-    return np.asarray(np.stack(errors) @ np.stack(errors).T / populations.mean.shape[1])
+            row[:] = guess - populations.mean[index]
+    return np.asarray(errors @ errors.T / errors.shape[1])

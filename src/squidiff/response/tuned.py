@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from squidiff.response.law import share_of_common, solve, sums_of_products, variance_about
+from squidiff.response.law import Learned, share_of_common
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict, Predictor, drawn, elsewhere
 
@@ -18,19 +18,12 @@ MAX_SHARED = 30
 
 
 class _Learned(NamedTuple):
-    """What the conditions of one context and time tell, n of them by K terms."""
+    """What the conditions of one context and time tell."""
 
-    rows: list[int]
-    """Their populations."""
+    law: Learned
     beyond: np.ndarray
     """n x G, of the shift beyond the law, and how much of their mean one more has."""
     share: float
-    products: np.ndarray
-    """n x K x K, of the terms over genes."""
-    with_rest: np.ndarray
-    """n x K, of the terms and the rest."""
-    variance: float
-    """Of a gene's rest about the law."""
 
 
 class TunedShift:
@@ -58,13 +51,12 @@ class TunedShift:
         if here not in self._learned:  # not before it is asked for: of many contexts one may be
             self._learned[here] = self._learn(self.populations.treated_at.get(here, []))
         known, own = self._learned[here], self.populations.find(key)
-        others = np.array([i for i, row in enumerate(known.rows) if row != own], dtype=int)
+        others = known.law.others(own)
         if len(others) < MIN_SHARED:
             raise CannotPredict(f"fewer than {MIN_SHARED} other conditions were seen in {key.context!r} and elsewhere")
         terms = self._terms(key, features, source)
-        totals = known.products[others].sum(axis=0), known.with_rest[others].sum(axis=0)
-        coefficients = solve(*totals, known.variance, terms.shape[1])
-        mean = source.mean + terms[0] + coefficients @ terms + known.share * known.beyond[others].mean(axis=0)
+        mean = source.mean + terms[0] + known.law.coefficients(others) @ terms
+        mean = mean + known.share * known.beyond[others].mean(axis=0)
         return self.populations.bounded(mean)
 
     def _learn(self, here: list[int]) -> _Learned:
@@ -80,15 +72,12 @@ class TunedShift:
                 continue
             rows.append(i)
         if not rows:
-            none = np.zeros(0)
-            return _Learned([], none, 0.0, none, none, 0.0)
+            return _Learned(Learned.nothing(), np.zeros(0), 0.0)
         terms = np.stack(found)
         rest = populations.shifts(rows) - terms[:, 0]
-        products, with_rest = sums_of_products(terms, rest)
-        totals = products.sum(axis=0), with_rest.sum(axis=0)
-        variance = variance_about(terms, rest, *totals)
-        beyond = rest - solve(*totals, variance, rest.shape[1]) @ terms
-        return _Learned(rows, beyond, share_of_common(beyond), products, with_rest, variance)
+        law = Learned.of(rows, terms, rest)
+        beyond = rest - law.coefficients() @ terms
+        return _Learned(law, beyond, share_of_common(beyond))
 
     def _terms(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
         """What the coefficients are of, K x G: what the base says, then by how much each context differs from all."""

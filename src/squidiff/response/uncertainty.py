@@ -90,10 +90,7 @@ class Uncertainty:
         those under a condition where one is asked for: the harmonic mean, as noise goes with 1 / n, of all that have
         half of the median or more.
         """
-        populations = self.populations
-        alike = [bool(other.condition) == bool(key.condition) for other in populations.keys]
-        n_cells = populations.n_cells[np.array(alike) if any(alike) else slice(None)]
-        usual = 1 / float(np.mean(1 / n_cells[n_cells >= np.median(n_cells) / 2]))
+        populations, usual = self.populations, self._usual_n_cells[key.condition != ""]
         here, own = populations.find(source.key), populations.find(key)
         variance = populations.pooled_variance if here is None else populations.variance_of(here)
         noise = variance / (usual if here is None else populations.n_cells[here])
@@ -103,6 +100,17 @@ class Uncertainty:
         half = {level: law.half_width(level, shift, noise, variance) for level in law.widths}
         bounds = {level: (shift - width, shift + width) for level, width in half.items()}
         return Interval(shift, bounds, group is None or law.n_left_out >= MIN_LEFT_OUT)
+
+    @cached_property
+    def _usual_n_cells(self) -> dict[bool, float]:
+        """Of populations under a condition, and of those without."""
+        n_cells, found = self.populations.n_cells, {}
+        has_condition = np.array([key.condition != "" for key in self.populations.keys])
+        for is_treated in (True, False):
+            alike = n_cells[has_condition == is_treated]
+            alike = alike if len(alike) else n_cells
+            found[is_treated] = 1 / float(np.mean(1 / alike[alike >= np.median(alike) / 2]))
+        return found
 
     def far(self, key: Population, features: np.ndarray, source: Source, group: Group | None) -> list[str]:
         """In what a question lies farther from training than training populations do from each other; else nothing."""
