@@ -24,7 +24,7 @@ from squidiff.data.preprocess import (
 )
 from squidiff.data.splits import follow_any, held_out_cells, parse_rule
 from squidiff.data.survey import survey
-from squidiff.data.table import CellTable
+from squidiff.data.table import CellTable, preparations
 from squidiff.data.unit import Normalisation
 
 SCHEMA = Schema(condition_key="condition", control="ctrl", context_keys=("type",))
@@ -333,6 +333,9 @@ def test_the_settings_go_with_the_file(tmp_path: Path) -> None:
     assert "drop" not in found
     assert "max_cells" not in found
     np.testing.assert_array_equal(dense(read), dense(prepared.train))
+    again = prepare(read, SCHEMA, Preparation(max_cells=20)).train
+    of_both = [(settings["seed"], bool(settings["normalize"])) for settings in preparations(again)]
+    assert of_both == [(0, False), (3, True)]
 
 
 def test_genes_of_raw_counts_are_refused_not_overflown() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -104,6 +105,27 @@ def test_genes_chosen_with_the_truth_are_found() -> None:
     prepared = prepare(whole, SCHEMA, Preparation(n_genes=40, hold_out=rules))
     assert prepared.test is not None
     assert leaks(predicted[:, prepared.train.var_names].copy(), prepared.test, prepared.train) == []
+
+
+def test_genes_that_an_earlier_preparation_chose_are_found(tmp_path: Path) -> None:
+    predicted, whole = split()[2], made_cells(40, N_GENES)
+    rules = ("type=T,condition=A+B", "type=T,condition=B")
+
+    def found(*steps: Preparation) -> list[str]:
+        train, test = whole, None
+        for step in steps:
+            prepared = prepare(train, SCHEMA, step)
+            train, test = prepared.train, prepared.test if prepared.test is not None else test
+        assert test is not None
+        for name, part in (("train", train), ("test", test)):  # as files have it
+            part.write_h5ad(tmp_path / f"{name}.h5ad")
+        read = [ad.read_h5ad(tmp_path / f"{name}.h5ad") for name in ("test", "train")]
+        return leaks(predicted[:, train.var_names].copy(), *read)
+
+    chosen, held_out, capped = Preparation(n_genes=40), Preparation(hold_out=rules), Preparation(max_cells=30)
+    late = ["the genes were chosen before the true cells were held out"]
+    assert found(chosen, held_out) == found(chosen, capped, held_out) == late
+    assert found(held_out, chosen) == found(capped, held_out, chosen) == []
 
 
 @pytest.mark.parametrize("alike", [True, False])

@@ -18,7 +18,16 @@ from squidiff.data.matrix import as_matrix, in_memory, scale_and_log
 from squidiff.data.readers import quiet_about_names, read_gene_list, with_values_of
 from squidiff.data.splits import follow_any, held_out_cells
 from squidiff.data.survey import Survey, survey
-from squidiff.data.table import PREPARED, CellTable, group_rows, matched, read_cells, remember_schema, require_columns
+from squidiff.data.table import (
+    CellTable,
+    group_rows,
+    matched,
+    preparations,
+    read_cells,
+    remember_preparation,
+    remember_schema,
+    require_columns,
+)
 
 SPLIT = "split"
 """obs column that `prepare` writes: train or test."""
@@ -91,15 +100,11 @@ def prepare_values(adata: ad.AnnData, schema: Schema, settings: Preparation) -> 
             f"kept the {chosen.sum():,} genes that vary most over the training cells{_besides(settings.keep)}"
         )
         prepared = prepared[:, chosen].copy()
-    if SPLIT in prepared.obs and PREPARED not in adata.uns:
+    if SPLIT in prepared.obs and not preparations(adata):
         report.append(f"the obs column {SPLIT!r} that was there is replaced")
     prepared.obs[SPLIT] = pd.Categorical(np.where(held_out, "test", "train"), categories=["train", "test"])
     remember_schema(prepared, schema)
-    prepared.uns[PREPARED] = {
-        key: list(value) if isinstance(value, list) else value
-        for key, value in settings_to_json(settings).items()
-        if value not in (None, [])
-    }
+    remember_preparation(prepared, settings)
     train, test = prepared[~held_out].copy(), prepared[held_out].copy()
     report.append(f"{train.n_obs:,} cells for training, {test.n_obs:,} held out")
     parts = {"train": train, "test": test}

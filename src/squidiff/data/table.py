@@ -17,7 +17,15 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from squidiff.config import CONTEXT_SEPARATOR, InputError, Schema, as_flags, settings_from_json, settings_to_json
+from squidiff.config import (
+    CONTEXT_SEPARATOR,
+    InputError,
+    Preparation,
+    Schema,
+    as_flags,
+    settings_from_json,
+    settings_to_json,
+)
 from squidiff.data.conditions import Part, canonical_label, parse_condition
 from squidiff.data.matrix import CellsOnDisk, Matrix, as_matrix, blocks, dense, of_genes
 from squidiff.data.readers import noted, open_file, quiet_about_names, read_file
@@ -30,6 +38,8 @@ Key = tuple[str, str, float | None]
 
 SCHEMA, PREPARED = "squidiff_schema", "squidiff_preparation"
 """Keys of uns: what the obs columns mean, and the settings of `prepare`."""
+BEFORE = "before"
+"""Among these settings, those of the `prepare` before."""
 
 TIME_RANGE = re.compile(r"\s*(-?[\d.]+)\s*(?:-|\u2013|to)\s*(-?[\d.]+)\s*")
 """A time that is given as a range."""
@@ -188,6 +198,21 @@ def schema_of(
     if say is not None and schema != Schema():
         say(f"columns, as {where} remembers them: {as_flags(schema)}")
     return schema
+
+
+def remember_preparation(adata: ad.AnnData, settings: Preparation) -> None:
+    """Notes in uns how the cells were prepared, and keeps what is noted of an earlier time."""
+    done = {name: value for name, value in settings_to_json(settings).items() if value not in (None, [])}
+    adata.uns[PREPARED] = done | ({BEFORE: adata.uns[PREPARED]} if PREPARED in adata.uns else {})
+
+
+def preparations(adata: ad.AnnData) -> list[dict[str, Any]]:
+    """The settings of each `prepare` that the data went through, the latest first."""
+    settings, found = adata.uns.get(PREPARED), []
+    while isinstance(settings, Mapping):
+        found.append({name: value for name, value in settings.items() if name != BEFORE})
+        settings = settings.get(BEFORE)
+    return found
 
 
 def remembered_schema(path: Path) -> Schema | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from squidiff.data.manifest import describe_table
 from squidiff.data.matrix import scale_and_log
 from squidiff.data.preprocess import scaling
 from squidiff.data.queries import refuse_own_names
-from squidiff.data.table import PREPARED, CellTable, open_cells, schema_of
+from squidiff.data.table import CellTable, open_cells, preparations, schema_of
 from squidiff.data.unit import Normalisation
 from squidiff.estimator.fitted import Fitted, begin_anchored, begin_from
 from squidiff.estimator.upstream import UpstreamFitted, begin_upstream
@@ -139,5 +139,5 @@ def _encoder(table: CellTable, schema: Schema, earlier: Fitted | None) -> Condit
 def _normalisation(adata: ad.AnnData, table: CellTable, config: Config) -> Normalisation:
     if config.normalize:
         return Normalisation.of(table.survey, settings_to_json(config), "train")
-    done = adata.uns.get(PREPARED)
-    return Normalisation.of(table.survey, done if isinstance(done, Mapping) else {}, "prepare")
+    done = next((settings for settings in preparations(adata) if settings.get("normalize")), {})
+    return Normalisation.of(table.survey, done, "prepare")
