@@ -130,7 +130,10 @@ class Schema(_Checked):
             )
         for name in ("smiles_key", "dose_key", "direction_key", "embeddings"):
             if getattr(self, name) is not None and self.condition_key is None:
-                raise InputError(f"{flag(name)} is given without --condition-key: it describes a condition")
+                raise InputError(
+                    f"{flag(name)} is given without --condition-key: it describes a condition (name the columns too, "
+                    "also where a file remembers them: options replace what it says)"
+                )
         twice = [key for key in self.context_keys if key in (self.condition_key, self.time_key)]
         if twice:
             of = "--condition-key" if twice[0] == self.condition_key else "--time-key"

@@ -62,13 +62,22 @@ def test_of_several_populations_the_shown_changes_say_which_one_they_are_of(
     assert "cell_type" not in heading  # they share it
 
 
-def test_candidates_are_ranked(here: Path) -> None:
+def test_candidates_are_ranked(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pd.DataFrame({"condition": ["control", "high", "low"], "cell_type": HELD_OUT}).to_csv("q.csv", index=False)
     given = ("--source", "train.h5ad", "--queries", "q.csv", "--target", "wanted.h5ad")
     assert squidiff("rank", "run", *given, "--out", "rank.csv") == 0
     table = pd.read_csv("rank.csv")
     assert table["condition"].iloc[0] == "low"
     assert table["energy_distance"].is_monotonic_increasing
+    said = capsys.readouterr()
+    assert "3/3" in said.err
+    assert "together" not in said.out
+    whole = ("--source", "train.h5ad", "--queries", "q.csv", "--target", "days.h5ad")  # with its control cells
+    assert squidiff("rank", "run", *whole, "--out", "whole.csv") == 0
+    assert (
+        "days.h5ad holds cells of 12 populations by condition, cell_type: they are the target together"
+        in capsys.readouterr().out.replace("\n", " ")
+    )
 
 
 def test_interactions_are_written(here: Path) -> None:

@@ -67,15 +67,19 @@ def rank(
     device: Device = "auto",
 ) -> None:
     """Which of several conditions brings cells nearest to a target population: the energy distance of each, as CSV."""
+    from squidiff.data.table import read_cells
     from squidiff.tasks import rank_conditions
 
     asked = read_asked(queries, query)
     model = _ready(run, device, out, source, target, queries)
     _require_known(model, asked, queries)
-    with progress("predicting", None) as advance:
-        table = rank_conditions(
-            model, asked, source, target, sampling=sampling, seed=sampling.seed, on_query=lambda i, n: advance(i)
-        )
+    cells = read_cells(target)
+    several = cells.obs[[c for c in model.schema.columns if c in cells.obs]].drop_duplicates()
+    if len(several) > 1:
+        say(f"{target} holds cells of {len(several)} populations by {', '.join(several)}: they are the target together")
+    with progress("predicting") as advance:
+        on_query = lambda i, n: advance(i, total=n)  # noqa: E731
+        table = rank_conditions(model, asked, source, cells, sampling=sampling, seed=sampling.seed, on_query=on_query)
     _write(out, table)
     columns = [c for c in table if c not in ("before", "anchor", "far")]
     show_table(columns, list(table[columns].head(MAX_SHOWN).itertuples(index=False, name=None)))
