@@ -181,9 +181,12 @@ def doses(rng: np.random.Generator, law: str) -> Screen:
 
 
 def times(rng: np.random.Generator, law: str) -> Screen:
-    """Courses over five times, of contexts without a control or of six conditions in one; one lacks a time."""
-    n_times, t = 5, np.arange(5)[:, None]
-    asked = 4.0 if law.startswith("last") else 2.0
+    """Courses over five times, of contexts without a control or of six conditions in one; one lacks a time.
+
+    Of one context alone the last of five, or of three, lacks.
+    """
+    n_times = 3 if "two seen" in law else 5
+    t, asked = np.arange(n_times)[:, None], float(n_times - 1) if law.startswith("last") else 2.0
 
     def course(height: np.ndarray) -> np.ndarray:
         middle, width = rng.uniform(0, n_times - 1, N_GENES), rng.uniform(0.5, 1.5, N_GENES)
@@ -201,7 +204,7 @@ def times(rng: np.random.Generator, law: str) -> Screen:
                 (wanted if k == 1 and time == asked else seen)[key] = start + drift[time] + here[time]
         return Screen(seen, wanted, one_hot([f"k{k}" for k in range(1, 7)]))
     start, shared = base(rng, 4), course(some(rng, 0.35, sd=1.3))
-    for c in range(4):
+    for c in range(1 if "alone" in law else 4):
         own = course(some(rng, 0.35, sd=1.3))
         here = own if "own" in law else shared * (1 + 0.3 * rng.normal(size=N_GENES))
         for time in range(n_times):
@@ -249,7 +252,18 @@ SCREENS: dict[str, tuple[Callable[[np.random.Generator, str], Screen], tuple[str
     ),
     "conditions": (conditions, ("groups", "groups, few features", "linear", "features of noise")),
     "doses": (doses, ("lowest", "second", "highest")),
-    "times": (times, ("between", "between, own ways", "last", "between, conditions", "last, conditions")),
+    "times": (
+        times,
+        (
+            "between",
+            "between, own ways",
+            "last",
+            "last, alone",
+            "last, alone, two seen",
+            "between, conditions",
+            "last, conditions",
+        ),
+    ),
 }
 
 

@@ -19,7 +19,7 @@ from squidiff.response.fold import FoldShift
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict, WeightedShift, likelihood
 from squidiff.response.stack import BASELINES, GROUPS, PREDICTORS, Anchor, Lack, stacked
-from squidiff.response.time import UNKNOWN_DAMPING
+from squidiff.response.time import EXPECTED_SHARE
 
 SHIFTS = next(group for group in GROUPS if "fold shift" in group.names)
 SHIFT = {"a": 2.0, "b": 2.1, "c": 1.9}
@@ -98,7 +98,7 @@ def test_time_alone_is_interpolated_or_taken_from_the_other_contexts() -> None:
     assert name == "shared step"
     assert 103.0 < mean.item() < 115.0  # the steps of the others are 3 and 15
     mean, name = ask_anchor(made, ask("a", "", 5.0))
-    assert (mean.item(), name) == (3.0 + UNKNOWN_DAMPING * 2.0, "time trend")
+    assert (mean.item(), name) == (3.0 + EXPECTED_SHARE * 2.0, "time trend")
     with pytest.raises(InputError, match=r"^new, time 5 cannot be predicted: .*new: seen at times 0 to 0, not at 5"):
         ask_anchor(made, ask("new", "", 5.0))
 

@@ -164,10 +164,19 @@ def over_time(times: list[float], means: list[list[float]]) -> Populations:
     return populations({("a", "", t): m for t, m in zip(times, means, strict=True)}, has_control=False)
 
 
-@pytest.mark.parametrize(("asked", "expected"), [(5.0, [5.0, 10.0]), (-2.0, [-2.0, -4.0])])
-def test_a_straight_line_goes_on_as_it_went(asked: float, expected: list[float]) -> None:
-    made = over_time([0.0, 1.0, 3.0], [[0.0, 0.0], [1.0, 2.0], [3.0, 6.0]])
-    np.testing.assert_allclose(answer(TimeTrend(), made, ask("a", "", asked)), expected, atol=1e-12)
+@pytest.mark.parametrize(("n_seen", "share"), [(2, 0.1), (3, 0.55), (4, 0.7), (31, 0.97)])
+def test_a_straight_line_goes_on_as_it_went_the_more_often_it_did(n_seen: int, share: float) -> None:
+    """n - 2 steps that a line foretold, and one of which a tenth is expected; forwards as backwards."""
+    times = [float(t) for t in range(n_seen)]
+    made = over_time(times, [[t, 2 * t] for t in times])
+    for asked, last, way in ((times[-1] + 1, times[-1], share), (-1.0, 0.0, -share)):
+        expected = [last + way, 2 * (last + way)]
+        np.testing.assert_allclose(answer(TimeTrend(), made, ask("a", "", asked)), expected, atol=1e-12)
+
+
+def test_a_longer_step_is_a_longer_way() -> None:
+    made = over_time([0.0, 1.0, 3.0], [[0.0], [1.0], [3.0]])
+    assert answer(TimeTrend(), made, ask("a", "", 5.0)).item() == pytest.approx(3 + 0.55 * 2)
 
 
 def test_what_turned_back_before_is_held_at_the_last_time() -> None:
@@ -176,9 +185,9 @@ def test_what_turned_back_before_is_held_at_the_last_time() -> None:
 
 
 def test_a_trend_that_slowed_is_damped_as_it_slowed() -> None:
-    """Every step is half of the one before: half of what a straight line would add."""
+    """Every step is half of the one before: half of what a straight line would add, and once a tenth."""
     made = over_time([0.0, 1.0, 2.0], [[0.0], [4.0], [6.0]])
-    assert answer(TimeTrend(), made, ask("a", "", 3.0)).item() == pytest.approx(7.0)
+    assert answer(TimeTrend(), made, ask("a", "", 3.0)).item() == pytest.approx(6 + 2 * (0.5 + 0.1) / 2)
 
 
 @pytest.mark.parametrize("asked", [1.5, None])

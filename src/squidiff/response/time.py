@@ -7,7 +7,8 @@ import numpy as np
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict
 
-UNKNOWN_DAMPING = 0.5
+EXPECTED_SHARE = 0.1
+"""Of a straight line's next step, what is expected before any was seen; as much as one that was seen, it counts."""
 
 
 class TimeInterpolation:
@@ -59,8 +60,8 @@ class TimeTrend:
     """Beyond the times seen: the mean at the last time, gone on as it went between the last two, but damped.
 
     Of what a straight line would add, the share that would have predicted the later times from the two before each best
-    (least squares over them, within 0 and 1) is added; UNKNOWN_DAMPING where only two times were seen. Likewise before
-    the first time. Beyond the ends by more than the times seen span, nothing is said.
+    (least squares over them and one more of EXPECTED_SHARE, within 0 and 1) is added. Likewise before the first time.
+    Beyond the ends by more than the times seen span, nothing is said.
     """
 
     def fit(self, populations: Populations) -> TimeTrend:
@@ -82,8 +83,9 @@ class TimeTrend:
             times, mean = times[::-1], mean[::-1]
         steps, slopes = np.diff(mean, axis=0), np.diff(mean, axis=0) / np.diff(times)[:, None]
         guesses = slopes[:-1] * np.diff(times)[1:, None]  # of each step from the one before
-        size = float(np.square(guesses).sum())
-        share = float(np.clip((guesses * steps[1:]).sum() / size, 0, 1)) if size > 0 else UNKNOWN_DAMPING
+        along, size = float((guesses * steps[1:]).sum()), float(np.square(guesses).sum())
+        usual = size / len(guesses) if size > 0 else 1.0
+        share = np.clip((along + EXPECTED_SHARE * usual) / (size + usual), 0, 1)
         return np.asarray(mean[-1] + share * slopes[-1] * (key.time - times[-1]))
 
 
