@@ -163,20 +163,24 @@ def conditions(rng: np.random.Generator, law: str) -> Screen:
 
 
 def doses(rng: np.random.Generator, law: str) -> Screen:
-    """Curves over four doses of twelve drugs in four contexts, of which the first lacks one dose of all."""
-    lacking = {"lowest": 1, "second": 10, "highest": 1000}[law.split(" ")[0]]
+    """Curves over four doses of twelve drugs in four contexts, of which the first lacks one dose of all.
+
+    Beyond the highest of four drugs nobody was given any; one context has the least to tell of them.
+    """
+    lacking, n_contexts = {"lowest": 1, "second": 10}.get(law, 1000), 1 if law.endswith("one context") else 4
     start, effect, half = base(rng, 4), some(rng, 0.2, 12, sd=1.3), 10 ** rng.uniform(0, 3, 12)
     seen, wanted, features = {}, {}, {}
-    for c in range(4):
+    for c in range(n_contexts):
         seen[Population(f"c{c}", "", None)] = start[c]
         for k in range(12):
             here = effect[k] * (1 + 0.3 * rng.normal(size=N_GENES))
             for dose in (1, 10, 100, 1000):
                 name, strength = f"k{k:02d} @ {dose}", np.log10(dose + 1)
                 features[name] = np.array([strength, *(strength * (np.arange(12) == k))])
-                lacks = c == 0 and dose == lacking
+                lacks = dose == lacking and (k < 4 if law.startswith("beyond") else c == 0)
                 profile = start[c] + here * dose**1.5 / (dose**1.5 + half[k] ** 1.5)
-                (wanted if lacks else seen)[Population(f"c{c}", name, None)] = profile
+                if not lacks or c == 0:
+                    (wanted if lacks else seen)[Population(f"c{c}", name, None)] = profile
     return Screen(seen, wanted, features)
 
 
@@ -251,7 +255,7 @@ SCREENS: dict[str, tuple[Callable[[np.random.Generator, str], Screen], tuple[str
         ),
     ),
     "conditions": (conditions, ("groups", "groups, few features", "linear", "features of noise")),
-    "doses": (doses, ("lowest", "second", "highest")),
+    "doses": (doses, ("lowest", "second", "highest", "beyond", "beyond, one context")),
     "times": (
         times,
         (

@@ -136,7 +136,7 @@ def test_a_combination_of_seen_parts_is_their_sum(label: str) -> None:
 
 
 def test_a_dose_between_seen_ones_has_a_shift_in_proportion_to_its_logarithm() -> None:
-    """Between neighbours in log10(dose + 1), and of no dose no shift; beyond them ridge, without intercept."""
+    """Between neighbours in log10(dose + 1), and of no dose no shift; beyond them the shift of the highest."""
     cells = logged(("low", "middle", "high"))
     cells.obs["dose"] = cells.obs["condition"].map({"control": 0.0, "low": 1.0, "middle": 10.0, "high": 100.0})
     cells.obs["condition"] = np.where(cells.obs["condition"] == "control", "control", "drug")
@@ -149,15 +149,11 @@ def test_a_dose_between_seen_ones_has_a_shift_in_proportion_to_its_logarithm() -
         assert anchors(predicted) == {"dose interpolation"}
         share = (np.log10(dose + 1) - np.log10(low + 1)) / (np.log10(high + 1) - np.log10(low + 1))
         assert_mean(predicted, np.maximum(own + (1 - share) * seen_at[low] + share * seen_at[high], 0))
-    beyond = {}
     for dose in (400, 900):
         predicted = model.predict(queries(256, condition="drug", cell_type="type A", dose=dose), cells)
-        assert anchors(predicted) == {"dose shift"}
+        assert anchors(predicted) == {"highest dose"}  # the simulated condition is stronger there by no law of doses
         assert set(predicted.obs["far"]) == {"the dose is beyond those seen"}
-        beyond[dose] = dense(predicted).mean(axis=0)
-    clear = clear_of_zero(*beyond.values(), own)
-    shifts = {dose: (mean - own)[clear] for dose, mean in beyond.items()}
-    np.testing.assert_allclose(shifts[400], shifts[900] * np.log10(401) / np.log10(901), rtol=0, atol=5e-3)
+        assert_mean(predicted, own + seen_at[100])
     none = model.predict(queries(None, condition="drug", cell_type="type A", dose=0), cells)
     assert anchors(none) == {"no change"}
     seen = model.predict(queries(256, condition="drug", cell_type="type A", dose=10), cells)

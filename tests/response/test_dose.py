@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from made_populations import answer, ask, populations, source
-from squidiff.response.dose import DoseInterpolation
-from squidiff.response.populations import Populations
+from squidiff.response.dose import DoseInterpolation, HighestDose
+from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict
 from squidiff.response.stack import Anchor
 
@@ -70,7 +70,56 @@ def test_between_doses_that_others_were_given_it_goes_from_one_answer_to_the_nex
             found, name = told("g @ x", low + share * (high - low))
             assert name == "doses elsewhere"
             np.testing.assert_allclose(found, (1 - share) * ends[low] + share * ends[high], atol=1e-12)
-    assert told("g @ x", 4.1)[1] == "dose shift"  # beyond those seen
+    found, name = told("g @ x", 4.1)  # beyond those that anyone was given
+    share = 0.0 if name == "highest dose" else float(name.partition("dose in proportion ")[2].rstrip("%")) / 100
+    assert name.startswith("highest dose")
+    np.testing.assert_allclose(found, start.mean + (1 + share * 0.1 / 4) * (ends[4.0] - start.mean), atol=1e-3)
+
+
+def curves(power: float) -> Populations:
+    """A drug at doses of strength 1 and 2, and five at 1, 2 and 4, in one context: each goes with strength ^ power."""
+    rng = np.random.default_rng(1)
+    means: dict[tuple[str, str, float | None], object] = {("", "", None): np.zeros(30)}
+    features = {}
+    for k, effect in enumerate(rng.normal(size=(6, 30))):
+        for s in (1.0, 2.0, 4.0)[: 2 if k == 0 else 3]:
+            features[f"g{k} @ {s:g}"] = np.array([s, *(s * (np.arange(6) == k))])
+            means["", f"g{k} @ {s:g}", None] = effect * s**power + 0.05 * rng.normal(size=30)
+    return populations(means, features)
+
+
+@pytest.mark.parametrize(("power", "lead"), [(0.0, "highest dose"), (1.0, "dose in proportion")])
+def test_beyond_the_highest_dose_it_goes_on_as_others_did_at_theirs(power: float, lead: str) -> None:
+    made = curves(power)
+    asked = np.array([4.0, 4.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    start, before = source(made, ask("", "")), made.mean[made.keys.index(ask("", "g0 @ 2"))]
+    mean, name = Anchor().fit(made).predict(ask("", "g0 @ 4"), asked, start)
+    assert name.startswith(lead)
+    np.testing.assert_allclose(mean, before * 2.0**power, atol=0.15)
+
+
+def highest(made: Populations, condition: str, strength: float, *, in_proportion: bool) -> float:
+    def seen(key: Population, features: np.ndarray, start: Source) -> np.ndarray:
+        return made.mean[made.keys.index(key)]
+
+    asked = ask("", condition), np.array([strength, strength]), source(made, ask("", ""))
+    return float(HighestDose(seen, in_proportion).fit(made).predict(*asked).item())
+
+
+def test_the_highest_dose_stands_for_higher_ones_alone() -> None:
+    features = {f"g @ {s:g}": np.array([s, s]) for s in (1.0, 2.0, -3.0)}
+    means: dict[tuple[str, str, float | None], object] = {("", "", None): np.array([10.0])}
+    means |= {("", name, None): np.array([10.0 + s]) for name, (s, _) in features.items()}
+    made = populations(means, features)
+    for strength in (2.5, 100.0):
+        assert highest(made, "g @ x", strength, in_proportion=False) == 12.0
+        assert highest(made, "g @ x", strength, in_proportion=True) == pytest.approx(10.0 + strength)
+    assert highest(made, "g @ x", -6.0, in_proportion=True) == pytest.approx(4.0)
+    for strength, reason in ((1.5, "as large"), (2.0, "as large"), (-3.0, "as large"), (0.0, "at any strength")):
+        with pytest.raises(CannotPredict, match=reason):
+            highest(made, "g @ x", strength, in_proportion=False)
+    assert highest(made, "g @ 2", 2.0, in_proportion=True) == pytest.approx(12.0)  # of what it is not, 1
+    assert highest(made, "g @ 2", 2.0, in_proportion=False) == 11.0
 
 
 def test_two_conditions_at_one_dose_are_told_apart_by_neither() -> None:

@@ -51,6 +51,38 @@ class DoseElsewhere:
         return np.asarray(mean)
 
 
+class HighestDose:
+    """The source mean plus the shift of the same condition at its highest dose, for a higher one that nobody was given.
+
+    As it is, since curves over doses saturate, or `in_proportion` to the strength, log10(dose + 1). Where other
+    contexts were given a higher one than this, it is theirs, for which `of_dose` answers in this context.
+    """
+
+    def __init__(self, of_dose: Callable[[Population, np.ndarray, Source], np.ndarray], in_proportion: bool) -> None:
+        self.of_dose, self.in_proportion = of_dose, in_proportion
+
+    def fit(self, populations: Populations) -> HighestDose:
+        self.populations = populations
+        self.directions = directions(populations.features[:, 1:])
+        return self
+
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        populations, wanted = self.populations, abs(float(features[0]))
+        seen = [i for i in populations.treated_at.get((key.context, key.time), []) if populations.keys[i] != key]
+        if populations.find(key) is None:  # else what others answer could have been learned from it
+            seen += [i for i in populations.treated if populations.keys[i].time == key.time]
+        at = doses_of(populations, self.directions, seen, features)
+        if not at:
+            raise CannotPredict(f"{key.condition!r} was not seen at any strength")
+        highest = max(at.values())
+        if wanted <= highest:
+            raise CannotPredict(f"{key.condition!r} was seen at strengths as large")
+        found = next(i for i, strength in at.items() if strength == highest)  # of the own context, where it had it
+        asked = key._replace(condition=populations.keys[found].condition)
+        shift = self.of_dose(asked, populations.features[found], source) - source.mean
+        return np.asarray(source.mean + shift * (wanted / highest if self.in_proportion else 1.0))
+
+
 def doses_of(
     populations: Populations, direction: np.ndarray, among: Iterable[int], features: np.ndarray
 ) -> dict[int, float]:

@@ -11,7 +11,7 @@ from scipy.optimize import nnls
 
 from squidiff.config import PART_SEPARATOR, InputError
 from squidiff.response.combination import Additive, LinearParts, MeanOfParts, parts_of
-from squidiff.response.dose import DoseElsewhere, DoseInterpolation
+from squidiff.response.dose import DoseElsewhere, DoseInterpolation, HighestDose, doses_of
 from squidiff.response.embedding import (
     MIN_CONDITIONS,
     DoseShift,
@@ -20,6 +20,7 @@ from squidiff.response.embedding import (
     PcaLinear,
     RidgeShift,
     described_alike,
+    directions,
     folds_of_unseen,
     holds_one_of,
 )
@@ -118,6 +119,8 @@ class Lack(NamedTuple):
     """All that its context showed under any condition."""
     n_parts: int = 0
     """Parts of a combination, alone in its context."""
+    higher_doses: bool = False
+    """Its condition at its dose and at higher ones, in any context."""
 
 
 class Group(NamedTuple):
@@ -131,6 +134,8 @@ class Group(NamedTuple):
 
 DOSES_ELSEWHERE = "doses elsewhere"
 """It asks the anchor itself about the doses around."""
+HIGHEST_DOSE = {"highest dose": False, "dose in proportion": True}
+"""They ask the anchor itself about it; whether they go on in proportion."""
 PARTS_ELSEWHERE = "parts elsewhere"
 """It asks the anchor itself about the parts of a combination."""
 TUNED = {"tuned fold shift": "fold shift", "tuned two-way": "two-way"}
@@ -164,6 +169,7 @@ GROUPS = (
     Group(("time trend",), lambda key: key.time is not None),
     Group(("linear parts",), lambda key: PART_SEPARATOR in key.condition),
     Group((PARTS_ELSEWHERE,), lambda key: PART_SEPARATOR in key.condition, leaves_conditions_out=True),
+    Group(tuple(HIGHEST_DOSE), lambda key: key.condition != ""),
     Group(("dose shift",), lambda key: key.condition != ""),
     Group(
         ("ridge", "kernel ridge", "nearest conditions", "mean of conditions", "no change"),
@@ -243,7 +249,8 @@ class Anchor:
         """Of a population that a group answers for."""
         answered = {context for context, _ in self.populations.treated_at}
         n_parts = max(1, self._alone(key).count(None)) if PARTS_ELSEWHERE in group.names else 0
-        return Lack(key.condition != "" and key.context not in answered, n_parts)
+        higher_doses = not HIGHEST_DOSE.keys().isdisjoint(group.names)
+        return Lack(key.condition != "" and key.context not in answered, n_parts, higher_doses)
 
     def _alone(self, key: Population) -> list[int | None]:
         """The population of each part of a combination alone, None where it was not seen."""
@@ -257,7 +264,8 @@ class Anchor:
         """
         populations, keys = self.populations, self.populations.keys
         groups = (group, *self.groups) if PARTS_ELSEWHERE in group.names else (group,)
-        for needed in (*groups, *([ELSEWHERE] if DOSES_ELSEWHERE in group.names else [])):
+        asks_elsewhere = not {DOSES_ELSEWHERE, *HIGHEST_DOSE}.isdisjoint(group.names)
+        for needed in (*groups, *([ELSEWHERE] if asks_elsewhere else [])):
             self._left_out(needed)  # of all populations: what is kept must not come from a part of them
         alike = described_alike(populations.features[:, 1:]) if group.leaves_conditions_out else None
         asked = [i for i, key in enumerate(keys) if group.applies(key) and populations.sources[i] >= 0]
@@ -296,6 +304,10 @@ class Anchor:
             out += [j for j in populations.treated if keys[j].context == asked.context]
         if lack.n_parts:
             out += [j for j in self._alone(asked)[: lack.n_parts] if j is not None]
+        if lack.higher_doses:
+            of_features = populations.features[:, 1:]
+            dosed = doses_of(populations, directions(of_features), populations.treated, populations.features[index])
+            out += [j for j, strength in dosed.items() if strength >= abs(float(populations.features[index, 0]))]
         if alike is not None:
             same = {keys[j].condition for j in populations.treated if alike[j] == alike[index]}
             out += np.flatnonzero(holds_one_of([key.condition for key in keys], same)).tolist()
@@ -380,6 +392,8 @@ class Anchor:
     def _made(self, name: str) -> Predictor:
         if name == DOSES_ELSEWHERE:
             return DoseElsewhere(self._of_others)
+        if name in HIGHEST_DOSE:
+            return HighestDose(self._of_others, HIGHEST_DOSE[name])
         if name == PARTS_ELSEWHERE:
             interacting = self._predictor("interacting parts")
             assert isinstance(interacting, InteractingParts)
