@@ -143,8 +143,9 @@ def donors(rng: np.random.Generator, law: str) -> Screen:
 
 
 def conditions(rng: np.random.Generator, law: str) -> Screen:
-    """120 described conditions of one context; 20 more are asked for."""
-    n, n_features, n_groups = 140, 8 if law.endswith("few features") else 64, 12
+    """120 described conditions of one context, or four or two; 20 more are asked for."""
+    n = 20 + {"groups, four seen": 4, "groups, two seen": 2}.get(law, 120)
+    n_features, n_groups = 8 if law.endswith("few features") else 64, 12
     group, start = rng.integers(0, n_groups, n), base(rng, 1)[0]
     strength = rng.uniform(0.3, 1.3, n) * (rng.random(n) > 0.3)
     effects = strength[:, None] * (some(rng, 0.15, n_groups)[group] + 0.5 * some(rng, 0.1, n))
@@ -254,7 +255,10 @@ SCREENS: dict[str, tuple[Callable[[np.random.Generator, str], Screen], tuple[str
             "own effects, three conditions",
         ),
     ),
-    "conditions": (conditions, ("groups", "groups, few features", "linear", "features of noise")),
+    "conditions": (
+        conditions,
+        ("groups", "groups, few features", "groups, four seen", "groups, two seen", "linear", "features of noise"),
+    ),
     "doses": (doses, ("lowest", "second", "highest", "beyond", "beyond, one context")),
     "times": (
         times,

@@ -204,7 +204,7 @@ def test_embeddings_describe_a_gene_that_was_never_seen(tmp_path: Path) -> None:
     file.unlink()  # the run holds what it needs
     loaded = Squidiff.load(tmp_path / "run", "cpu")
     predicted = loaded.predict(queries(256, condition="C", cell_type="type A"), cells)
-    assert anchors(predicted) == {"ridge"}
+    assert "ridge" in anchors(predicted).pop()  # beside no change, as of two conditions neither tells of the other
     own = mean_of(cells, cell_type="type A", condition="control")
     shift = sum(
         mean_of(cells, cell_type=t, condition=c) - mean_of(cells, cell_type=t, condition="control")
@@ -229,16 +229,17 @@ def test_a_drug_that_was_never_seen_is_known_by_its_structure() -> None:
     def mean(name: str, structure: str) -> np.ndarray:
         asked = queries(256, condition=name, cell_type="type A", smiles=structure)
         predicted = model.predict(asked, cells)
-        assert anchors(predicted) == {"ridge"}
+        assert "ridge" in anchors(predicted).pop()
         return dense(predicted).mean(axis=0)
 
     own, ethanol, aspirin = (mean_of(cells, cell_type="type A", condition=c) for c in ("control", "ethanol", "aspirin"))
     propanol = mean("propanol", "CCCO")
     assert np.array_equal(propanol, mean("1-propanol", "OCCC"))  # one molecule, spelt in two ways
-    assert np.linalg.norm(propanol - ethanol) < 0.8 * np.linalg.norm(propanol - aspirin)
     salicylic = mean("salicylic acid", "O=C(O)c1ccccc1O")
-    assert np.linalg.norm(salicylic - aspirin) < 0.8 * np.linalg.norm(salicylic - ethanol)
-    assert np.linalg.norm(salicylic - own) > 0.1
+    for new, like, unlike in ((propanol, ethanol, aspirin), (salicylic, aspirin, ethanol)):
+        alike, other = (np.corrcoef(new - own, known - own)[0, 1] for known in (like, unlike))
+        assert alike > other + 0.3  # of two drugs neither tells of the other, so that the change itself is a part of it
+        assert np.linalg.norm(new - own) > 0.1
     with pytest.raises(InputError, match=r"^SMILES 'C\(' does not parse"):
         mean("broken", "C(")
     with pytest.raises(InputError, match=r"^condition 'nothing' is unknown .*: give its SMILES$"):

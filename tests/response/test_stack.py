@@ -131,6 +131,36 @@ def test_what_nothing_can_predict_is_refused_with_the_reasons_that_apply() -> No
         ask_anchor(shifted(), ask("new", "Z"))
 
 
+def asked_of_others(common: float, n_seen: int, seed: int) -> tuple[np.ndarray, str, np.ndarray]:
+    """What is answered for one more condition, from where, and what is true: a common effect and one of its own."""
+    rng = np.random.default_rng(seed)
+    effects = common * rng.normal(size=200) + rng.normal(size=(n_seen + 1, 200))
+    described = np.column_stack([np.ones(n_seen + 1), rng.normal(size=(n_seen + 1, 8))])
+    means: dict[tuple[str, str, float | None], object] = {("", "", None): np.zeros(200)}
+    means |= {("", f"c{k}", None): effects[k] for k in range(n_seen)}
+    made = populations(means, {f"c{k}": described[k] for k in range(n_seen)})
+    return *ask_anchor(made, ask("", "new"), described[-1]), effects[-1]
+
+
+def test_of_a_condition_beside_a_single_one_half_of_its_shift_is_said() -> None:
+    """Recorded: all of it was, and no change at all erred less."""
+    mean, name, _ = asked_of_others(common=0.0, n_seen=1, seed=0)
+    only = np.random.default_rng(0).normal(size=(3, 200))[1]  # after the common effect
+    assert name == "ridge 50%, no change 50%"
+    np.testing.assert_allclose(mean, only / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_seen", [2, 3, 5, 9])
+def test_few_conditions_tell_whether_one_more_shares_what_they_do(n_seen: int) -> None:
+    """Recorded: fewer than ten were not asked, and a ridge answered with all of their mean."""
+    for common, bound in ((0.0, 1.1), (3.0, 0.35)):
+        error = size = 0.0
+        for seed in range(5):
+            mean, _, truth = asked_of_others(common, n_seen, seed)
+            error, size = error + float(np.square(mean - truth).sum()), size + float(np.square(truth).sum())
+        assert error < bound * size
+
+
 def screen(specific: float, seed: int = 0) -> tuple[Populations, np.ndarray]:
     """Three contexts under twenty conditions; shift = what all do here + specific * what the condition does + noise.
 

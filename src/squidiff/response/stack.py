@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -330,6 +331,8 @@ class Anchor:
     def _weights(self, group: Group, names: tuple[str, ...]) -> np.ndarray:
         """Of predictors, by the populations left out that all of them can predict; the first alone without any.
 
+        Few conditions hardly tell whether one more shares what they do: before they are asked, half of it is expected.
+
         One that could be tried on few of them counts nothing, or the others would be compared on these few alone.
         """
         chosen = [group.names.index(name) for name in names]
@@ -338,9 +341,12 @@ class Anchor:
         while tried[:, compared].all(axis=1).sum() < min(MIN_TRIED, tried[:, 0].sum()):
             compared.remove(min(compared[1:], key=lambda k: int(tried[:, k].sum())))
         products = products[tried[:, compared].all(axis=1)][:, compared][:, :, compared]
-        weights = np.eye(len(names))[0]
+        weights, expected = np.eye(len(names))[0], None
+        if group.leaves_conditions_out and self._n_described < MIN_CONDITIONS and "no change" in names:
+            weights[0] = weights[names.index("no change")] = 0.5
+            expected = weights[compared]
         if len(products):
-            weights[compared] = stacked(products)
+            weights[compared] = stacked(products, expected)
         return weights
 
     def _left_out(self, group: Group) -> np.ndarray:
@@ -367,16 +373,20 @@ class Anchor:
         """
         treated, of_each = np.array(self.populations.treated, dtype=int), []
         features = self.populations.features[treated, 1:]
-        if len(np.unique(described_alike(features))) < MIN_CONDITIONS:
-            return np.zeros((0, len(names), len(names)))
+        n_folds = N_FOLDS if self._n_described >= MIN_CONDITIONS else self._n_described  # of few each one tells much
         others = np.setdiff1d(np.arange(len(self.populations.keys)), treated)
         conditions = [self.populations.keys[i].condition for i in treated]
-        for fitted, left_out in folds_of_unseen(features, conditions, N_FOLDS):
+        for fitted, left_out in folds_of_unseen(features, conditions, n_folds):
             known = self.populations.only(np.sort(np.concatenate([others, treated[fitted]])))
             predictors = [self._anew(name).fit(known) for name in names]
             asked = drawn(treated[left_out].tolist(), MAX_LEFT_OUT)
             of_each += [_products_of_errors(predictors, self.populations, i) for i in asked]
         return np.array(of_each).reshape(-1, len(names), len(names))
+
+    @cached_property
+    def _n_described(self) -> int:
+        """Conditions that are not described alike."""
+        return len(np.unique(described_alike(self.populations.features[self.populations.treated, 1:])))
 
     def _anew(self, name: str) -> Predictor:
         known = self._predictor(name)
@@ -410,16 +420,16 @@ class Anchor:
         return self._averaged(ELSEWHERE, key, features, source)[0] if found is None else self.populations.mean[found]
 
 
-def stacked(products: np.ndarray) -> np.ndarray:
+def stacked(products: np.ndarray, expected: np.ndarray | None = None) -> np.ndarray:
     """Weights (K,) of K predictors, none below 0, their sum 1, by the products of their errors (populations x K x K).
 
-    Those whose average errs least on all populations and on one more, on which the best weights are by likelihood, and
-    to stray from them errs as the best predictor does on average: two that err otherwise are better than the better one
-    of them, and on few populations it is not known how they err.
+    Those whose average errs least on all populations and on one more, on which the best weights are the expected ones,
+    by likelihood if not given, and to stray from them errs as the best predictor does on average: two that err
+    otherwise are better than the better one of them, and on few populations it is not known how they err.
     """
     total, n = products.sum(axis=0), len(products)
-    first = likelihood(np.diag(total), n)
-    first /= first.sum()
+    first = likelihood(np.diag(total), n) if expected is None else expected
+    first = first / first.sum()
     best = max(float(np.diag(total).min()), SMALLEST_SHARE * float(total.trace()))
     if best <= np.finfo(float).tiny:  # none errs
         return np.asarray(first)
