@@ -118,8 +118,25 @@ def test_the_highest_dose_stands_for_higher_ones_alone() -> None:
     for strength, reason in ((1.5, "as large"), (2.0, "as large"), (-3.0, "as large"), (0.0, "at any strength")):
         with pytest.raises(CannotPredict, match=reason):
             highest(made, "g @ x", strength, in_proportion=False)
+    assert highest(made, "g @ x", -1.0, in_proportion=True) == pytest.approx(9.0)
     assert highest(made, "g @ 2", 2.0, in_proportion=True) == pytest.approx(12.0)  # of what it is not, 1
     assert highest(made, "g @ 2", 2.0, in_proportion=False) == 11.0
+
+
+def test_a_dose_below_the_only_one_is_on_a_line_from_none_to_it() -> None:
+    """Recorded: a ridge through all drugs forgot what this one did: 0.2 was said at a dose of 9.9, where 10 had 6.2."""
+    rng = np.random.default_rng(2)
+    effects, features = rng.normal(size=(30, 40)), {}
+    means: dict[tuple[str, str, float | None], object] = {("", "", None): np.zeros(40)}
+    for k, effect in enumerate(effects):
+        features[f"g{k} @ 2"] = np.array([2.0, *(2.0 * (np.arange(30) == k))])
+        means["", f"g{k} @ 2", None] = effect
+    made = populations(means, features)
+    for strength in (0.5, 1.99):
+        asked = np.array([strength, strength, *np.zeros(29)])
+        mean, name = Anchor().fit(made).predict(ask("", "g0 @ x"), asked, source(made, ask("", "")))
+        assert name == "dose in proportion"
+        np.testing.assert_allclose(mean, effects[0] * strength / 2, atol=1e-6)
 
 
 def test_two_conditions_at_one_dose_are_told_apart_by_neither() -> None:

@@ -74,7 +74,7 @@ def test_where_no_other_context_helps_the_first_of_the_others_that_can_answers()
     mean, name = ask_anchor(made, ask("x", "", 2.0), np.zeros(3))
     assert (name, mean.tolist()) == ("time interpolation", [12.0])
     mean, name = ask_anchor(made, ask("x", "A @ 0.5", 1.0), np.array([0.5, 0.5, 0.0]))
-    assert name == "dose shift"
+    assert name == "dose in proportion"
     assert mean.item() == pytest.approx(11 + 0.5 * 2.0, abs=0.2)
 
 

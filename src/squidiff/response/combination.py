@@ -90,9 +90,15 @@ class MeasuredParts:
     def summed(self, key: Population, source: Source) -> Summed:
         """The mean of a combination, and what it is made of. Raises CannotPredict where a part was not seen alone."""
         parts, known = _parts_alone(self.populations, key), self._context(key)
-        # the cells to start from are those of training, whose noise is known, or others, which may well lie elsewhere
-        start = known.control + beyond_noise(source.mean - known.measured, 2 * known.noise)
-        return self.sum_of(start, known.control, np.stack([known.shift(i) for i in parts]))
+        return self.sum_of(self.start(key, source), known.control, np.stack([known.shift(i) for i in parts]))
+
+    def start(self, key: Population, source: Source) -> np.ndarray:
+        """(G,) the mean of the cells to start from, steadied, in a context that answered to something.
+
+        They are those of training, whose noise is known, or others, which may well lie elsewhere.
+        """
+        known = self._context(key)
+        return known.control + beyond_noise(source.mean - known.measured, 2 * known.noise)
 
     def shift_of_part(self, key: Population, start: np.ndarray) -> np.ndarray | None:
         """(G,) what a part's shift shows beyond noise, of cells of mean `start`; None where it was not seen alone."""

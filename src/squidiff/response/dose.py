@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from squidiff.response.combination import MeasuredParts, alone
 from squidiff.response.embedding import directions
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict
@@ -14,12 +15,13 @@ from squidiff.response.shift import CannotPredict
 class DoseInterpolation:
     """Source mean plus the shift of the same condition at doses around the one asked for, in the same context.
 
-    Linear in the strength, log10(dose + 1), between two neighbours, of which no dose, with no shift, is the lowest: a
-    curve over doses so goes through what was seen. Refused beyond the largest dose, and where one alone was seen.
+    Linear in the strength, log10(dose + 1), between two neighbours, of which no dose, with no shift, is the lowest; of
+    each shift, what stands out of noise counts (`MeasuredParts`). Refused beyond the largest dose, and where one alone
+    was seen.
     """
 
     def fit(self, populations: Populations) -> DoseInterpolation:
-        self.populations = populations
+        self.populations, self.measured = populations, MeasuredParts().fit(populations)
         self.directions = directions(populations.features[:, 1:])
         return self
 
@@ -27,7 +29,9 @@ class DoseInterpolation:
         at_time = self.populations.treated_at.get((key.context, key.time), [])
         here = [i for i in at_time if self.populations.keys[i] != key]
         around, shares = _around(self.populations, self.directions, here, key, features)
-        return np.asarray(source.mean + shares @ self.populations.shifts(around))
+        start = self.measured.start(key, source)
+        shifts = [self.measured.shift_of_part(self.populations.keys[i], start) for i in around]
+        return np.asarray(start + shares @ np.stack([shift for shift in shifts if shift is not None]))
 
 
 class DoseElsewhere:
@@ -54,15 +58,16 @@ class DoseElsewhere:
 class HighestDose:
     """The source mean plus the shift of the same condition at its highest dose, for a higher one that nobody was given.
 
-    As it is, since curves over doses saturate, or `in_proportion` to the strength, log10(dose + 1). Where other
-    contexts were given a higher one than this, it is theirs, for which `of_dose` answers in this context.
+    As it is, since curves over doses saturate, or `in_proportion` to the strength, log10(dose + 1), and so for lower
+    doses as well. Of the shift, what stands out of noise counts. Where other contexts were given a higher dose than
+    this, it is theirs, for which `of_dose` answers in this context.
     """
 
     def __init__(self, of_dose: Callable[[Population, np.ndarray, Source], np.ndarray], in_proportion: bool) -> None:
         self.of_dose, self.in_proportion = of_dose, in_proportion
 
     def fit(self, populations: Populations) -> HighestDose:
-        self.populations = populations
+        self.populations, self.measured = populations, MeasuredParts().fit(populations)
         self.directions = directions(populations.features[:, 1:])
         return self
 
@@ -75,12 +80,17 @@ class HighestDose:
         if not at:
             raise CannotPredict(f"{key.condition!r} was not seen at any strength")
         highest = max(at.values())
-        if wanted <= highest:
+        if wanted <= highest and not self.in_proportion:
             raise CannotPredict(f"{key.condition!r} was seen at strengths as large")
         found = next(i for i, strength in at.items() if strength == highest)  # of the own context, where it had it
         asked = key._replace(condition=populations.keys[found].condition)
-        shift = self.of_dose(asked, populations.features[found], source) - source.mean
-        return np.asarray(source.mean + shift * (wanted / highest if self.in_proportion else 1.0))
+        start, farther = source.mean, wanted / highest if self.in_proportion else 1.0
+        if alone(populations, asked) is not None:
+            start = self.measured.start(key, source)
+        shift = self.measured.shift_of_part(asked, start)
+        if shift is None:
+            shift = self.of_dose(asked, populations.features[found], source) - start
+        return np.asarray(start + shift * farther)
 
 
 def doses_of(

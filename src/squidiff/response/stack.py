@@ -171,6 +171,7 @@ GROUPS = (
     Group(("linear parts",), lambda key: PART_SEPARATOR in key.condition),
     Group((PARTS_ELSEWHERE,), lambda key: PART_SEPARATOR in key.condition, leaves_conditions_out=True),
     Group(tuple(HIGHEST_DOSE), lambda key: key.condition != ""),
+    Group(("dose in proportion",), lambda key: key.condition != ""),
     Group(("dose shift",), lambda key: key.condition != ""),
     Group(
         ("ridge", "kernel ridge", "nearest conditions", "mean of conditions", "no change"),
