@@ -10,7 +10,7 @@ import pytest
 
 from made_populations import NO_FEATURES, answer, ask, populations
 from squidiff.config import InputError
-from squidiff.response.combination import Additive, LinearParts, MeanOfParts, MeasuredParts
+from squidiff.response.combination import Additive, LinearParts, MeanOfParts, MeasuredParts, RidgeParts
 from squidiff.response.noise import CAUTIONS, risks
 from squidiff.response.populations import Populations, Source
 
@@ -185,3 +185,35 @@ def test_control_cells_of_another_time_stay_as_they_were_measured() -> None:
 def test_measured_parts_of_negative_means_add_as_they_are() -> None:
     made = single([-2.0], [-4.0], [-1.0])
     assert answer(MeasuredParts(), made, ask("x", "A + B")).item() == pytest.approx(-5.0)
+
+
+def noisy_pairs(seed: int = 0) -> tuple[Populations, dict[str, np.ndarray]]:
+    """All pairs of seven parts, each with noise as large as a part's effect, and the effects; no part alone."""
+    rng = np.random.default_rng(seed)
+    effects = {name: rng.normal(size=80) for name in "ABCDEFG"}
+    means: dict[tuple[str, str, float | None], object] = {("a", "", None): np.zeros(80)}
+    for one, other in itertools.combinations(effects, 2):
+        means["a", f"{one} + {other}", None] = effects[one] + effects[other] + rng.normal(size=80)
+    return populations(means), effects
+
+
+def test_a_ridge_of_parts_errs_less_than_least_squares_where_there_is_noise() -> None:
+    """Recorded: parts that were seen in combinations alone kept all the noise of these."""
+    made, effects = noisy_pairs()
+    errors = np.zeros(2)
+    for one, other in itertools.combinations("ABCDEFG", 2):
+        truth, asked = effects[one] + effects[other], ask("a", f"{one} + {other}")
+        for k, predictor in enumerate((LinearParts(), RidgeParts())):
+            errors[k] += np.square(answer(predictor, made, asked) - truth).sum()
+    assert errors[1] < 0.95 * errors[0]
+
+
+def test_a_ridge_of_parts_does_not_depend_on_what_was_asked_before() -> None:
+    made = noisy_pairs()[0]
+    start, predictor = Source(ask("a", ""), made.mean[0]), RidgeParts().fit(made)
+    asked = [ask("a", "A + B"), ask("a", "C + G"), ask("a", "A + B + C")]
+    first = [predictor.predict(key, NO_FEATURES, start) for key in asked]
+    for key, mean in zip(asked, first, strict=True):
+        np.testing.assert_array_equal(answer(RidgeParts(), made, key), mean)
+    with pytest.raises(InputError, match="'Z' was not seen in context 'a'"):
+        predictor.predict(ask("a", "A + Z"), NO_FEATURES, start)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from squidiff.config import PART_SEPARATOR
+from squidiff.response.embedding import Linear
 from squidiff.response.noise import CAUTIONS, beyond_noise, risks, steadied
 from squidiff.response.populations import MIN_CELLS, Population, Populations, Source
 from squidiff.response.shift import CannotPredict, drawn
@@ -150,20 +151,51 @@ class LinearParts:
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        parts = parts_of(key)
-        seen = [
-            i for i in self.populations.treated_at.get((key.context, key.time), []) if self.populations.keys[i] != key
-        ]
-        counts = [Counter(self.populations.keys[i].condition.split(PART_SEPARATOR)) for i in seen]
-        names = sorted(set().union(*counts))
-        if not set(parts) <= set(names):
-            raise CannotPredict(f"{sorted(set(parts) - set(names))[0]!r} was not seen in context {key.context!r}")
-        design = np.array([[of[name] for name in names] for of in counts], dtype=float)
-        wanted = np.array([parts.count(name) for name in names], dtype=float)
+        seen, design, wanted = _counted_parts(self.populations, key)
         weights = wanted @ np.linalg.pinv(design)  # how much each seen shift counts: the effects of least norm
         if not np.allclose(weights @ design, wanted, atol=1e-8):
             raise CannotPredict(f"what context {key.context!r} saw does not tell the parts of {key.condition!r} apart")
         return np.asarray(source.mean + weights @ self.populations.shifts(seen))
+
+
+class RidgeParts:
+    """The same by ridge regression about a common effect of a part.
+
+    The penalty is chosen once a context, by leaving out single populations of all that it saw.
+    """
+
+    def fit(self, populations: Populations) -> RidgeParts:
+        self.populations, self._penalties = populations, dict[tuple[str, float | None], float]()
+        return self
+
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        seen, design, wanted = _counted_parts(self.populations, key)
+        here = key.context, key.time
+        if here not in self._penalties:
+            rows = self.populations.treated_at[here]
+            self._penalties[here] = self._fitted(rows, _design(self.populations, rows)[1]).penalty
+        linear = self._fitted(seen, design, self._penalties[here])
+        return np.asarray(source.mean + linear.predict(wanted.sum(keepdims=True), wanted))
+
+    def _fitted(self, rows: list[int], design: np.ndarray, penalty: float | None = None) -> Linear:
+        return Linear.fit(design.sum(axis=1, keepdims=True), design, self.populations.shifts(rows), penalty)
+
+
+def _counted_parts(populations: Populations, key: Population) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """All others that the context saw, how often each part is in them (n x P), and in what is asked for (P,)."""
+    parts = parts_of(key)
+    seen = [i for i in populations.treated_at.get((key.context, key.time), []) if populations.keys[i] != key]
+    names, design = _design(populations, seen)
+    if not set(parts) <= set(names):
+        raise CannotPredict(f"{sorted(set(parts) - set(names))[0]!r} was not seen in context {key.context!r}")
+    return seen, design, np.array([parts.count(name) for name in names], dtype=float)
+
+
+def _design(populations: Populations, rows: list[int]) -> tuple[list[str], np.ndarray]:
+    """The parts of some populations, and how often each is in each, n x P."""
+    counts = [Counter(populations.keys[i].condition.split(PART_SEPARATOR)) for i in rows]
+    names = sorted(set().union(*counts))
+    return names, np.array([[of[name] for name in names] for of in counts], dtype=float)
 
 
 def parts_of(key: Population) -> list[str]:

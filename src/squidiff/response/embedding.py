@@ -60,7 +60,7 @@ class DoseShift:
         strength, features = populations.features[treated, :1], populations.features[treated, 1:]
         self.directions = set(map(bytes, directions(features[features.any(axis=1)])))
         if self.directions:
-            self.linear = _Linear.fit(strength, features, populations.shifts(treated))
+            self.linear = Linear.fit(strength, features, populations.shifts(treated))
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
@@ -92,7 +92,7 @@ class RidgeShift:
             self.choice = self.choice or self._choose(strength, features, shifts, conditions)
             goes_with_strength, penalty = self.choice
             base = strength if goes_with_strength else np.ones_like(strength)
-            self.linear = _Linear.fit(base, features, shifts, penalty)
+            self.linear = Linear.fit(base, features, shifts, penalty)
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
@@ -105,7 +105,7 @@ class RidgeShift:
         self, strength: np.ndarray, features: np.ndarray, shifts: np.ndarray, conditions: list[str]
     ) -> tuple[bool, float]:
         if len(np.unique(described_alike(features))) < MIN_CONDITIONS:
-            return True, _Linear.fit(strength, features, shifts).penalty
+            return True, Linear.fit(strength, features, shifts).penalty
         rows = drawn(range(len(features)), MAX_ROWS)
         s, f, y = (part[rows].astype(np.float64) for part in (strength, features, shifts))
         folds = folds_of_unseen(f, [conditions[i] for i in rows], N_FOLDS)
@@ -207,7 +207,7 @@ def _principal_axes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return center, np.linalg.svd(rows - center, full_matrices=False)[2][:N_COMPONENTS].T
 
 
-class _Linear(NamedTuple):
+class Linear(NamedTuple):
     """Shift = base * common + ridge(features)."""
 
     common: np.ndarray
@@ -216,7 +216,7 @@ class _Linear(NamedTuple):
     penalty: float
 
     @classmethod
-    def fit(cls, base: np.ndarray, features: np.ndarray, shifts: np.ndarray, penalty: float | None = None) -> _Linear:
+    def fit(cls, base: np.ndarray, features: np.ndarray, shifts: np.ndarray, penalty: float | None = None) -> Linear:
         """From P x 1, P x F and P x G. Without a penalty, by leaving single rows out (scikit-learn's closed form)."""
         from sklearn.linear_model import Ridge, RidgeCV
 

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from squidiff.config import PART_SEPARATOR, InputError
-from squidiff.response.combination import Additive, LinearParts, MeanOfParts, parts_of
+from squidiff.response.combination import Additive, LinearParts, MeanOfParts, RidgeParts, parts_of
 from squidiff.response.dose import DoseElsewhere, DoseInterpolation, HighestDose, doses_of
 from squidiff.response.embedding import (
     MIN_CONDITIONS,
@@ -68,6 +68,7 @@ BASELINES: dict[str, Callable[[], Predictor]] = {
 """The baselines by name, in the order in which they are shown."""
 PREDICTORS: dict[str, Callable[[], Predictor]] = BASELINES | {
     "interacting parts": InteractingParts,
+    "ridge of parts": RidgeParts,
     "fold shift": FoldShift,
     "kernel ridge": KernelShift,
     "dose interpolation": DoseInterpolation,
@@ -158,7 +159,7 @@ ELSEWHERE = Group(
 )
 """Of a condition that was seen in other contexts."""
 GROUPS = (
-    Group(("interacting parts",), lambda key: PART_SEPARATOR in key.condition),
+    Group(("interacting parts", "ridge of parts", "nearest conditions"), lambda key: PART_SEPARATOR in key.condition),
     Group(("shared course", RELATED), lambda key: key.time is not None),
     Group(("time course",), lambda key: key.time is not None),
     Group(("time interpolation",), lambda key: key.time is not None),
@@ -168,7 +169,7 @@ GROUPS = (
     Group(("shared step",), lambda key: key.time is not None),
     Group(("time shift",), lambda key: key.time is not None),
     Group(("time trend",), lambda key: key.time is not None),
-    Group(("linear parts",), lambda key: PART_SEPARATOR in key.condition),
+    Group(("linear parts", "ridge of parts", "nearest conditions"), lambda key: PART_SEPARATOR in key.condition),
     Group((PARTS_ELSEWHERE,), lambda key: PART_SEPARATOR in key.condition, leaves_conditions_out=True),
     Group(tuple(HIGHEST_DOSE), lambda key: key.condition != ""),
     Group(("dose in proportion",), lambda key: key.condition != ""),
