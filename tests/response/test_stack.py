@@ -102,7 +102,7 @@ def test_a_part_that_masks_all_others_is_known_by_its_pairs() -> None:
         features[f"g0 + g{k}"] = np.array([2.0, *(np.eye(12)[0] + np.eye(12)[k])])
         means["", f"g0 + g{k}", None] = effects[0] + 0.2 * rng.normal(size=100)
     mean, name = ask_anchor(populations(means, features), ask("", "g0 + g11"), np.eye(13)[[0, 0, 1, 12]].sum(axis=0))
-    assert "nearest conditions" in name
+    assert "nearest here" in name
     assert np.square(mean - effects[0]).mean() < 0.05
     means = {key: effects[0] + effects[int(key[1][6:])] if "+" in key[1] else of for key, of in means.items()}
     mean, name = ask_anchor(populations(means, features), ask("", "g0 + g11"), np.eye(13)[[0, 0, 1, 12]].sum(axis=0))

@@ -19,6 +19,8 @@ N_NEIGHBOURS = (1, 2, 3, 5, 10, 20)
 N_COMPONENTS = 10
 PENALTY = 0.1
 """Both of `PcaLinear`, as in Ahlmann-Eltze et al."""
+SAME = 1e-6
+"""Distances that differ by less, as shares of themselves, are one."""
 MIN_CONDITIONS = 10
 """Fewer cannot tell whether what describes them helps."""
 Fold = tuple[np.ndarray, np.ndarray]
@@ -116,8 +118,12 @@ class RidgeShift:
 class NearestConditions:
     """The source mean plus the mean shift of the k conditions whose features are nearest, in the same context if any.
 
-    Euclidean. k is that of N_NEIGHBOURS that predicts best when all that is described alike is left out together.
+    Euclidean. k is that of N_NEIGHBOURS that predicts best when all that is described alike is left out together. With
+    `here_alone` it has nothing to say in a context that answered to nothing yet.
     """
+
+    def __init__(self, here_alone: bool = False) -> None:
+        self.here_alone = here_alone
 
     def fit(self, populations: Populations) -> NearestConditions:
         self.populations = populations
@@ -128,12 +134,15 @@ class NearestConditions:
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
         if not features[1:].any():
             raise CannotPredict(f"nothing describes condition {key.condition!r}")
-        here = self.populations.treated_at.get((key.context, key.time)) or self.populations.treated
+        here = self.populations.treated_at.get((key.context, key.time), [])
         others = np.array([i for i in here if self.populations.keys[i] != key], dtype=int)
+        if not len(others) and not self.here_alone:
+            others = np.array([i for i in self.populations.treated if self.populations.keys[i] != key], dtype=int)
         if not len(others):
             raise CannotPredict("no other condition was seen in training")
         distance = np.linalg.norm(self.populations.features[others, 1:] - features[1:], axis=1)
-        nearest = others[np.argsort(distance, kind="stable")[: self.k]].tolist()
+        farthest = np.sort(distance)[: self.k][-1]
+        nearest = others[distance <= farthest * (1 + SAME)].tolist()  # all that are as near, whatever order they are in
         return np.asarray(source.mean + self.populations.shifts(nearest).mean(axis=0))
 
     def _choose(self, features: np.ndarray, shifts: np.ndarray) -> int:

@@ -71,6 +71,7 @@ PREDICTORS: dict[str, Callable[[], Predictor]] = BASELINES | {
     "ridge of parts": RidgeParts,
     "fold shift": FoldShift,
     "kernel ridge": KernelShift,
+    "nearest here": lambda: NearestConditions(here_alone=True),
     "dose interpolation": DoseInterpolation,
     "shared course": SharedCourse,
     "shared step": SharedStep,
@@ -153,13 +154,14 @@ ELSEWHERE = Group(
         "dose interpolation",
         "shared step",
         "mean of conditions",
+        "nearest here",
         "no change",
     ),
     lambda key: key.condition != "",
 )
 """Of a condition that was seen in other contexts."""
 GROUPS = (
-    Group(("interacting parts", "ridge of parts", "nearest conditions"), lambda key: PART_SEPARATOR in key.condition),
+    Group(("interacting parts", "ridge of parts", "nearest here"), lambda key: PART_SEPARATOR in key.condition),
     Group(("shared course", RELATED), lambda key: key.time is not None),
     Group(("time course",), lambda key: key.time is not None),
     Group(("time interpolation",), lambda key: key.time is not None),
@@ -169,7 +171,7 @@ GROUPS = (
     Group(("shared step",), lambda key: key.time is not None),
     Group(("time shift",), lambda key: key.time is not None),
     Group(("time trend",), lambda key: key.time is not None),
-    Group(("linear parts", "ridge of parts", "nearest conditions"), lambda key: PART_SEPARATOR in key.condition),
+    Group(("linear parts", "ridge of parts", "nearest here"), lambda key: PART_SEPARATOR in key.condition),
     Group((PARTS_ELSEWHERE,), lambda key: PART_SEPARATOR in key.condition, leaves_conditions_out=True),
     Group(tuple(HIGHEST_DOSE), lambda key: key.condition != ""),
     Group(("dose in proportion",), lambda key: key.condition != ""),
