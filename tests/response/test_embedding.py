@@ -284,3 +284,29 @@ def test_a_row_its_multiples_and_its_opposite_are_described_alike_and_no_other()
     assert label[0] == label[1] == label[2]
     assert len(set(label[[0, 3, 4]])) == 3
     assert described_alike(np.zeros((3, 0))).tolist() == [0, 0, 0]
+
+
+def test_of_conditions_that_are_as_near_all_count_in_whatever_order() -> None:
+    """Recorded: of one-hot features, which lie at one distance, those that stood first in the file were the nearest."""
+    rng = np.random.default_rng(0)
+    features = {f"c{k}": np.array([1.0, *np.eye(6)[k]]) for k in range(6)}
+    effects = {name: rng.normal(size=30) for name in features}
+    asked, answers = ask("", "new"), []
+    for names in (list(features), list(features)[::-1]):
+        means: dict[tuple[str, str, float | None], object] = {("", "", None): np.zeros(30)}
+        means |= {("", name, None): effects[name] for name in names}
+        answers.append(answer(NearestConditions(), populations(means, features), asked, np.array([1.0, *np.ones(6)])))
+    np.testing.assert_allclose(answers[0], np.mean(list(effects.values()), axis=0), atol=1e-12)
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-12)
+
+
+def test_the_nearest_here_are_none_where_the_context_answered_to_nothing() -> None:
+    features = {"A": np.array([1.0, 1.0, 0.0]), "B": np.array([1.0, 0.9, 0.1])}
+    means: dict[tuple[str, str, float | None], object] = {(c, "", None): np.zeros(2) for c in "ab"}
+    made = populations({**means, ("a", "A", None): np.ones(2), ("b", "A", None): 5 * np.ones(2)}, features)
+    asked = ask("b", "B"), features["B"]
+    np.testing.assert_array_equal(answer(NearestConditions(here_alone=True), made, *asked), [5.0, 5.0])
+    made = populations({**means, ("a", "A", None): np.ones(2)}, features)
+    np.testing.assert_array_equal(answer(NearestConditions(), made, *asked), [1.0, 1.0])
+    with pytest.raises(InputError, match="no other condition"):
+        answer(NearestConditions(here_alone=True), made, *asked)

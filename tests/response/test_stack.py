@@ -109,6 +109,23 @@ def test_a_part_that_masks_all_others_is_known_by_its_pairs() -> None:
     np.testing.assert_allclose(mean, effects[0] + effects[11], atol=0.1)  # where they add up, they do
 
 
+def test_a_context_that_answers_otherwise_is_judged_by_its_own_conditions() -> None:
+    """Recorded: of a line that hardly answers twice the error of the mean of its conditions, by what other lines do."""
+    rng, effects, means = np.random.default_rng(0), 2 * np.random.default_rng(1).normal(size=(40, 60)), {}
+    described = np.column_stack([np.ones(40), effects[:, :20] + 0.3 * rng.normal(size=(40, 20))])
+    features = {f"c{k:02d}": described[k] for k in range(40)}
+    for context in "abc":
+        means[context, "", None] = rng.normal(size=60)
+        for k in range(30):
+            size = 0.0 if context == "a" else 1.0
+            means[context, f"c{k:02d}", None] = means[context, "", None] + size * effects[k] + 0.3 * rng.normal(size=60)
+    errors = []
+    for k in range(30, 40):
+        mean, _ = ask_anchor(populations(means, features), ask("a", f"c{k:02d}"), described[k])
+        errors.append(np.square(mean - means["a", "", None]).mean())
+    assert np.mean(errors) < 0.1  # 0.2 where all lines are asked alike
+
+
 def test_time_alone_is_interpolated_or_taken_from_the_other_contexts() -> None:
     means = {("a", "", t): [t] for t in (0.0, 3.0)} | {("b", "", t): [5 * t] for t in (0.0, 3.0)}
     made = populations({**means, ("new", "", 0.0): [100.0]}, has_control=False)

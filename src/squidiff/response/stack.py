@@ -86,6 +86,8 @@ MAX_LEFT_OUT = 200
 """Populations that predictors are compared on."""
 MIN_TRIED = 8
 """Of these, that rivals are compared on, where the first of them was tried on as many."""
+MIN_OWN = 10
+"""Of one context, that suffice to compare them there."""
 MAX_CONTEXTS = 12
 """Contexts that these are of: of each it has to be learned how it answers."""
 N_FOLDS = 3
@@ -113,6 +115,21 @@ class LeftOut(NamedTuple):
     genes that the source does not show."""
     variance: np.ndarray
     """(G,) of the cells that the prediction starts from."""
+
+
+class Tried(NamedTuple):
+    """How rivals err on n populations that none of them looked at."""
+
+    products: np.ndarray
+    """n x K x K, of their errors, mean over genes; NaN of those that cannot predict it."""
+    contexts: np.ndarray
+    """(n,) of the populations."""
+
+    @classmethod
+    def on(cls, found: Sequence[tuple[str, np.ndarray]], n_rivals: int) -> Tried:
+        """From the context and the products, K x K, of each."""
+        contexts = np.array([context for context, _ in found], dtype=object)
+        return cls(np.array([products for _, products in found]).reshape(-1, n_rivals, n_rivals), contexts)
 
 
 class Lack(NamedTuple):
@@ -218,7 +235,7 @@ class Anchor:
     def fit(self, populations: Populations) -> Anchor:
         self.populations = populations
         self._fitted: dict[str, Predictor] = {}
-        self._errors: dict[Group, np.ndarray] = {}
+        self._errors: dict[Group, Tried] = {}
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> tuple[np.ndarray, str]:
@@ -326,21 +343,26 @@ class Anchor:
                 guesses[name] = self._predictor(name).predict(key, features, source)
             except CannotPredict:
                 continue
-        weights = self._weights(group, tuple(guesses)) if len(guesses) > 1 else np.ones(1)
+        weights = self._weights(group, tuple(guesses), key.context) if len(guesses) > 1 else np.ones(1)
         named = sorted(zip(weights, guesses, strict=True), reverse=True)
         parts = [(name, weight) for weight, name in named if weight >= SMALLEST_WEIGHT]
         label = parts[0][0] if len(parts) == 1 else ", ".join(f"{name} {weight:.0%}" for name, weight in parts)
         return np.asarray(weights @ np.stack(list(guesses.values()))), label
 
-    def _weights(self, group: Group, names: tuple[str, ...]) -> np.ndarray:
+    def _weights(self, group: Group, names: tuple[str, ...], context: str) -> np.ndarray:
         """Of predictors, by the populations left out that all of them can predict; the first alone without any.
 
+        By those of the context asked for alone, where they are MIN_OWN: it may answer otherwise than others.
         Few conditions hardly tell whether one more shares what they do: before they are asked, half of it is expected.
 
         One that could be tried on few of them counts nothing, or the others would be compared on these few alone.
         """
         chosen = [group.names.index(name) for name in names]
-        products = self._left_out(group)[:, chosen][:, :, chosen]
+        found = self._left_out(group)
+        is_own = found.contexts == context
+        if is_own.sum() < MIN_OWN:
+            is_own[:] = True
+        products = found.products[is_own][:, chosen][:, :, chosen]
         tried, compared = np.isfinite(np.diagonal(products, axis1=1, axis2=2)), list(range(len(names)))
         while tried[:, compared].all(axis=1).sum() < min(MIN_TRIED, tried[:, 0].sum()):
             compared.remove(min(compared[1:], key=lambda k: int(tried[:, k].sum())))
@@ -353,30 +375,30 @@ class Anchor:
             weights[compared] = stacked(products, expected)
         return weights
 
-    def _left_out(self, group: Group) -> np.ndarray:
-        """By what a group's K predictors are weighed: mean products of errors, populations x K x K; none of one."""
+    def _left_out(self, group: Group) -> Tried:
+        """By what a group's K predictors are weighed; nothing of one."""
         if group not in self._errors:
             leave_out = self._conditions_left_out if group.leaves_conditions_out else self._populations_left_out
-            self._errors[group] = leave_out(group.names) if len(group.names) > 1 else np.zeros((0, 1, 1))
+            found = leave_out(group.names) if len(group.names) > 1 else []
+            self._errors[group] = Tried.on(found, len(group.names))
         return self._errors[group]
 
-    def _populations_left_out(self, rivals: tuple[str, ...]) -> np.ndarray:
+    def _populations_left_out(self, rivals: tuple[str, ...]) -> list[tuple[str, np.ndarray]]:
         """Of predictors that never look at the population asked for."""
         keys = self.populations.keys
         names = sorted({keys[i].context for i in self.populations.treated})
         contexts = {names[k] for k in drawn(range(len(names)), MAX_CONTEXTS)}
         left_out = drawn([i for i in self.populations.treated if keys[i].context in contexts], MAX_LEFT_OUT)
         predictors = [self._predictor(name) for name in rivals]
-        of_each = [_products_of_errors(predictors, self.populations, i) for i in left_out]
-        return np.array(of_each).reshape(-1, len(rivals), len(rivals))
+        return [(keys[i].context, _products_of_errors(predictors, self.populations, i)) for i in left_out]
 
-    def _conditions_left_out(self, names: tuple[str, ...]) -> np.ndarray:
+    def _conditions_left_out(self, names: tuple[str, ...]) -> list[tuple[str, np.ndarray]]:
         """The same, of predictors that are fitted without every condition that is described alike.
 
         Only the choice of the ridge's penalty has seen them: to make it anew in every fold takes long.
         """
-        treated, of_each = np.array(self.populations.treated, dtype=int), []
-        features = self.populations.features[treated, 1:]
+        treated = np.array(self.populations.treated, dtype=int)
+        features, of_each = self.populations.features[treated, 1:], list[tuple[str, np.ndarray]]()
         n_folds = N_FOLDS if self._n_described >= MIN_CONDITIONS else self._n_described  # of few each one tells much
         others = np.setdiff1d(np.arange(len(self.populations.keys)), treated)
         conditions = [self.populations.keys[i].condition for i in treated]
@@ -384,8 +406,9 @@ class Anchor:
             known = self.populations.only(np.sort(np.concatenate([others, treated[fitted]])))
             predictors = [self._anew(name).fit(known) for name in names]
             asked = drawn(treated[left_out].tolist(), MAX_LEFT_OUT)
-            of_each += [_products_of_errors(predictors, self.populations, i) for i in asked]
-        return np.array(of_each).reshape(-1, len(names), len(names))
+            keys = self.populations.keys
+            of_each += [(keys[i].context, _products_of_errors(predictors, self.populations, i)) for i in asked]
+        return of_each
 
     @cached_property
     def _n_described(self) -> int:
