@@ -62,6 +62,17 @@ def test_of_several_populations_the_shown_changes_say_which_one_they_are_of(
     assert "cell_type" not in heading  # they share it
 
 
+def test_columns_of_a_file_of_queries_that_mean_nothing_are_said_to_be_notes(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Recorded: a dose that the model knows nothing of stood in the prediction as if it had been asked for."""
+    pd.DataFrame({"condition": ["low"], "cell_type": HELD_OUT, "dose": 3, "n_cells": 20}).to_csv("q.csv", index=False)
+    said = "q.csv has columns that the model does not use, which are kept as notes: dose"
+    for command, out in (("changes", "c.csv"), ("predict", "p.h5ad")):
+        assert squidiff(command, "run", "--source", "train.h5ad", "--queries", "q.csv", "--out", out) == 0
+        assert said in capsys.readouterr().out.replace("\n", " ")
+
+
 def test_candidates_are_ranked(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pd.DataFrame({"condition": ["control", "high", "low"], "cell_type": HELD_OUT}).to_csv("q.csv", index=False)
     given = ("--source", "train.h5ad", "--queries", "q.csv", "--target", "wanted.h5ad")

@@ -317,3 +317,12 @@ def test_a_description_is_the_strength_and_then_the_encoding() -> None:
     np.testing.assert_array_equal(described[1:], encoder.encode(parts))
     assert len(described) == encoder.n_features == 3
     assert encoder.describe(()).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_part_that_stands_twice_is_no_combination() -> None:
+    """Recorded: `stim+stim` was answered as twice `stim`. At doses A and A may be given one after the other."""
+    one = Schema(condition_key="c", control="ctrl")
+    with pytest.raises(InputError, match=r"^condition 'A\+B\+A' has 'A' twice: name each part once$"):
+        parse_condition({"c": "A+B+A"}, one)
+    assert len(parse_condition({"c": "ctrl+ctrl"}, one)) == 0
+    assert len(gene_parts("A+A", "1+2", "activation")) == 2

@@ -316,7 +316,7 @@ def test_the_report_counts_what_became_of_the_cells() -> None:
         "dropped 25 cells: type=T,condition=A",
         "dropped 11 cells: at most 30 a population",
         "scaled each cell to 10000 counts and took log1p",
-        "kept the 9 genes that vary most over the training cells",
+        "kept the 9 genes that vary most, for their mean, over the training cells",
         "60 cells for training, 24 held out",
         "no training cell has A: a prediction needs --embeddings for them",
     )
@@ -481,3 +481,24 @@ def test_torch_keeps_to_the_threads_that_it_was_given() -> None:
     environment = {k: v for k, v in os.environ.items() if k != "NUMBA_NUM_THREADS"} | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1"]
+
+
+def test_totals_below_a_cells_own_counts_are_no_totals() -> None:
+    """Recorded: a column of shares was taken for totals, and values of 17 for logarithms of counts per 10,000."""
+    adata = made_counts()
+    adata.obs["share"] = 0.5
+    with pytest.raises(
+        InputError, match=r"^column 'share' is smaller than the counts in X of \d+ cells \(as 0\.5 where"
+    ):
+        prepare(adata, SCHEMA, Preparation(normalize=True, total_counts_key="share"))
+
+
+def test_genes_that_hardly_a_cell_shows_are_counted_among_the_chosen() -> None:
+    counts = np.random.default_rng(0).poisson(2.0, (300, 20)).astype(np.float32)
+    counts[:, :3] = 0
+    counts[0, :3] = 5  # three genes that one cell of 300 shows, which vary much for their mean
+    obs = pd.DataFrame({"type": "T", "condition": "control"}, index=[f"cell {i}" for i in range(300)])
+    adata = ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(20)]))
+    report = prepare(adata, Schema(context_keys=("type",)), Preparation(normalize=True, n_genes=19)).report
+    told = next(line for line in report if line.startswith("kept the"))
+    assert any(told.endswith(f"; {n} of them less than 0.5% of these cells show") for n in (2, 3))

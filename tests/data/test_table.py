@@ -240,6 +240,14 @@ def test_a_range_of_times_is_its_middle_and_an_open_one_its_end(written: str, ti
     assert keys == (("", "", time),)
 
 
+@pytest.mark.parametrize("others", [["> 450"], ["450"], ["400-500"], ["330-390", "> 450"]])
+def test_an_open_time_that_is_the_number_of_another_is_refused(others: list[str]) -> None:
+    """Recorded: cells before and after one time were one population."""
+    table = pd.DataFrame({"bin": ["< 450", *others]})
+    with pytest.raises(InputError, match=r"^times '< 450' and '.*' in column 'bin' of obs are one number: write"):
+        group_rows(table, Schema(time_key="bin"))
+
+
 @pytest.mark.parametrize("sparse", [True, False])
 def test_equal_tables_have_equal_fingerprints(sparse: bool) -> None:
     one, other = (CellTable.from_anndata(made_cells(sparse), SCHEMA).fingerprint() for _ in range(2))

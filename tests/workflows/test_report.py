@@ -95,6 +95,15 @@ def test_each_missing_part_is_named(copied: Path, folder: Path) -> None:
     assert page.count("<figure>") == 1  # of the scores
 
 
+def test_a_run_that_went_on_from_another_says_so(copied: Path) -> None:
+    manifest = json.loads((copied / "run" / "manifest.json").read_text())
+    assert "--from" not in text_of(write_report(copied))
+    (copied / "run" / "manifest.json").write_text(json.dumps(manifest | {"started_from": "0123abc"}))
+    page = text_of(write_report(copied))
+    assert "--from EARLIER_RUN --out run" in page
+    assert "0123abc" in page
+
+
 def test_a_run_alone_has_a_page_that_says_that_nothing_was_scored(folder: Path, tmp_path: Path) -> None:
     page = text_of(write_report(folder / "run", tmp_path / "page.html"))
     assert "Nothing has been scored yet." in page

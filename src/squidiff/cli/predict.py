@@ -19,7 +19,16 @@ from squidiff.cli.options import (
     Source,
     given,
 )
-from squidiff.cli.show import progress, refuse_inside, refuse_overwriting, require_ending, say, say_far, say_where
+from squidiff.cli.show import (
+    progress,
+    refuse_inside,
+    refuse_overwriting,
+    require_ending,
+    say,
+    say_far,
+    say_notes,
+    say_where,
+)
 from squidiff.config import Compute, InputError, Sampling, Schema
 from squidiff.files import require_writable
 
@@ -94,6 +103,7 @@ def predict(
     if queries is None:
         model.processes.together(lambda: require_known(asked, model.schema))
     n_queries = len(read_queries(asked, model.schema))
+    model.processes.by_main(lambda: say_notes(queries, model.schema))
     model.processes.by_main(lambda: say_where(source, on_disk))
     anchors, far = set[str](), set[str]()
 

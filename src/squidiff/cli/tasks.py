@@ -10,7 +10,16 @@ from cyclopts import Parameter
 
 from squidiff.cli.options import Device, OneQuery, Queries, SamplingOptions, SchemaOptions, Source, given
 from squidiff.cli.predict import read_asked
-from squidiff.cli.show import progress, refuse_inside, refuse_overwriting, require_ending, say, say_far, show_table
+from squidiff.cli.show import (
+    progress,
+    refuse_inside,
+    refuse_overwriting,
+    require_ending,
+    say,
+    say_far,
+    say_notes,
+    show_table,
+)
 from squidiff.config import InputError, Sampling, Schema
 from squidiff.files import require_writable, write_atomically
 
@@ -189,11 +198,12 @@ def _ready(run: Path, device: str, out: Path, source: Path, *others: Path | None
 
 
 def _require_known(model: Squidiff, asked: Iterable[str], queries: Path | None) -> None:
-    """Raises InputError for a column of --query that the model knows nothing of; a file may have notes."""
+    """Raises InputError for a column of --query that the model knows nothing of; a file may have notes, and says so."""
     from squidiff.data.queries import require_known
 
     if queries is None:
         require_known(asked, model.schema)
+    say_notes(queries, model.schema)
 
 
 def _write(out: Path, table: pd.DataFrame) -> None:

@@ -29,6 +29,10 @@ from squidiff.data.table import (
     require_columns,
 )
 
+ROUNDING = 1e-3
+"""Of totals that were written down."""
+RARE = 0.005
+"""Share of the cells: a gene that fewer show is hardly one to be learned from."""
 SPLIT = "split"
 """obs column that `prepare` writes: train or test."""
 
@@ -96,10 +100,14 @@ def prepare_values(adata: ad.AnnData, schema: Schema, settings: Preparation) -> 
         report.append(f"kept the {prepared.n_vars:,} genes of {settings.genes}")
     elif settings.n_genes is not None:
         chosen = most_variable_genes(prepared[~held_out], settings.n_genes, settings.keep)
-        report.append(
-            f"kept the {chosen.sum():,} genes that vary most over the training cells{_besides(settings.keep)}"
-        )
         prepared = prepared[:, chosen].copy()
+        n_showing = np.asarray((as_matrix(prepared[~held_out]) != 0).sum(axis=0)).ravel()
+        n_rare = int((n_showing < RARE * (~held_out).sum()).sum())
+        rare = f"; {n_rare:,} of them less than {RARE:.1%} of these cells show" if n_rare else ""
+        report.append(
+            f"kept the {chosen.sum():,} genes that vary most, for their mean, over the training cells"
+            f"{_besides(settings.keep)}{rare}"
+        )
     if SPLIT in prepared.obs and not preparations(adata):
         report.append(f"the obs column {SPLIT!r} that was there is replaced")
     prepared.obs[SPLIT] = pd.Categorical(np.where(held_out, "test", "train"), categories=["train", "test"])
@@ -147,6 +155,13 @@ def scaling(obs: pd.DataFrame, found: Survey, target_sum: float, total_counts_ke
         if not (totals > 0).all():
             n = int((~(totals > 0)).sum())
             raise InputError(f"column {total_counts_key!r} has {n} values that are not positive numbers: correct them")
+        too_small = totals < found.totals * (1 - ROUNDING)
+        if too_small.any():
+            total, counted = totals[too_small][0], found.totals[too_small][0]
+            raise InputError(
+                f"column {total_counts_key!r} is smaller than the counts in X of {int(too_small.sum())} cells (as "
+                f"{total:g} where X has {counted:g}): name the column of all counts of a cell"
+            )
     return np.asarray(target_sum / np.maximum(totals, 1e-12), dtype=np.float32)
 
 

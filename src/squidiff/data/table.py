@@ -43,6 +43,8 @@ BEFORE = "before"
 
 TIME_RANGE = re.compile(r"\s*(-?[\d.]+)\s*(?:-|\u2013|to)\s*(-?[\d.]+)\s*")
 """A time that is given as a range."""
+OPEN_TIME = re.compile(r"\s*[<>\u2264\u2265]")
+"""How a time begins that is given as all before or after one."""
 
 
 @dataclass(frozen=True)
@@ -285,12 +287,21 @@ def group_rows(
         return np.zeros(len(obs), dtype=np.int64), (("", "", None),), ((),)
     frame = pd.DataFrame({column: as_text(obs[column]) for column in columns})
     seen: dict[Key, tuple[int, tuple[Part, ...]]] = {}
+    times: dict[float | None, str] = {}
     index = []
     for row in frame.drop_duplicates().itertuples(index=False, name=None):
         values = dict(zip(columns, row, strict=True))
         parts = parse_condition(values, schema)
         context = CONTEXT_SEPARATOR.join(values[key].replace("|", "||") for key in schema.context_keys)
         key = (context, canonical_label(parts), _time(values, schema))
+        if schema.time_key is not None:
+            label = values[schema.time_key]
+            first = times.setdefault(key[2], label)
+            if first != label and (OPEN_TIME.match(first) or OPEN_TIME.match(label)):
+                raise InputError(
+                    f"times {first!r} and {label!r} in column {schema.time_key!r} of {where} are one number: write "
+                    "numbers, or ranges as 330-390"
+                )
         index.append(seen.setdefault(key, (len(seen), parts))[0])
     distinct_row = frame.groupby(columns, sort=False).ngroup().to_numpy()
     return np.array(index)[distinct_row], tuple(seen), tuple(parts for _, parts in seen.values())

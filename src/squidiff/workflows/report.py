@@ -181,12 +181,10 @@ class _Run:
 
     @property
     def command(self) -> str:
-        data = self.files["provenance"].get("data", "DATA.h5ad")
-        return " ".join(
-            filter(
-                None, ["squidiff train", data, as_flags(self.schema), as_flags(self.config), "--out", self.folder.name]
-            )
-        )
+        data, earlier = self.files["provenance"].get("data", "DATA.h5ad"), self.files["manifest"].get("started_from")
+        start = "--from EARLIER_RUN" if earlier else ""
+        flags = (as_flags(self.schema), as_flags(self.config), start, "--out", self.folder.name)
+        return " ".join(filter(None, ("squidiff train", data, *flags)))
 
     def draw(self, account: Account, scored: Sequence[_Scores], is_alone: bool) -> None:
         account.draw(self.name, f"Loss of {self.name} during training", lambda: pictures.loss(self.folder))
@@ -251,6 +249,8 @@ class _Run:
     def provenance_section(self) -> Section:
         provenance, manifest = self.files["provenance"], self.files["manifest"]
         facts = [("Seed", str(self.config.seed))]
+        if manifest.get("started_from"):
+            facts.append(("Went on from a run of this hash", str(manifest["started_from"])))
         facts += [(name, str(version)) for name, version in provenance.get("packages", {}).items()]
         names = {"python": "Python", "platform": "System", "n_processors": "Processors", "device": "Device"}
         facts += [(text, str(provenance[name])) for name, text in names.items() if name in provenance]
