@@ -294,6 +294,11 @@ class Preparation(_Checked):
     n_genes: int | None = _setting(
         None, "keep this many of the most variable genes, chosen on training cells only", low=1
     )
+    genes_by: Literal["variance", "dispersion"] = _setting(
+        "variance",
+        "how --n-genes chooses: by the variance of log values, or by scanpy's default, the dispersion among genes of "
+        "like means, which takes many that hardly a cell shows",
+    )
     genes: str | None = _setting(None, "keep the genes of this file, one name a line")
     keep: tuple[str, ...] = _setting((), "genes that --n-genes keeps in any case, separated by ','; may be repeated")
     drop: tuple[str, ...] = _setting((), "leave out cells: COLUMN=VALUE (COLUMN= for an empty value); may be repeated")
@@ -318,6 +323,8 @@ class Preparation(_Checked):
         )
         if self.keep and self.n_genes is None:
             raise InputError("--keep is given without --n-genes: it names genes that are kept besides the chosen ones")
+        if self.genes_by != "variance" and self.n_genes is None:
+            raise InputError("--genes-by is given without --n-genes: it says how these are chosen")
         if self.genes is not None and self.n_genes is not None:
             raise InputError("--genes and --n-genes are both given: genes are named or chosen")
         if self.layer is not None and self.use_raw:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anndata as ad
 import numpy as np
@@ -99,13 +99,13 @@ def prepare_values(adata: ad.AnnData, schema: Schema, settings: Preparation) -> 
         prepared = matched(prepared, wanted).copy()
         report.append(f"kept the {prepared.n_vars:,} genes of {settings.genes}")
     elif settings.n_genes is not None:
-        chosen = most_variable_genes(prepared[~held_out], settings.n_genes, settings.keep)
+        chosen = most_variable_genes(prepared[~held_out], settings.n_genes, settings.keep, settings.genes_by)
         prepared = prepared[:, chosen].copy()
         n_showing = np.asarray((as_matrix(prepared[~held_out]) != 0).sum(axis=0)).ravel()
         n_rare = int((n_showing < RARE * (~held_out).sum()).sum())
         rare = f"; {n_rare:,} of them less than {RARE:.1%} of these cells show" if n_rare else ""
         report.append(
-            f"kept the {chosen.sum():,} genes that vary most, for their mean, over the training cells"
+            f"kept the {chosen.sum():,} genes that vary most over the training cells, by {settings.genes_by}"
             f"{_besides(settings.keep)}{rare}"
         )
     if SPLIT in prepared.obs and not preparations(adata):
@@ -179,14 +179,15 @@ def cap_populations(obs: pd.DataFrame, kept: np.ndarray, schema: Schema, setting
     return stay
 
 
-def most_variable_genes(adata: ad.AnnData, n_genes: int, keep: Sequence[str] = ()) -> np.ndarray:
-    """Which genes are the n most variable of log values, (G,): by scanpy's default dispersion.
+def most_variable_genes(
+    adata: ad.AnnData, n_genes: int, keep: Sequence[str] = (), by: Literal["variance", "dispersion"] = "variance"
+) -> np.ndarray:
+    """Which genes are the n most variable of log values, (G,): by their variance, or by scanpy's default dispersion.
 
-    By the variance where there are negative values. Those of `keep` come first. Raises InputError when one is missing.
+    A dispersion has no meaning where there are negative values. Those of `keep` come first. Raises InputError when one
+    is missing.
     """
-    import scanpy as sc
     from sklearn.preprocessing import StandardScaler
-    from threadpoolctl import threadpool_limits
 
     if n_genes > adata.n_vars:
         raise InputError(f"--n-genes is {n_genes} but the data have {adata.n_vars} genes: ask for fewer")
@@ -206,9 +207,12 @@ def most_variable_genes(adata: ad.AnnData, n_genes: int, keep: Sequence[str] = (
         raise InputError(f"variable genes are chosen on log values, but X holds {highest:.3g}: take log1p first")
     if (found.lowest == found.highest).all():
         raise InputError("variable genes cannot be chosen: no gene varies over the training cells")
-    if found.n_negative:  # a dispersion is a ratio to the mean
+    if by == "variance" or found.n_negative:  # a dispersion is a ratio to the mean
         spread = StandardScaler(with_mean=False).fit(bare.X).var_
     else:
+        import scanpy as sc
+        from threadpoolctl import threadpool_limits
+
         # numba raises OpenMP's threads, which torch shares and the last bits of its sums hang on: they are set back
         with threadpool_limits({}), warnings.catch_warnings():  # of genes without values, which come last
             warnings.simplefilter("ignore", RuntimeWarning)
