@@ -508,6 +508,9 @@ def test_totals_below_a_cells_own_counts_are_no_totals() -> None:
         InputError, match=r"^column 'share' is smaller than the counts in X of \d+ cells \(as 0\.5 where"
     ):
         prepare(adata, SCHEMA, Preparation(normalize=True, total_counts_key="share"))
+    adata.X = adata.X * 0.99  # as of corrected counts, whose totals were rounded
+    adata.obs["rounded"] = np.rint(np.asarray(adata.X.sum(axis=1)).ravel())
+    assert normalize(adata, 1e4, "rounded").n_obs == adata.n_obs
 
 
 def test_genes_that_hardly_a_cell_shows_are_counted_among_the_chosen() -> None:

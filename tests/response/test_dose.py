@@ -139,6 +139,20 @@ def test_a_dose_below_the_only_one_is_on_a_line_from_none_to_it() -> None:
         np.testing.assert_allclose(mean, effects[0] * strength / 2, atol=1e-6)
 
 
+def test_opposite_directions_together_have_no_dose_to_go_by() -> None:
+    """Recorded: their strengths cancel, and a highest one of 0 was divided by."""
+    features = {"a @ 1": [1.0, 1.0, 0.0], "b @ 1": [-1.0, 0.0, -1.0]}
+    features |= {f"a @ {s} + b @ {s}": [0.0, float(s), -float(s)] for s in (1, 9)}
+    described = {name: np.array(row) for name, row in features.items()}
+    rng = np.random.default_rng(0)
+    means: dict[tuple[str, str, float | None], object] = {("", "", None): np.zeros(20)}
+    means |= {("", name, None): rng.normal(size=20) for name in described}
+    made = populations(means, described)
+    for asked in ([0.0, 99.0, -99.0], [2.0, 2.0, 0.0]):
+        mean, _ = Anchor().fit(made).predict(ask("", "a @ x"), np.array(asked), source(made, ask("", "")))
+        assert np.isfinite(mean).all()
+
+
 def test_two_conditions_at_one_dose_are_told_apart_by_neither() -> None:
     features = {"g @ 1": np.array([1.0, 1.0]), "h @ 1": np.array([1.0, 1.0]), "g @ 2": np.array([2.0, 2.0])}
     means: dict[tuple[str, str, float | None], object] = {("", "", None): np.array([1.0])}

@@ -291,11 +291,14 @@ def test_of_conditions_that_are_as_near_all_count_in_whatever_order() -> None:
     rng = np.random.default_rng(0)
     features = {f"c{k}": np.array([1.0, *np.eye(6)[k]]) for k in range(6)}
     effects = {name: rng.normal(size=30) for name in features}
-    asked, answers = ask("", "new"), []
+    asked, answers, chosen = ask("", "new"), [], []
     for names in (list(features), list(features)[::-1]):
         means: dict[tuple[str, str, float | None], object] = {("", "", None): np.zeros(30)}
         means |= {("", name, None): effects[name] for name in names}
-        answers.append(answer(NearestConditions(), populations(means, features), asked, np.array([1.0, *np.ones(6)])))
+        made = populations(means, features)
+        answers.append(answer(NearestConditions(), made, asked, np.array([1.0, *np.ones(6)])))
+        chosen.append(NearestConditions().fit(made).k)
+    assert chosen[0] == chosen[1]
     np.testing.assert_allclose(answers[0], np.mean(list(effects.values()), axis=0), atol=1e-12)
     np.testing.assert_allclose(answers[0], answers[1], atol=1e-12)
 

@@ -84,7 +84,7 @@ def rank(
     _require_known(model, asked, queries)
     cells = read_cells(target)
     several = cells.obs[[c for c in model.schema.columns if c in cells.obs]].drop_duplicates()
-    if len(several) > 1:
+    if several.columns.size and len(several) > 1:
         say(f"{target} holds cells of {len(several)} populations by {', '.join(several)}: they are the target together")
     with progress("predicting") as advance:
         on_query = lambda i, n: advance(i, total=n)  # noqa: E731

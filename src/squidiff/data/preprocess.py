@@ -155,7 +155,7 @@ def scaling(obs: pd.DataFrame, found: Survey, target_sum: float, total_counts_ke
         if not (totals > 0).all():
             n = int((~(totals > 0)).sum())
             raise InputError(f"column {total_counts_key!r} has {n} values that are not positive numbers: correct them")
-        too_small = totals < found.totals * (1 - ROUNDING)
+        too_small = totals < found.totals * (1 - ROUNDING) - 0.5  # totals may be whole where X is not
         if too_small.any():
             total, counted = totals[too_small][0], found.totals[too_small][0]
             raise InputError(
@@ -184,8 +184,7 @@ def most_variable_genes(
 ) -> np.ndarray:
     """Which genes are the n most variable of log values, (G,): by their variance, or by scanpy's default dispersion.
 
-    A dispersion has no meaning where there are negative values. Those of `keep` come first. Raises InputError when one
-    is missing.
+    Those of `keep` come first. Raises InputError when one is missing, and for a dispersion of negative values.
     """
     from sklearn.preprocessing import StandardScaler
 
@@ -207,7 +206,9 @@ def most_variable_genes(
         raise InputError(f"variable genes are chosen on log values, but X holds {highest:.3g}: take log1p first")
     if (found.lowest == found.highest).all():
         raise InputError("variable genes cannot be chosen: no gene varies over the training cells")
-    if by == "variance" or found.n_negative:  # a dispersion is a ratio to the mean
+    if by == "dispersion" and found.n_negative:
+        raise InputError("X holds negative values, which have no dispersion: leave --genes-by out")
+    if by == "variance":
         spread = StandardScaler(with_mean=False).fit(bare.X).var_
     else:
         import scanpy as sc

@@ -295,7 +295,7 @@ def group_rows(
         context = CONTEXT_SEPARATOR.join(values[key].replace("|", "||") for key in schema.context_keys)
         key = (context, canonical_label(parts), _time(values, schema))
         if schema.time_key is not None:
-            label = values[schema.time_key]
+            label = values[schema.time_key].replace(" ", "")
             first = times.setdefault(key[2], label)
             if first != label and (OPEN_TIME.match(first) or OPEN_TIME.match(label)):
                 raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Self
 
 import numpy as np
 
@@ -12,7 +13,16 @@ from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict
 
 
-class DoseInterpolation:
+class _Doses:
+    """Fitted, it knows what populations were given, and what their shifts show."""
+
+    def fit(self, populations: Populations) -> Self:
+        self.populations, self.measured = populations, MeasuredParts().fit(populations)
+        self.directions = directions(populations.features[:, 1:])
+        return self
+
+
+class DoseInterpolation(_Doses):
     """Source mean plus the shift of the same condition at doses around the one asked for, in the same context.
 
     Linear in the strength, log10(dose + 1), between two neighbours, of which no dose, with no shift, is the lowest; of
@@ -20,30 +30,20 @@ class DoseInterpolation:
     was seen.
     """
 
-    def fit(self, populations: Populations) -> DoseInterpolation:
-        self.populations, self.measured = populations, MeasuredParts().fit(populations)
-        self.directions = directions(populations.features[:, 1:])
-        return self
-
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
         at_time = self.populations.treated_at.get((key.context, key.time), [])
         here = [i for i in at_time if self.populations.keys[i] != key]
         around, shares = _around(self.populations, self.directions, here, key, features)
         start = self.measured.start(key, source)
-        shifts = [self.measured.shift_of_part(self.populations.keys[i], start) for i in around]
-        return np.asarray(start + shares @ np.stack([shift for shift in shifts if shift is not None]))
+        shifts = [self.measured.shift_of_part(self.populations.keys[i], start) for i in around]  # all were seen
+        return np.asarray(start + shares @ np.array(shifts, dtype=float))
 
 
-class DoseElsewhere:
+class DoseElsewhere(_Doses):
     """The same with doses that other contexts were given: between what `of_dose` answers for them in this one."""
 
     def __init__(self, of_dose: Callable[[Population, np.ndarray, Source], np.ndarray]) -> None:
         self.of_dose = of_dose
-
-    def fit(self, populations: Populations) -> DoseElsewhere:
-        self.populations = populations
-        self.directions = directions(populations.features[:, 1:])
-        return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
         at_time = [i for i in self.populations.treated if self.populations.keys[i].time == key.time]
@@ -55,7 +55,7 @@ class DoseElsewhere:
         return np.asarray(mean)
 
 
-class HighestDose:
+class HighestDose(_Doses):
     """The source mean plus the shift of the same condition at its highest dose, for a higher one that nobody was given.
 
     As it is, since curves over doses saturate, or `in_proportion` to the strength, log10(dose + 1), and so for lower
@@ -65,11 +65,6 @@ class HighestDose:
 
     def __init__(self, of_dose: Callable[[Population, np.ndarray, Source], np.ndarray], in_proportion: bool) -> None:
         self.of_dose, self.in_proportion = of_dose, in_proportion
-
-    def fit(self, populations: Populations) -> HighestDose:
-        self.populations, self.measured = populations, MeasuredParts().fit(populations)
-        self.directions = directions(populations.features[:, 1:])
-        return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
         populations, wanted = self.populations, abs(float(features[0]))
@@ -97,7 +92,7 @@ def doses_of(
     populations: Populations, direction: np.ndarray, among: Iterable[int], features: np.ndarray
 ) -> dict[int, float]:
     """The populations among some that have what is described, at whatever dose, and the size of each one's strength."""
-    if not features[1:].any():
+    if not features[1:].any() or features[0] == 0:  # of opposite directions together no size is known
         return {}
     asked, sign, strength = directions(features[None, 1:])[0], np.sign(features[0]), populations.features[:, 0]
     alike = [i for i in among if np.sign(strength[i]) == sign and np.array_equal(direction[i], asked)]

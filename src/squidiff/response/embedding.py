@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -127,7 +128,9 @@ class NearestConditions:
 
     def fit(self, populations: Populations) -> NearestConditions:
         self.populations = populations
-        rows = drawn(populations.treated, MAX_ROWS)
+        # of those as near the order decides, which must not be that of the file
+        by_name = functools.partial(sorted, key=populations.name_of)
+        rows = by_name(drawn(by_name(populations.treated), MAX_ROWS))
         self.k = self._choose(populations.features[rows, 1:], populations.shifts(rows)) if rows else 1
         return self
 

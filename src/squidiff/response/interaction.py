@@ -12,7 +12,7 @@ import numpy as np
 
 from squidiff.config import PART_SEPARATOR, InputError
 from squidiff.response.combination import MeasuredParts, Summed, alone, parts_of
-from squidiff.response.law import coefficients
+from squidiff.response.law import Learned
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict, drawn, likelihood
 
@@ -53,13 +53,12 @@ class InteractingParts:
             source = populations.source_of(i)
             assert source is not None  # the treated have one
             sums.append(self.sums.summed(populations.keys[i], source))
-        self.coefficients, self.kernels = np.zeros(2), list[_Kernel]()
+        self.law, self.kernels = Learned.nothing(), list[_Kernel]()
         if self.seen:
-            rest = populations.mean[self.seen] - [of.mean for of in sums]
-            terms = np.stack([_terms(of) for of in sums])  # n x 2 x G
-            self.coefficients = coefficients(terms, rest)
-            self.rest = rest - self.coefficients @ terms
-            self.kernels = self._kernels()
+            self.rest = populations.mean[self.seen] - [of.mean for of in sums]
+            self.terms = np.stack([_terms(of) for of in sums])  # n x 2 x G
+            self.law = Learned.of(self.seen, self.terms, self.rest)
+            self.kernels = self._kernels(self.rest - self.law.coefficients() @ self.terms)
         return self
 
     def _tells(self, key: Population) -> bool:
@@ -74,10 +73,11 @@ class InteractingParts:
 
     def corrected(self, key: Population, summed: Summed) -> np.ndarray:
         """The mean (G,) of a combination, from the sum of its parts."""
-        mean = summed.mean + self.coefficients @ _terms(summed)
-        if self.kernels:
-            mean = mean + self._weights(key) @ self.rest
-        return self.populations.bounded(mean)
+        if not self.seen:
+            return self.populations.bounded(summed.mean)
+        law = self.law.coefficients(self.law.others(self.populations.find(key)))
+        beyond = self._weights(key) @ (self.rest - law @ self.terms)
+        return self.populations.bounded(summed.mean + law @ _terms(summed) + beyond)
 
     def _weights(self, key: Population) -> np.ndarray:
         """How much the rest of each combination that was seen counts, (n,); that of the very one never does."""
@@ -95,9 +95,10 @@ class InteractingParts:
             weights += kernel.likelihood * (_covariance(kernel.shares, *asked)[0] @ kernel.inverse)
         return weights
 
-    def _kernels(self) -> list[_Kernel]:
+    def _kernels(self, rest: np.ndarray) -> list[_Kernel]:
+        """By what the combinations have beyond the law, n x G."""
         keys = [self.populations.keys[i] for i in self.seen]
-        alike, products, kernels, errors = _alike(keys, keys), self.rest @ self.rest.T, [], []
+        alike, products, kernels, errors = _alike(keys, keys), rest @ rest.T, [], []
         several = len(self.populations.contexts) > 1
         for shares in (shares for shares in SHARES if several or not shares[-1]):
             inverse = np.linalg.inv(_covariance(shares, *alike) + np.eye(len(keys)))

@@ -243,6 +243,11 @@ class Populations:
         of_condition = self._by_context.get((context, condition), [])
         return sorted(of_condition, key=lambda i: self.keys[i].time or 0.0)
 
+    def name_of(self, index: int) -> tuple[str, str, float]:
+        """What populations can be put into an order by, whatever order they are in."""
+        key = self.keys[index]
+        return key.context, key.condition, key.time or 0.0
+
     def reliable(self, indices: Sequence[int]) -> list[int]:
         """Those of the populations that have enough cells for a mean, or all when none has."""
         return [i for i in indices if self.n_cells[i] >= MIN_CELLS] or list(indices)

@@ -65,7 +65,7 @@ class RelatedPopulations:
         populations = self.populations
         found: list[tuple[int, np.ndarray]] = []
         known = [i for i in populations.treated if populations.elsewhere(populations.keys[i])]
-        for i in drawn(sorted(known, key=self._name), MAX_LEARNED):
+        for i in drawn(sorted(known, key=populations.name_of), MAX_LEARNED):
             source = populations.source_of(i)
             assert source is not None  # the treated have one
             asked = populations.keys[i], populations.features[i], source
@@ -106,12 +106,8 @@ class RelatedPopulations:
         """Those that start from cells most like the source, whatever order they are in."""
         starts = self.populations.mean[self.populations.sources[some]]
         distance = np.square(starts - source.mean).sum(axis=1).tolist()
-        names = [self._name(i) for i in some]
+        names = [self.populations.name_of(i) for i in some]
         return [i for *_, i in sorted(zip(distance, names, some, strict=True))[:MAX_CONTEXTS]]
-
-    def _name(self, index: int) -> tuple[str, str, float]:
-        key = self.populations.keys[index]
-        return key.context, key.condition, key.time or 0.0
 
     def _missed(self, relatives: list[int], own: int | None) -> tuple[float, np.ndarray]:
         """How much more strongly than said they answered, as a share, and their mean beyond that, (G,).

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -139,8 +138,8 @@ class Lack(NamedTuple):
     """All that its context showed under any condition."""
     n_parts: int = 0
     """Parts of a combination, alone in its context."""
-    higher_doses: bool = False
-    """Its condition at its dose and at higher ones, in any context."""
+    doses: int = 0
+    """Its condition at its dose, and at higher ones (1) or lower ones (-1), in any context."""
 
 
 class Group(NamedTuple):
@@ -236,6 +235,7 @@ class Anchor:
         self.populations = populations
         self._fitted: dict[str, Predictor] = {}
         self._errors: dict[Group, Tried] = {}
+        self.n_described = len(np.unique(described_alike(populations.features[populations.treated, 1:])))
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> tuple[np.ndarray, str]:
@@ -271,8 +271,8 @@ class Anchor:
         """Of a population that a group answers for."""
         answered = {context for context, _ in self.populations.treated_at}
         n_parts = max(1, self._alone(key).count(None)) if PARTS_ELSEWHERE in group.names else 0
-        higher_doses = not HIGHEST_DOSE.keys().isdisjoint(group.names)
-        return Lack(key.condition != "" and key.context not in answered, n_parts, higher_doses)
+        doses = {"highest dose": 1, "dose in proportion": -1}.get(group.names[0], 0)
+        return Lack(key.condition != "" and key.context not in answered, n_parts, doses)
 
     def _alone(self, key: Population) -> list[int | None]:
         """The population of each part of a combination alone, None where it was not seen."""
@@ -300,7 +300,7 @@ class Anchor:
                 continue
             source = Source(known.keys[start], known.mean[start])
             again = Anchor(groups).fit(known)
-            again.described = described
+            again.described, again.n_described = described, self.n_described
             again._fitted = {name: self._anew(name).fit(known) for of in groups for name in of.names if name in CHOOSE}
             again._errors = (
                 self._errors
@@ -326,10 +326,10 @@ class Anchor:
             out += [j for j in populations.treated if keys[j].context == asked.context]
         if lack.n_parts:
             out += [j for j in self._alone(asked)[: lack.n_parts] if j is not None]
-        if lack.higher_doses:
-            of_features = populations.features[:, 1:]
-            dosed = doses_of(populations, directions(of_features), populations.treated, populations.features[index])
-            out += [j for j, strength in dosed.items() if strength >= abs(float(populations.features[index, 0]))]
+        if lack.doses:
+            features = populations.features
+            dosed = doses_of(populations, directions(features[:, 1:]), populations.treated, features[index])
+            out += [j for j, strength in dosed.items() if lack.doses * (strength - abs(features[index, 0])) >= 0]
         if alike is not None:
             same = {keys[j].condition for j in populations.treated if alike[j] == alike[index]}
             out += np.flatnonzero(holds_one_of([key.condition for key in keys], same)).tolist()
@@ -359,7 +359,7 @@ class Anchor:
         """
         chosen = [group.names.index(name) for name in names]
         found = self._left_out(group)
-        is_own = found.contexts == context
+        is_own = (found.contexts == context) & np.isfinite(found.products[:, 0, 0])  # of what the first was tried on
         if is_own.sum() < MIN_OWN:
             is_own[:] = True
         products = found.products[is_own][:, chosen][:, :, chosen]
@@ -368,7 +368,7 @@ class Anchor:
             compared.remove(min(compared[1:], key=lambda k: int(tried[:, k].sum())))
         products = products[tried[:, compared].all(axis=1)][:, compared][:, :, compared]
         weights, expected = np.eye(len(names))[0], None
-        if group.leaves_conditions_out and self._n_described < MIN_CONDITIONS and "no change" in names:
+        if group.leaves_conditions_out and self.n_described < MIN_CONDITIONS and "no change" in names:
             weights[0] = weights[names.index("no change")] = 0.5
             expected = weights[compared]
         if len(products):
@@ -379,41 +379,35 @@ class Anchor:
         """By what a group's K predictors are weighed; nothing of one."""
         if group not in self._errors:
             leave_out = self._conditions_left_out if group.leaves_conditions_out else self._populations_left_out
-            found = leave_out(group.names) if len(group.names) > 1 else []
+            found = leave_out(group) if len(group.names) > 1 else []
             self._errors[group] = Tried.on(found, len(group.names))
         return self._errors[group]
 
-    def _populations_left_out(self, rivals: tuple[str, ...]) -> list[tuple[str, np.ndarray]]:
+    def _populations_left_out(self, group: Group) -> list[tuple[str, np.ndarray]]:
         """Of predictors that never look at the population asked for."""
         keys = self.populations.keys
-        names = sorted({keys[i].context for i in self.populations.treated})
+        asked = [i for i in self.populations.treated if group.applies(keys[i])]
+        names = sorted({keys[i].context for i in asked})
         contexts = {names[k] for k in drawn(range(len(names)), MAX_CONTEXTS)}
-        left_out = drawn([i for i in self.populations.treated if keys[i].context in contexts], MAX_LEFT_OUT)
-        predictors = [self._predictor(name) for name in rivals]
+        left_out = drawn([i for i in asked if keys[i].context in contexts], MAX_LEFT_OUT)
+        predictors = [self._predictor(name) for name in group.names]
         return [(keys[i].context, _products_of_errors(predictors, self.populations, i)) for i in left_out]
 
-    def _conditions_left_out(self, names: tuple[str, ...]) -> list[tuple[str, np.ndarray]]:
+    def _conditions_left_out(self, group: Group) -> list[tuple[str, np.ndarray]]:
         """The same, of predictors that are fitted without every condition that is described alike.
 
         Only the choice of the ridge's penalty has seen them: to make it anew in every fold takes long.
         """
-        treated = np.array(self.populations.treated, dtype=int)
-        features, of_each = self.populations.features[treated, 1:], list[tuple[str, np.ndarray]]()
-        n_folds = N_FOLDS if self._n_described >= MIN_CONDITIONS else self._n_described  # of few each one tells much
-        others = np.setdiff1d(np.arange(len(self.populations.keys)), treated)
-        conditions = [self.populations.keys[i].condition for i in treated]
+        keys, treated = self.populations.keys, np.array(self.populations.treated, dtype=int)
+        others, of_each = np.setdiff1d(np.arange(len(keys)), treated), list[tuple[str, np.ndarray]]()
+        n_folds = N_FOLDS if self.n_described >= MIN_CONDITIONS else self.n_described  # of few each one tells much
+        features, conditions = self.populations.features[treated, 1:], [keys[i].condition for i in treated]
         for fitted, left_out in folds_of_unseen(features, conditions, n_folds):
             known = self.populations.only(np.sort(np.concatenate([others, treated[fitted]])))
-            predictors = [self._anew(name).fit(known) for name in names]
+            predictors = [self._anew(name).fit(known) for name in group.names]
             asked = drawn(treated[left_out].tolist(), MAX_LEFT_OUT)
-            keys = self.populations.keys
             of_each += [(keys[i].context, _products_of_errors(predictors, self.populations, i)) for i in asked]
         return of_each
-
-    @cached_property
-    def _n_described(self) -> int:
-        """Conditions that are not described alike."""
-        return len(np.unique(described_alike(self.populations.features[self.populations.treated, 1:])))
 
     def _anew(self, name: str) -> Predictor:
         known = self._predictor(name)
