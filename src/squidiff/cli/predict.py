@@ -19,21 +19,14 @@ from squidiff.cli.options import (
     Source,
     given,
 )
-from squidiff.cli.show import (
-    progress,
-    refuse_inside,
-    refuse_overwriting,
-    require_ending,
-    say,
-    say_far,
-    say_notes,
-    say_where,
-)
+from squidiff.cli.show import progress, refuse_inside, refuse_overwriting, require_ending, say, say_far, say_where
 from squidiff.config import Compute, InputError, Sampling, Schema
 from squidiff.files import require_writable
 
 if TYPE_CHECKING:
     import anndata as ad
+
+    from squidiff.estimator import Squidiff
 
 
 def predict(
@@ -94,16 +87,13 @@ def predict(
         say(f"{predicted.n_obs:,} predicted cells of {predicted.n_vars:,} genes: {out}")
         return
 
-    from squidiff.data.queries import FAR, read_queries, require_known
+    from squidiff.data.queries import FAR
     from squidiff.estimator import Squidiff
 
     if given(schema) is not None:
         raise InputError("schema options go with --baseline only: the run knows its own")
     model = Squidiff.load(Path(str(run)), Compute(device, devices, nodes))
-    if queries is None:
-        model.processes.together(lambda: require_known(asked, model.schema))
-    n_queries = len(read_queries(asked, model.schema))
-    model.processes.by_main(lambda: say_notes(queries, model.schema))
+    n_queries = count_known(model, asked, queries)
     model.processes.by_main(lambda: say_where(source, on_disk))
     anchors, far = set[str](), set[str]()
 
@@ -141,6 +131,23 @@ def read_asked(queries: Path | None, query: tuple[str, ...]) -> Any:
     if (queries is None) == (not query):
         raise InputError("give populations to predict by --queries FILE.csv or by --query COLUMN=VALUE: one of the two")
     return queries if queries is not None else pd.DataFrame([parse_rule(q) for q in query])
+
+
+def count_known(model: Squidiff, asked: Any, queries: Path | None) -> int:
+    """How many populations are asked for.
+
+    Raises InputError for a column of --query that the model knows nothing of; a file may have such notes, and says so.
+    """
+    from squidiff.data.queries import read_queries, require_known
+
+    if queries is None:
+        model.processes.together(lambda: require_known(asked, model.schema))
+    found = read_queries(asked, model.schema)
+    notes = [name for name in found[0].columns if name not in model.schema.columns]
+    if notes:
+        told = f"{queries} has columns that the model does not use, which are kept as notes: {', '.join(notes)}"
+        model.processes.by_main(lambda: say(told))
+    return len(found)
 
 
 def _require_writable(out: Path, cells_per_shard: int | None) -> None:

@@ -91,16 +91,6 @@ def say_unused(schema: Schema, *files: Path | None) -> None:
             return
 
 
-def say_notes(queries: Path | None, schema: Schema) -> None:
-    """Names the columns of a file of queries that the model has no use for."""
-    from squidiff.data.queries import read_queries
-
-    if queries is not None:
-        notes = [name for name in read_queries(queries, schema)[0].columns if name not in schema.columns]
-        if notes:
-            say(f"{queries} has columns that the model does not use, which are kept as notes: {', '.join(notes)}")
-
-
 def say_far(found: Iterable[str]) -> None:
     """In what predictions lie far from training, if in anything: the first of several reasons."""
     reasons = sorted(set(filter(None, found)))

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from squidiff.cli.options import Device, OneQuery, Queries, SamplingOptions, SchemaOptions, Source, given
-from squidiff.cli.predict import read_asked
-from squidiff.cli.show import (
-    progress,
-    refuse_inside,
-    refuse_overwriting,
-    require_ending,
-    say,
-    say_far,
-    say_notes,
-    show_table,
-)
+from squidiff.cli.predict import count_known, read_asked
+from squidiff.cli.show import progress, refuse_inside, refuse_overwriting, require_ending, say, say_far, show_table
 from squidiff.config import InputError, Sampling, Schema
 from squidiff.files import require_writable, write_atomically
 
@@ -46,7 +36,7 @@ def changes(
     """Which genes a prediction changes, and how surely: a row a query and gene, with intervals, as CSV."""
     asked = read_asked(queries, query)
     model = _ready(run, device, out, source, queries)
-    _require_known(model, asked, queries)
+    count_known(model, asked, queries)
     table = model.changes(asked, source)
     _write(out, table)
     for (anchor, far), rows in table.groupby(["anchor", "far"], sort=False):
@@ -81,7 +71,7 @@ def rank(
 
     asked = read_asked(queries, query)
     model = _ready(run, device, out, source, target, queries)
-    _require_known(model, asked, queries)
+    count_known(model, asked, queries)
     cells = read_cells(target)
     several = cells.obs[[c for c in model.schema.columns if c in cells.obs]].drop_duplicates()
     if several.columns.size and len(several) > 1:
@@ -130,11 +120,12 @@ def dose_curve(
     device: Device = "auto",
 ) -> None:
     """How each gene's mean goes with the dose of one condition, with intervals, as CSV."""
+    from squidiff.data.queries import require_known
     from squidiff.data.splits import parse_rule
     from squidiff.tasks import dose_curves, monotonicity
 
     model = _ready(run, device, out, source)
-    _require_known(model, parse_rule(query), None)
+    require_known(parse_rule(query), model.schema)
     table = dose_curves(model, parse_rule(query), _numbers(doses, "--doses"), source)
     _write(out, table)
     say_far(table["far"])
@@ -160,6 +151,7 @@ def trajectory(
     device: Device = "auto",
 ) -> None:
     """Cells at a series of times, and how fast each gene changes on the way."""
+    from squidiff.data.queries import require_known
     from squidiff.data.splits import parse_rule
     from squidiff.data.table import write_cells
     from squidiff.tasks import speeds
@@ -168,7 +160,7 @@ def trajectory(
     model = _ready(run, device, out, source, speeds_out, ending=".h5ad")
     refuse_overwriting(source, speeds_out)
     wanted, rest = _numbers(times, "--times"), None if query is None else parse_rule(query)
-    _require_known(model, rest or {}, None)
+    require_known(rest or {}, model.schema)
     table = None
     if speeds_out is not None:
         refuse_inside(run, speeds_out)
@@ -195,15 +187,6 @@ def _ready(run: Path, device: str, out: Path, source: Path, *others: Path | None
     require_ending(out, ending)
     require_writable(out)
     return Squidiff.load(run, device)
-
-
-def _require_known(model: Squidiff, asked: Iterable[str], queries: Path | None) -> None:
-    """Raises InputError for a column of --query that the model knows nothing of; a file may have notes, and says so."""
-    from squidiff.data.queries import require_known
-
-    if queries is None:
-        require_known(asked, model.schema)
-    say_notes(queries, model.schema)
 
 
 def _write(out: Path, table: pd.DataFrame) -> None:

@@ -88,8 +88,9 @@ def parse_condition(values: dict[str, object], schema: Schema) -> tuple[Part, ..
     # `A+ctrl`, or A+B at doses 1+0, is how some data sets write A alone
     parts = [Part(n, _dose(d, label), _direction(r), s or None) for n, d, r, s in rows if n != schema.control]
     named = Counter((part.name, part.direction) for part in parts)
-    if schema.dose_key is None and named and max(named.values()) > 1:
-        raise InputError(f"condition {label!r} has {max(named, key=named.__getitem__)[0]!r} twice: name each part once")
+    twice = [name for (name, _), n in named.items() if n > 1]
+    if twice and schema.dose_key is None:
+        raise InputError(f"condition {label!r} has {twice[0]!r} twice: name each part once")
     given = [part for part in parts if part.dose != 0]
     return tuple(sorted(given or parts, key=str))
 

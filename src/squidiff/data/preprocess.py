@@ -90,24 +90,8 @@ def prepare_values(adata: ad.AnnData, schema: Schema, settings: Preparation) -> 
         raise InputError("every cell is held out: hold out fewer")
     if settings.test_fraction > 0 and not held_out.any():
         raise InputError(f"--test-fraction {settings.test_fraction:g} of every population is no cell: hold out more")
-    if settings.genes is not None:
-        wanted = read_gene_list(Path(settings.genes))
-        unknown = [gene for gene in wanted if gene not in prepared.var_names]
-        if unknown:
-            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-            raise InputError(f"{settings.genes} names genes that the data lack: {', '.join(unknown[:5])}{more}")
-        prepared = matched(prepared, wanted).copy()
-        report.append(f"kept the {prepared.n_vars:,} genes of {settings.genes}")
-    elif settings.n_genes is not None:
-        chosen = most_variable_genes(prepared[~held_out], settings.n_genes, settings.keep, settings.genes_by)
-        prepared = prepared[:, chosen].copy()
-        n_showing = np.asarray((as_matrix(prepared[~held_out]) != 0).sum(axis=0)).ravel()
-        n_rare = int((n_showing < RARE * (~held_out).sum()).sum())
-        rare = f"; {n_rare:,} of them less than {RARE:.1%} of these cells show" if n_rare else ""
-        report.append(
-            f"kept the {chosen.sum():,} genes that vary most over the training cells, by {settings.genes_by}"
-            f"{_besides(settings.keep)}{rare}"
-        )
+    prepared, told = _with_chosen_genes(prepared, held_out, settings)
+    report += told
     if SPLIT in prepared.obs and not preparations(adata):
         report.append(f"the obs column {SPLIT!r} that was there is replaced")
     prepared.obs[SPLIT] = pd.Categorical(np.where(held_out, "test", "train"), categories=["train", "test"])
@@ -124,6 +108,27 @@ def prepare_values(adata: ad.AnnData, schema: Schema, settings: Preparation) -> 
     manifest = {"settings": settings_to_json(settings), "schema": settings_to_json(schema), "report": report}
     manifest |= {name: describe_table(tables[name]) if name in tables else None for name in parts}
     return Prepared(train, test if test.n_obs else None, tuple(report), manifest)
+
+
+def _with_chosen_genes(adata: ad.AnnData, held_out: np.ndarray, settings: Preparation) -> tuple[ad.AnnData, list[str]]:
+    """The cells with the genes that are named, or that vary most over those that are not held out, and what is said."""
+    if settings.genes is not None:
+        wanted = read_gene_list(Path(settings.genes))
+        unknown = [gene for gene in wanted if gene not in adata.var_names]
+        if unknown:
+            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+            raise InputError(f"{settings.genes} names genes that the data lack: {', '.join(unknown[:5])}{more}")
+        adata = matched(adata, wanted).copy()
+        return adata, [f"kept the {adata.n_vars:,} genes of {settings.genes}"]
+    if settings.n_genes is None:
+        return adata, []
+    chosen = most_variable_genes(adata[~held_out], settings.n_genes, settings.keep, settings.genes_by)
+    adata = adata[:, chosen].copy()
+    n_showing = np.asarray((as_matrix(adata[~held_out]) != 0).sum(axis=0)).ravel()
+    n_rare = int((n_showing < RARE * (~held_out).sum()).sum())
+    rare = f"; {n_rare:,} of them less than {RARE:.1%} of these cells show" if n_rare else ""
+    which = f"that vary most over the training cells, by {settings.genes_by}{_besides(settings.keep)}"
+    return adata, [f"kept the {chosen.sum():,} genes {which}{rare}"]
 
 
 def _besides(keep: Sequence[str]) -> str:

@@ -287,7 +287,7 @@ def group_rows(
         return np.zeros(len(obs), dtype=np.int64), (("", "", None),), ((),)
     frame = pd.DataFrame({column: as_text(obs[column]) for column in columns})
     seen: dict[Key, tuple[int, tuple[Part, ...]]] = {}
-    times: dict[float | None, str] = {}
+    times: dict[float | None, set[str]] = {}
     index = []
     for row in frame.drop_duplicates().itertuples(index=False, name=None):
         values = dict(zip(columns, row, strict=True))
@@ -295,14 +295,15 @@ def group_rows(
         context = CONTEXT_SEPARATOR.join(values[key].replace("|", "||") for key in schema.context_keys)
         key = (context, canonical_label(parts), _time(values, schema))
         if schema.time_key is not None:
-            label = values[schema.time_key].replace(" ", "")
-            first = times.setdefault(key[2], label)
-            if first != label and (OPEN_TIME.match(first) or OPEN_TIME.match(label)):
-                raise InputError(
-                    f"times {first!r} and {label!r} in column {schema.time_key!r} of {where} are one number: write "
-                    "numbers, or ranges as 330-390"
-                )
+            times.setdefault(key[2], set()).add(values[schema.time_key].replace(" ", ""))
         index.append(seen.setdefault(key, (len(seen), parts))[0])
+    for labels in times.values():
+        if len(labels) > 1 and any(map(OPEN_TIME.match, labels)):
+            first, other, *_ = sorted(labels, key=lambda label: (OPEN_TIME.match(label) is None, label))
+            raise InputError(
+                f"times {first!r} and {other!r} in column {schema.time_key!r} of {where} are one number: write "
+                "numbers, or ranges as 330-390"
+            )
     distinct_row = frame.groupby(columns, sort=False).ngroup().to_numpy()
     return np.array(index)[distinct_row], tuple(seen), tuple(parts for _, parts in seen.values())
 

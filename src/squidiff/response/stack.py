@@ -271,7 +271,8 @@ class Anchor:
         """Of a population that a group answers for."""
         answered = {context for context, _ in self.populations.treated_at}
         n_parts = max(1, self._alone(key).count(None)) if PARTS_ELSEWHERE in group.names else 0
-        doses = {"highest dose": 1, "dose in proportion": -1}.get(group.names[0], 0)
+        in_proportion = HIGHEST_DOSE.get(group.names[0])
+        doses = 0 if in_proportion is None else -1 if in_proportion else 1
         return Lack(key.condition != "" and key.context not in answered, n_parts, doses)
 
     def _alone(self, key: Population) -> list[int | None]:
