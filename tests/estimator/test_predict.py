@@ -152,6 +152,26 @@ def test_seeds_of_sampling_and_strength(model: Squidiff) -> None:
     assert likeness(anew) < 0.5
 
 
+def test_genes_that_are_switched_on_go_together_as_they_did_in_the_source_cells() -> None:
+    """Genes that few control cells show, and these together: what shows more of them must not be drawn by lot."""
+    rng = np.random.default_rng(0)
+    names = [(t, c) for t in ("A", "B", "C") for c in ("control", "drug") for _ in range(150)]
+    obs = pd.DataFrame(names, columns=["cell_type", "condition"], index=[f"c{i}" for i in range(len(names))])
+    rates = np.tile(rng.uniform(0.3, 1.5, 30), (len(obs), 1))
+    rates[:, :8] = rng.choice([0.1, 4.0], (len(obs), 1), p=[0.8, 0.2])
+    rates[(obs["condition"] == "control").to_numpy(), :8] /= 10
+    cells = ad.AnnData(np.log1p(rng.poisson(rates)).astype(np.float32), obs=obs)
+    model = trained(cells[(names != np.array(["A", "drug"])).any(axis=1)].copy(), SCHEMA)
+
+    def together(sampling: Sampling) -> float:
+        predicted = dense(model.predict(queries(condition="drug", cell_type="A"), cells, sampling))
+        return float(np.corrcoef(predicted[:, :8], rowvar=False)[np.triu_indices(8, 1)].mean())
+
+    by_lot = together(Sampling(first_level=True))
+    assert by_lot > 0.02
+    assert together(Sampling()) > 2 * by_lot
+
+
 def test_every_query_is_heard_of(model: Squidiff) -> None:
     heard: list[tuple[int, int]] = []
     model.predict(pd.concat([QUERY] * 3), TRAIN, on_query=lambda i, n: heard.append((i, n)))

@@ -77,7 +77,8 @@ class _Cells:
     given: np.ndarray
     """N x G, what each gene's values are made of."""
     start: np.ndarray | None
-    """N x G, where the diffusion starts, before it is set around the anchor; None: where the moved cells lie."""
+    """N x G, where the diffusion starts, before it is set around the anchor; None: halfway
+    between the moved and the shifted cells."""
     lots: np.ndarray
     noise: np.ndarray
 
@@ -229,16 +230,15 @@ class Generator:
     def _block(self, given: _Cells, plan: Plan, zero_fraction: np.ndarray) -> tuple[sp.csr_matrix, np.ndarray]:
         """Cells from source cells, their mean the anchor, and their latents (N x Z)."""
         fitted = self.fitted
-        # source cells moved to the anchor mean: where the diffusion starts, and what each gene's values are
+        # what each gene's values are
         moved = move_to_mean(given.given, plan.mean, zero_fraction, fitted.quantiles, given.lots, fitted.highest)
         shifted = given.given + (plan.mean - given.given.mean(axis=0))
         moved = np.where(fitted.non_negative, moved, shifted).astype(np.float32)
-        start = moved
-        if given.start is not None:
-            start = (given.start + (plan.mean - given.start.mean(axis=0))).astype(np.float32)
+        # the diffusion starts halfway: what is switched on by lot forgets how genes go together, what is shifted zeros
+        start = (moved + shifted) / 2 if given.start is None else given.start + (plan.mean - given.start.mean(axis=0))
         if self.sampling.first_level:
             return sp.csr_matrix(moved), self._encoded(given.source, plan).cpu().numpy()
-        cells, z_sem = self._denoised(given, start, plan)
+        cells, z_sem = self._denoised(given, start.astype(np.float32), plan)
         if plan.is_plain:  # the source cells are of this very population, and show how its genes go together
             cells = covary_as(cells, given.given, min(len(cells), int(self.starts.n_cells[plan.start])))
         return sp.csr_matrix(take_values(cells, moved)), z_sem
