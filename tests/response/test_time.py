@@ -168,10 +168,17 @@ def over_time(times: list[float], means: list[list[float]]) -> Populations:
 def test_a_straight_line_goes_on_as_it_went_the_more_often_it_did(n_seen: int, share: float) -> None:
     """n - 2 steps that a line foretold, and one of which a tenth is expected; forwards as backwards."""
     times = [float(t) for t in range(n_seen)]
-    made = over_time(times, [[t, 2 * t] for t in times])
+    made = over_time(times, [[t, 2 * t - 1] for t in times])
     for asked, last, way in ((times[-1] + 1, times[-1], share), (-1.0, 0.0, -share)):
-        expected = [last + way, 2 * (last + way)]
+        expected = [last + way, 2 * (last + way) - 1]
         np.testing.assert_allclose(answer(TimeTrend(), made, ask("a", "", asked)), expected, atol=1e-12)
+
+
+def test_a_trend_never_switches_a_gene_off() -> None:
+    """From 3 to 1 and on: a tenth of the step of 2 is expected, a fall from 1.2 to 1, and so on to 1 / 1.2."""
+    made = over_time([0.0, 1.0], [[3.0, 1.0, 0.0], [1.0, 3.0, 0.0]])
+    expected = [1 / 1.2, 3.2, 0.0]
+    np.testing.assert_allclose(answer(TimeTrend(), made, ask("a", "", 2.0)), expected, rtol=1e-12)
 
 
 def test_a_longer_step_is_a_longer_way() -> None:

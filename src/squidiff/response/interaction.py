@@ -74,10 +74,10 @@ class InteractingParts:
     def corrected(self, key: Population, summed: Summed) -> np.ndarray:
         """The mean (G,) of a combination, from the sum of its parts."""
         if not self.seen:
-            return self.populations.bounded(summed.mean)
+            return summed.mean
         law = self.law.coefficients(self.law.others(self.populations.find(key)))
         beyond = self._weights(key) @ (self.rest - law @ self.terms)
-        return self.populations.bounded(summed.mean + law @ _terms(summed) + beyond)
+        return self.populations.bounded(summed.mean + law @ _terms(summed) + beyond, summed.mean)
 
     def _weights(self, key: Population) -> np.ndarray:
         """How much the rest of each combination that was seen counts, (n,); that of the very one never does."""

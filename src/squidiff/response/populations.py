@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MIN_CELLS = 10
 """Of a population that others are predicted from: the mean of fewer is mostly noise."""
+LEAST_LEFT = 0.1
+"""Of a mean, after a fall by some amount: a gene that is low here would be switched off, and vary no more."""
 
 
 class Population(NamedTuple):
@@ -268,9 +270,9 @@ class Populations:
         """Whether no mean is below 0."""
         return bool(self.mean.min() >= 0)
 
-    def bounded(self, mean: np.ndarray) -> np.ndarray:
-        """A mean, no lower than 0 where none of these is."""
-        return np.maximum(mean, 0.0) if self.is_non_negative else mean
+    def bounded(self, mean: np.ndarray, start: np.ndarray) -> np.ndarray:
+        """A mean that is `start` and a change, no lower than LEAST_LEFT of `start` where none of these is below 0."""
+        return np.maximum(mean, LEAST_LEFT * np.maximum(start, 0.0)) if self.is_non_negative else mean
 
     @cached_property
     def contexts(self) -> tuple[str, ...]:

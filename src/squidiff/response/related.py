@@ -58,8 +58,8 @@ class RelatedPopulations:
         if len(others) < MIN_LEARNED or not terms[1:].any():
             raise CannotPredict(f"too few populations were seen that have relatives as {key} has")
         there = np.flatnonzero(terms.any(axis=1))  # relatives of one kind tell more where there are none of another
-        beyond = self._learned.coefficients(others, there) @ terms[there]
-        return self.populations.bounded(source.mean + terms[0] + beyond)
+        said, beyond = source.mean + terms[0], self._learned.coefficients(others, there) @ terms[there]
+        return self.populations.bounded(said + beyond, said)
 
     def _learn(self) -> Learned:
         populations = self.populations

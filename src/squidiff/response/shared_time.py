@@ -54,9 +54,8 @@ class SharedCourse:
         terms = self._terms((key.context, key.condition), (ends[0], key.time or 0.0, ends[1]))
         if self.coefficients is None or not terms[1:].any():
             raise CannotPredict("nothing else was seen at these times and between them")
-        mean = (1 - share) * self.populations.mean[before] + share * self.populations.mean[after]
-        mean = mean + self.coefficients @ terms
-        return self.populations.bounded(mean)
+        line = (1 - share) * self.populations.mean[before] + share * self.populations.mean[after]
+        return self.populations.bounded(line + self.coefficients @ terms, line)
 
     def _times_between(self) -> list[tuple[Trajectory, Times]]:
         """Every time between two others of every trajectory, or some of them."""
@@ -135,8 +134,7 @@ class SharedStep:
         for kind, law in enumerate(self.laws):
             terms = self._terms(trajectory, kind, start, end, own)
             if terms is not None:
-                mean = own + terms[0] + law @ terms
-                return self.populations.bounded(mean)
+                return self.populations.bounded(own + terms[0] + law @ terms, own)
         raise CannotPredict(f"nothing else was seen at time {start:g} and at time {end:g}")
 
     def _terms(self, trajectory: Trajectory, kind: int, start: float, end: float, own: np.ndarray) -> np.ndarray | None:

@@ -61,7 +61,8 @@ class TimeTrend:
 
     Of what a straight line would add, the share that would have predicted the later times from the two before each best
     (least squares over them and one more of EXPECTED_SHARE, within 0 and 1) is added. Likewise before the first time.
-    Beyond the ends by more than the times seen span, nothing is said.
+    What falls goes on in proportion, and so never to 0: to m m / (m + d) where the line takes d from a mean m. Beyond
+    the ends by more than the times seen span, nothing is said.
     """
 
     def fit(self, populations: Populations) -> TimeTrend:
@@ -86,7 +87,10 @@ class TimeTrend:
         along, size = float((guesses * steps[1:]).sum()), float(np.square(guesses).sum())
         usual = size / len(guesses) if size > 0 else 1.0
         share = np.clip((along + EXPECTED_SHARE * usual) / (size + usual), 0, 1)
-        return np.asarray(mean[-1] + share * slopes[-1] * (key.time - times[-1]))
+        last, step = mean[-1], share * slopes[-1] * (key.time - times[-1])
+        if self.populations.is_non_negative:
+            step = np.divide(step * last, last - step, out=step.copy(), where=step < 0)
+        return np.asarray(last + step)
 
 
 class TimeShift:

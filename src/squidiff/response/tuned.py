@@ -55,9 +55,9 @@ class TunedShift:
         if len(others) < MIN_SHARED:
             raise CannotPredict(f"fewer than {MIN_SHARED} other conditions were seen in {key.context!r} and elsewhere")
         terms = self._terms(key, features, source)
-        mean = source.mean + terms[0] + known.law.coefficients(others) @ terms
-        mean = mean + known.share * known.beyond[others].mean(axis=0)
-        return self.populations.bounded(mean)
+        said = source.mean + terms[0]
+        mean = said + known.law.coefficients(others) @ terms + known.share * known.beyond[others].mean(axis=0)
+        return self.populations.bounded(mean, said)
 
     def _learn(self, here: list[int]) -> _Learned:
         populations = self.populations
