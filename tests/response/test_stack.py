@@ -150,12 +150,12 @@ def test_a_condition_far_beyond_all_times_is_refused_and_not_taken_for_a_dose() 
 
 
 def test_between_times_the_course_comes_first_and_the_straight_line_where_no_cells_tell_it() -> None:
-    made = populations({("a", "", t): [t**2 + t] for t in (0.0, 1.0, 2.0)}, has_control=False)
+    made = populations({("a", "", t): [t**2 + t - 1] for t in (0.0, 1.0, 2.0)}, has_control=False)
     told = replace(made, course=Course(np.array([[1.0], [3.0], [5.0]]), np.zeros(3)))
-    assert ask_anchor(made, ask("a", "", 1.5)) == (4.0, "time interpolation")
-    assert ask_anchor(told, ask("a", "", 1.5)) == (3.75, "time course")
+    assert ask_anchor(made, ask("a", "", 1.5)) == (3.0, "time interpolation")
+    assert ask_anchor(told, ask("a", "", 1.5)) == (2.75, "time course")
     told.course.change[2] = 0.0  # type: ignore[union-attr]
-    assert ask_anchor(told, ask("a", "", 1.5)) == (4.0, "time interpolation")
+    assert ask_anchor(told, ask("a", "", 1.5)) == (3.0, "time interpolation")
 
 
 def test_what_nothing_can_predict_is_refused_with_the_reasons_that_apply() -> None:

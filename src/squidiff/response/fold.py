@@ -6,7 +6,6 @@ import numpy as np
 
 from squidiff.response.noise import beyond_noise
 from squidiff.response.populations import Population, Populations, Source
-from squidiff.response.shape import LARGEST_LOGARITHM
 from squidiff.response.shift import context_weights, drawn, elsewhere, median_distance
 
 BANDWIDTHS = (0.06, 0.12, 0.25, 0.5)
@@ -50,8 +49,7 @@ class FoldShift:
 
     def fit(self, populations: Populations) -> FoldShift:
         self.populations, mean = populations, populations.mean
-        are_logarithms = populations.is_non_negative and mean.max() <= LARGEST_LOGARITHM
-        self.pseudo_counts = PSEUDO_COUNTS if are_logarithms else PSEUDO_COUNTS[:1]
+        self.pseudo_counts = PSEUDO_COUNTS if populations.are_logarithms else PSEUDO_COUNTS[:1]
         self.unit = median_distance(mean[np.unique(populations.sources[populations.treated])])
         seen = [i for i in populations.treated if len(populations.elsewhere(populations.keys[i])) > 1]
         n_levels = 1 if populations.parts is None else 2

@@ -12,6 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from squidiff.config import CONTEXT_SEPARATOR
+from squidiff.response.shape import LARGEST_LOGARITHM
 
 if TYPE_CHECKING:
     from squidiff.response.course import Course
@@ -269,6 +270,11 @@ class Populations:
     def is_non_negative(self) -> bool:
         """Whether no mean is below 0."""
         return bool(self.mean.min() >= 0)
+
+    @cached_property
+    def are_logarithms(self) -> bool:
+        """Whether means may be those of logarithms of counts."""
+        return self.is_non_negative and bool(self.mean.max() <= LARGEST_LOGARITHM)
 
     def bounded(self, mean: np.ndarray, start: np.ndarray) -> np.ndarray:
         """A mean that is `start` and a change, no lower than LEAST_LEFT of `start` where none of these is below 0."""

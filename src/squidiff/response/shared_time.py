@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from contextlib import suppress
 
 import numpy as np
 
 from squidiff.response.law import coefficients
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict, drawn
-from squidiff.response.time import line_and_curve, times_around
+from squidiff.response.time import N_BENDS, line_and_bends, times_around
 
 MAX_LEARNED = 300
 """Times between two others that the law is learned from."""
@@ -27,9 +26,9 @@ class SharedCourse:
     """The straight line between the times around, and beside it what others do beyond theirs.
 
     Others are trajectories (contexts under conditions) that have cells at the time asked for and at both times around
-    it. Four terms make a law, by ridge regression over the times between two others that training has: how far the
+    it. Five terms make a law, by ridge regression over the times between two others that training has: how far the
     mean of a trajectory is off its line goes with how far the same condition is in other contexts, other conditions in
-    the same context, and all the rest, each on average, and with the curve that its own cells tell (`TimeCourse`).
+    the same context, and all the rest, each on average, and with how it is bent itself (`line_and_bends`).
     """
 
     def fit(self, populations: Populations) -> SharedCourse:
@@ -38,7 +37,7 @@ class SharedCourse:
         found = []
         for trajectory, times in self._times_between():
             terms = self._terms(trajectory, times)
-            if terms[1:].any():
+            if terms[N_BENDS:].any():
                 trajectories, off = self._off[times]
                 found.append((terms, off[trajectories.index(trajectory)]))
         self.coefficients = None
@@ -52,7 +51,7 @@ class SharedCourse:
         if not set(ends) <= set(self.at.get((key.context, key.condition), {})):  # of few cells, beside a time of many
             raise CannotPredict(f"{key._replace(time=None)} has few cells at the times around {key.time:g}")
         terms = self._terms((key.context, key.condition), (ends[0], key.time or 0.0, ends[1]))
-        if self.coefficients is None or not terms[1:].any():
+        if self.coefficients is None or not terms[N_BENDS:].any():
             raise CannotPredict("nothing else was seen at these times and between them")
         line = (1 - share) * self.populations.mean[before] + share * self.populations.mean[after]
         return self.populations.bounded(line + self.coefficients @ terms, line)
@@ -66,19 +65,17 @@ class SharedCourse:
         return [found[k] for k in drawn(range(len(found)), MAX_LEARNED)]
 
     def _terms(self, trajectory: Trajectory, times: Times) -> np.ndarray:
-        """How far off the line the curve of its own cells is, and others are: three kinds of them, 4 x G."""
+        """How far off the line its own bends lead, and others are: three kinds of them, (N_BENDS + N_KINDS) x G."""
         if times not in self._off:
             self._off[times] = self._off_their_lines(times)
         others, off = self._off[times]
-        terms, kinds = np.zeros((1 + N_KINDS, off.shape[1])), [_kind(of, trajectory) for of in others]
+        terms, kinds = np.zeros((N_BENDS + N_KINDS, off.shape[1])), [_kind(of, trajectory) for of in others]
         for kind in range(N_KINDS):
             these = [i for i, found in enumerate(kinds) if found == kind]
             if these:
-                terms[1 + kind] = off[these].mean(axis=0)
+                terms[N_BENDS + kind] = off[these].mean(axis=0)
         before, after = (self.at[trajectory][t] for t in (times[0], times[2]))
-        with suppress(CannotPredict):
-            line, curve = line_and_curve(self.populations, before, after, times[1])
-            terms[0] = curve - line
+        terms[:N_BENDS] = line_and_bends(self.populations, before, after, times[1])[1]
         return terms
 
     def _off_their_lines(self, times: Times) -> tuple[list[Trajectory], np.ndarray]:

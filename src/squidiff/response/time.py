@@ -7,6 +7,10 @@ import numpy as np
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict
 
+N_BENDS = 2
+"""Off a straight line between two times: as cells say, and as counts go."""
+PSEUDO_COUNT = 0.1
+"""Added to counts whose logarithms are followed between two times: what few cells show is no ratio."""
 EXPECTED_SHARE = 0.1
 """Of a straight line's next step, what is expected before any was seen; as much as one that was seen, it counts."""
 
@@ -23,37 +27,37 @@ class TimeInterpolation:
 
 
 class TimeCourse:
-    """The means of the same context and condition, on a curve between the times around, which the cells there tell.
+    """The means of the same context and condition, on a way between the times around, bent off the straight line.
 
-    The curve is the cubic one that has the means and, at both ends, the directions of `response.course` (Hermite's).
-    Its way off the straight line is shortened by the part of its square that comes of few cells (the positive part of
-    James and Stein's), and of the rest the share is taken that would have predicted the times between two others best
-    (least squares over them, each time alike, within 0 and 1); the directions themselves have seen these times' cells.
-    Where there is no such time, nothing confirms a curve.
+    It is bent as cells say and as counts go (`line_and_bends`), of either by the share that would have predicted the
+    times between two others best (least squares over them, each time alike, within 0 and 1); the directions of
+    `response.course` have seen these times' cells. Where there is no such time, nothing confirms a bend.
     """
 
     def fit(self, populations: Populations) -> TimeCourse:
-        self.populations, along, size = populations, 0.0, 0.0
+        from scipy.optimize import lsq_linear
+
+        self.populations = populations
+        found: list[np.ndarray] = []
         for context, condition in dict.fromkeys((key.context, key.condition) for key in populations.keys):
             seen = populations.reliable(populations.over_time(context, condition))
             for before, middle, after in zip(seen, seen[1:], seen[2:], strict=False):
-                try:
-                    line, curve = line_and_curve(populations, before, after, populations.keys[middle].time or 0.0)
-                except CannotPredict:
-                    continue
-                error, bend = populations.mean[middle] - line, curve - line
-                if error.any():
-                    along += float(bend @ error / (error @ error))
-                    size += float(bend @ bend / (error @ error))
-        self.share = float(np.clip(along / size, 0, 1)) if size > 0 else None
+                line, bends = line_and_bends(populations, before, after, populations.keys[middle].time or 0.0)
+                error = populations.mean[middle] - line
+                if error.any() and bends.any():
+                    found.append(np.stack([*bends, error]) / np.linalg.norm(error))
+        self.shares = None
+        if found:
+            of_all = np.concatenate(found, axis=1)
+            self.shares = lsq_linear(of_all[:-1].T, of_all[-1], bounds=(0, 1), method="bvls").x
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
         before, after, _ = times_around(self.populations, key)
-        if self.share is None:
-            raise CannotPredict("no time between two others tells whether means go on as their cells say")
-        line, curve = line_and_curve(self.populations, before, after, key.time or 0.0)
-        return np.asarray(line + self.share * (curve - line))
+        if self.shares is None:
+            raise CannotPredict("no time between two others tells how means go there")
+        line, bends = line_and_bends(self.populations, before, after, key.time or 0.0)
+        return np.asarray(line + self.shares @ bends)
 
 
 class TimeTrend:
@@ -117,23 +121,41 @@ class TimeShift:
         return np.asarray(source.mean + np.mean(shifts, axis=0))
 
 
-def line_and_curve(populations: Populations, before: int, after: int, time: float) -> tuple[np.ndarray, np.ndarray]:
-    """The means (G,) at a time between those of two populations. Raises CannotPredict where cells tell no curve."""
+def line_and_bends(populations: Populations, before: int, after: int, time: float) -> tuple[np.ndarray, np.ndarray]:
+    """The mean (G,) on the straight line at a time between those of two populations, and two ways off it, N_BENDS x G.
+
+    To the cubic curve that has the means and, at both ends, the directions of `response.course` (Hermite's), shortened
+    by the part of its square that comes of few cells (the positive part of James and Stein's); 0 where cells tell
+    none. And to where logarithms of counts lie that go on evenly, as what grows or decays by a rate; 0 of other values.
+    """
+    ends = [before, after]
+    times, mean = [populations.keys[i].time or 0.0 for i in ends], populations.mean[ends]
+    share = (time - times[0]) / (times[1] - times[0]) if before != after else 0.0
+    shares = np.array([1 - share, share])
+    line, bends = shares @ mean, np.zeros((N_BENDS, mean.shape[1]))
+    if before == after:
+        return line, bends
+    if populations.course is not None and populations.course.change[ends].any(axis=1).all():
+        bends[0] = _way_to_curve(populations, ends, time, line)
+    if populations.are_logarithms:
+        by_rate = np.exp(shares @ np.log(np.expm1(mean) + PSEUDO_COUNT)) - PSEUDO_COUNT
+        bends[1] = np.log1p(by_rate) - line
+    return line, bends
+
+
+def _way_to_curve(populations: Populations, ends: list[int], time: float, line: np.ndarray) -> np.ndarray:
+    """From the straight line to the curve that cells tell (G,)."""
     from scipy.interpolate import CubicHermiteSpline
 
-    ends = [before, after]
-    course = populations.course
-    if before == after or course is None or not course.change[ends].any(axis=1).all():
-        raise CannotPredict(f"the cells around time {time:g} do not tell how they go on")
-    times, mean = [populations.keys[i].time or 0.0 for i in ends], populations.mean[ends]
+    course, times = populations.course, [populations.keys[i].time or 0.0 for i in ends]
+    assert course is not None  # only then is it asked for
+    way = CubicHermiteSpline(times, populations.mean[ends], course.change[ends])(time) - line
     share = (time - times[0]) / (times[1] - times[0])
-    line = (1 - share) * mean[0] + share * mean[1]
-    way = CubicHermiteSpline(times, mean, course.change[ends])(time) - line
     # how much of each end's direction is in it
     weight = share * (1 - share) * (times[1] - times[0]) * np.array([1 - share, share])
     noise = float(np.square(weight) * course.noise[ends] @ populations.variance[ends].sum(axis=1))
     size = float(way @ way)
-    return line, line + (max(0.0, 1 - noise / size) if size > 0 else 0.0) * way
+    return np.asarray((max(0.0, 1 - noise / size) if size > 0 else 0.0) * way)
 
 
 def times_around(populations: Populations, key: Population, *, itself: bool = True) -> tuple[int, int, float]:
