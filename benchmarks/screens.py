@@ -22,9 +22,10 @@ import numpy as np
 
 from squidiff.config import CONTEXT_SEPARATOR
 from squidiff.data.simulate import gamma_poisson
+from squidiff.response.groups import BASELINES
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict
-from squidiff.response.stack import BASELINES, Anchor
+from squidiff.response.stack import Anchor
 from squidiff.response.uncertainty import Uncertainty
 
 N_GENES = 400
@@ -40,6 +41,8 @@ class Screen(NamedTuple):
     seen: Profiles
     asked: Profiles
     features: dict[str, np.ndarray]
+    n_control: int = 4 * N_CELLS
+    """Control cells of a context; with times they are as many as any."""
 
 
 def some(rng: np.random.Generator, share: float, *shape: int, sd: float = 1.0) -> np.ndarray:
@@ -92,13 +95,13 @@ def combinations(rng: np.random.Generator, law: str) -> Screen:
 
 
 def contexts(rng: np.random.Generator, law: str) -> Screen:
-    """Six contexts under 25 conditions, of which each lacks 40 %, or the first one all but four: 15 are asked for."""
+    """Six contexts under 25 conditions; each lacks 40 %, or the first all, or all but four; 15 are asked for."""
     place = rng.normal(size=(6, 2))
     start = rng.normal(0, 2, N_GENES) + place @ (rng.normal(0, 0.5, (2, N_GENES)) * (rng.random((2, N_GENES)) < 0.3))
     effect, otherwise = some(rng, 0.15, 25), some(rng, 0.15, 25)
     group, strength, common = rng.integers(0, 2, 6), rng.uniform(0.3, 1.7, 6), some(rng, 0.15, 6, sd=0.8)
     seen, wanted = {}, {}
-    few = law.endswith("few seen")
+    n_of_first = 4 if law.endswith("few seen") else 0 if law.endswith("none seen") else None
     for c in range(6):
         seen[Population(f"c{c}", "", None)] = start[c]
         for k in range(25):
@@ -114,7 +117,7 @@ def contexts(rng: np.random.Generator, law: str) -> Screen:
                 here = here + common[c]
             else:
                 here = here * (1 + 0.5 * rng.normal(size=N_GENES))
-            lacks = (c == 0 and k >= 4) if few else rng.random() < 0.4
+            lacks = rng.random() < 0.4 if n_of_first is None else c == 0 and k >= n_of_first
             (wanted if lacks else seen)[Population(f"c{c}", f"k{k:02d}", None)] = start[c] + here
     known = {key.condition for key in seen}
     asked = [key for key in wanted if key.condition in known]
@@ -123,7 +126,12 @@ def contexts(rng: np.random.Generator, law: str) -> Screen:
 
 
 def donors(rng: np.random.Generator, law: str) -> Screen:
-    """Four cell types in five donors under one condition or three, of which six of the 20 lack the first one."""
+    """Four cell types in five donors under one condition or three, of which six of the 20 lack the first one.
+
+    Or one type in 20 donors who are nearly alike, with 12 control cells each.
+    """
+    if law == "alike, few control cells":
+        return alike_donors(rng)
     start, n_conditions = rng.normal(0, 2, N_GENES), 3 if law.endswith("three conditions") else 1
     of_type, of_donor = some(rng, 0.4, 4, sd=0.8), some(rng, 0.15, 5, sd=0.35)
     effect = some(rng, 0.2, n_conditions)[:, None] + some(rng, 0.2, n_conditions, 4, sd=0.6 if "types" in law else 0.2)
@@ -140,6 +148,19 @@ def donors(rng: np.random.Generator, law: str) -> Screen:
             of = wanted if k == 0 and (t, d) in lack else seen
             of[Population(f"t{t}{CONTEXT_SEPARATOR}d{d}", f"k{k}", None)] = here + change
     return Screen(seen, wanted, one_hot([f"k{k}" for k in range(n_conditions)]))
+
+
+def alike_donors(rng: np.random.Generator) -> Screen:
+    start, effect, own = (
+        rng.normal(0, 2, N_GENES) + some(rng, 0.3, 20, sd=0.2),
+        some(rng, 0.2),
+        some(rng, 0.15, 20, sd=0.4),
+    )
+    seen, wanted = {}, {}
+    for d in range(20):
+        seen[Population(f"d{d}", "", None)] = start[d]
+        (wanted if d < 4 else seen)[Population(f"d{d}", "k0", None)] = start[d] + effect + own[d]
+    return Screen(seen, wanted, one_hot(["k0"]), n_control=12)
 
 
 def conditions(rng: np.random.Generator, law: str) -> Screen:
@@ -166,9 +187,11 @@ def conditions(rng: np.random.Generator, law: str) -> Screen:
 def doses(rng: np.random.Generator, law: str) -> Screen:
     """Curves over four doses of twelve drugs in four contexts, of which the first lacks one dose of all.
 
-    Beyond the highest of four drugs nobody was given any; one context has the least to tell of them.
+    Beyond the highest of four drugs nobody was given any; one context has the least to tell of them. There the highest
+    may be toxic, of all drugs alike.
     """
-    lacking, n_contexts = {"lowest": 1, "second": 10}.get(law, 1000), 1 if law.endswith("one context") else 4
+    lacking, n_contexts = {"lowest": 1, "second": 10}.get(law, 1000), 1 if "one context" in law else 4
+    toxic = some(rng, 0.25, sd=1.3) if law.endswith("toxic") else 0.0
     start, effect, half = base(rng, 4), some(rng, 0.2, 12, sd=1.3), 10 ** rng.uniform(0, 3, 12)
     seen, wanted, features = {}, {}, {}
     for c in range(n_contexts):
@@ -179,7 +202,7 @@ def doses(rng: np.random.Generator, law: str) -> Screen:
                 name, strength = f"k{k:02d} @ {dose}", np.log10(dose + 1)
                 features[name] = np.array([strength, *(strength * (np.arange(12) == k))])
                 lacks = dose == lacking and (k < 4 if law.startswith("beyond") else c == 0)
-                profile = start[c] + here * dose**1.5 / (dose**1.5 + half[k] ** 1.5)
+                profile = start[c] + here * dose**1.5 / (dose**1.5 + half[k] ** 1.5) + toxic * (dose == 1000)
                 if not lacks or c == 0:
                     (wanted if lacks else seen)[Population(f"c{c}", name, None)] = profile
     return Screen(seen, wanted, features)
@@ -188,10 +211,11 @@ def doses(rng: np.random.Generator, law: str) -> Screen:
 def times(rng: np.random.Generator, law: str) -> Screen:
     """Courses over five times, of contexts without a control or of six conditions in one; one lacks a time.
 
-    Of one context alone the last of five, or of three, lacks.
+    Of one context alone the last of five, or of three, lacks. At the last time conditions may be washed out.
     """
     n_times = 3 if "two seen" in law else 5
-    t, asked = np.arange(n_times)[:, None], float(n_times - 1) if law.startswith("last") else 2.0
+    t, ends = np.arange(n_times)[:, None], {"first": 1.0, "last": n_times - 1.0, "washout": n_times - 1.0}
+    asked = ends.get(law.split(",")[0], 2.0)
 
     def course(height: np.ndarray) -> np.ndarray:
         middle, width = rng.uniform(0, n_times - 1, N_GENES), rng.uniform(0.5, 1.5, N_GENES)
@@ -206,7 +230,8 @@ def times(rng: np.random.Generator, law: str) -> Screen:
             here = rng.uniform(0.5, 1.2) * core * (1 + 0.5 * rng.normal(size=N_GENES)) if k else 0 * core
             for time in range(n_times):
                 key = Population("c0", f"k{k}" if k else "", float(time))
-                (wanted if k == 1 and time == asked else seen)[key] = start + drift[time] + here[time]
+                effect = 0 * here[time] if law.startswith("washout") and time == asked else here[time]
+                (wanted if k == 1 and time == asked else seen)[key] = start + drift[time] + effect
         return Screen(seen, wanted, one_hot([f"k{k}" for k in range(1, 7)]))
     start, shared = base(rng, 4), course(some(rng, 0.35, sd=1.3))
     for c in range(1 if "alone" in law else 4):
@@ -242,6 +267,7 @@ SCREENS: dict[str, tuple[Callable[[np.random.Generator, str], Screen], tuple[str
             "as control cells are, few seen",
             "strength, few seen",
             "two kinds, few seen",
+            "one more effect, none seen",
         ),
     ),
     "donors": (
@@ -253,13 +279,14 @@ SCREENS: dict[str, tuple[Callable[[np.random.Generator, str], Screen], tuple[str
             "own effects",
             "strength, three conditions",
             "own effects, three conditions",
+            "alike, few control cells",
         ),
     ),
     "conditions": (
         conditions,
         ("groups", "groups, few features", "groups, four seen", "groups, two seen", "linear", "features of noise"),
     ),
-    "doses": (doses, ("lowest", "second", "highest", "beyond", "beyond, one context")),
+    "doses": (doses, ("lowest", "second", "highest", "beyond", "beyond, one context", "beyond, one context, toxic")),
     "times": (
         times,
         (
@@ -270,19 +297,21 @@ SCREENS: dict[str, tuple[Callable[[np.random.Generator, str], Screen], tuple[str
             "last, alone, two seen",
             "between, conditions",
             "last, conditions",
+            "first, conditions",
+            "washout, conditions",
         ),
     ),
 }
 
 
 def summaries(
-    profiles: Profiles, features: dict[str, np.ndarray], n_cells: int, rng: np.random.Generator
+    profiles: Profiles, features: dict[str, np.ndarray], n_cells: int, n_control: int, rng: np.random.Generator
 ) -> Populations:
-    """Of drawn cells; four times as many of control cells without a time."""
+    """Of drawn cells; `n_control` control cells without a time."""
     drawn = []
     for key, profile in profiles.items():
         share = np.exp(profile - profile.max())
-        library = 1500 * np.exp(rng.normal(0, 0.3, n_cells * (1 if key.condition or key.time is not None else 4)))
+        library = 1500 * np.exp(rng.normal(0, 0.3, n_cells if key.condition or key.time is not None else n_control))
         counts = gamma_poisson(library[:, None] * share / share.sum(), 0.4, rng)
         drawn.append(np.log1p(counts / counts.sum(axis=1, keepdims=True) * 1e4))
     size = len(next(iter(features.values()), [0.0]))
@@ -298,11 +327,10 @@ def scores(screen: Screen, rng: np.random.Generator) -> Iterator[tuple[str, tupl
 
     Under HELD the shares of genes whose shift lies in the intervals of 50 and 90 %.
     """
-    seen, true = (
-        summaries(screen.seen, screen.features, N_CELLS, rng),
-        summaries(screen.asked, screen.features, 500, rng),
+    seen, true, few = (
+        summaries(profiles, screen.features, n_cells, screen.n_control, rng)
+        for profiles, n_cells in ((screen.seen, N_CELLS), (screen.asked, 500), (screen.asked, N_CELLS))
     )
-    few = summaries(screen.asked, screen.features, N_CELLS, rng)
     methods = {name: made().fit(seen) for name, made in BASELINES.items() if name != "training mean"}
     anchor = Anchor().fit(seen)
     uncertainty = Uncertainty(anchor)

@@ -21,10 +21,11 @@ from squidiff.data.conditions import ConditionEncoder
 from squidiff.data.preprocess import normalize
 from squidiff.data.simulate import simulate_perturbation
 from squidiff.data.table import CellTable
+from squidiff.response.groups import BASELINES
 from squidiff.response.parts import split
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict
-from squidiff.response.stack import BASELINES, Anchor
+from squidiff.response.stack import Anchor
 
 NAMES = ("no change", "mean shift", "weighted shift", "proportional shift")
 OF_COMBINATIONS = ("no change", "additive", "linear parts", "mean of parts")

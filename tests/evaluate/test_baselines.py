@@ -12,9 +12,9 @@ from squidiff.config import InputError, Schema
 from squidiff.data.conditions import Part
 from squidiff.data.table import CellTable
 from squidiff.evaluate.baselines import NAMES, PERTURBED, PLAIN, ZEROS_KEPT, Baselines
+from squidiff.response.groups import BASELINES
 from squidiff.response.populations import Population, Source
 from squidiff.response.shift import CannotPredict
-from squidiff.response.stack import BASELINES
 
 BOTH = Population("T", "A + B", None)
 PARTS = (Part("A"), Part("B"))

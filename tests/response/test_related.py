@@ -9,10 +9,11 @@ import pytest
 
 from made_populations import NO_FEATURES, answer, ask, populations, source
 from squidiff.response.fold import FoldShift
+from squidiff.response.groups import RELATED
 from squidiff.response.populations import Populations
 from squidiff.response.related import RelatedPopulations
 from squidiff.response.shift import CannotPredict
-from squidiff.response.stack import RELATED, Anchor
+from squidiff.response.stack import Anchor
 
 N_GENES, N_TYPES, N_DONORS = 60, 4, 5
 ASKED = ask("t0 | d0", "X")

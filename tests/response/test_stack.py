@@ -16,12 +16,14 @@ from squidiff.config import InputError
 from squidiff.response.course import Course
 from squidiff.response.embedding import MeanOfConditions
 from squidiff.response.fold import FoldShift
+from squidiff.response.groups import BASELINES, GROUPS, PREDICTORS
 from squidiff.response.populations import Population, Populations, Source
+from squidiff.response.rivals import stacked
 from squidiff.response.shift import CannotPredict, WeightedShift, likelihood
-from squidiff.response.stack import BASELINES, GROUPS, PREDICTORS, Anchor, Lack, stacked
+from squidiff.response.stack import Anchor, Lack
 from squidiff.response.time import EXPECTED_SHARE
 
-SHIFTS = next(group for group in GROUPS if "fold shift" in group.names)
+SHIFTS = next(group for group in GROUPS if group.names[0] == "fold shift")
 SHIFT = {"a": 2.0, "b": 2.1, "c": 1.9}
 
 

@@ -22,10 +22,10 @@ from squidiff.diffusion.samplers import SAMPLERS, invert_ddim, last
 from squidiff.diffusion.schedule import sampling_levels
 from squidiff.estimator.draws import choose, draw
 from squidiff.estimator.fitted import Fitted, summarise
+from squidiff.response.groups import Group
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shape import ZeroLaw, covary_as, move_to_mean, take_values
 from squidiff.response.shift import CannotPredict
-from squidiff.response.stack import Group
 from squidiff.response.time import interpolate, times_around
 from squidiff.response.uncertainty import Interval
 

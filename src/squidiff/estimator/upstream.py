@@ -26,8 +26,9 @@ from squidiff.estimator.draws import choose, draw
 from squidiff.estimator.fitted import in_chunks, load_vocabulary, summarise
 from squidiff.estimator.generate import annotated, nothing_to_start_from
 from squidiff.model.upstream import UpstreamDenoiser, UpstreamNetwork, UpstreamSizes
+from squidiff.response.groups import LATENT_GROUPS
 from squidiff.response.populations import Population, Populations, Source, draw_rows
-from squidiff.response.stack import LATENT_GROUPS, Anchor
+from squidiff.response.stack import Anchor
 from squidiff.train.checkpoint import require_finite_tensors
 from squidiff.train.loop import Recipe
 from squidiff.train.upstream_recipe import upstream_recipe

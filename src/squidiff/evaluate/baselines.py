@@ -12,10 +12,11 @@ from squidiff.config import InputError, Schema
 from squidiff.data.conditions import ConditionEncoder, Part
 from squidiff.data.table import CellTable
 from squidiff.response.gaussian import Spread, diagonal_spread, draw_gaussian, factor_spread
+from squidiff.response.groups import BASELINE_GROUPS, BASELINES
 from squidiff.response.populations import Population, Populations, Source, draw_rows
 from squidiff.response.shape import ZeroLaw, move_to_mean, nonzero_quantiles
 from squidiff.response.shift import CannotPredict
-from squidiff.response.stack import BASELINE_GROUPS, BASELINES, Anchor
+from squidiff.response.stack import Anchor
 from squidiff.response.time import last_time, paired, times_around
 
 ZEROS_KEPT = ", zeros kept"

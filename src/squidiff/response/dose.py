@@ -88,6 +88,34 @@ class HighestDose(_Doses):
         return np.asarray(start + shift * farther)
 
 
+class SharedDose(_Doses):
+    """The source mean plus the condition's shift at its next lower dose, and the step that others take from there.
+
+    Others are conditions of the same context that were given both doses; of each the mean over them counts.
+    """
+
+    def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
+        populations, wanted = self.populations, abs(float(features[0]))
+        here = [i for i in populations.treated_at.get((key.context, key.time), []) if populations.keys[i] != key]
+        own = doses_of(populations, self.directions, here, features)
+        lower = {i: strength for i, strength in own.items() if strength < wanted}
+        if not lower:
+            raise CannotPredict(f"{key.condition!r} was seen at no lower dose in context {key.context!r}")
+        nearest = max(lower, key=lambda i: lower[i])
+        strengths = np.abs(populations.features[:, 0])
+        before, after = (
+            {self.directions[i].tobytes(): i for i in here if i not in own and np.isclose(strengths[i], dose)}
+            for dose in (lower[nearest], wanted)
+        )
+        both = [(before[other], after[other]) for other in before if other in after]
+        if not both:
+            raise CannotPredict(f"nothing else was given both doses of {key.condition!r} in context {key.context!r}")
+        start = self.measured.start(key, source)
+        said = start + self.measured.shift_of_part(populations.keys[nearest], start)
+        step = np.mean([populations.mean[j] - populations.mean[i] for i, j in both], axis=0)
+        return populations.bounded(said + step, said)
+
+
 def doses_of(
     populations: Populations, direction: np.ndarray, among: Iterable[int], features: np.ndarray
 ) -> dict[int, float]:

@@ -16,14 +16,17 @@ EXPECTED_SHARE = 0.1
 
 
 class TimeInterpolation:
-    """The means of the same context and condition, linear between the times seen."""
+    """The means of the same context and condition, linear between the times seen; or, not `itself`, between others."""
+
+    def __init__(self, itself: bool = True) -> None:
+        self.itself = itself
 
     def fit(self, populations: Populations) -> TimeInterpolation:
         self.populations = populations
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
-        return _mean_at(self.populations, key)
+        return _mean_at(self.populations, key, self.itself)
 
 
 class TimeCourse:
@@ -76,7 +79,8 @@ class TimeTrend:
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
         if key.time is None:
             raise CannotPredict(f"{key} has no time")
-        seen = self.populations.reliable(self.populations.over_time(key.context, key.condition))
+        at_all = self.populations.over_time(key.context, key.condition)
+        seen = self.populations.reliable([i for i in at_all if self.populations.keys[i] != key])
         times = np.array([self.populations.keys[i].time for i in seen], dtype=float)
         if len(times) < 2 or times[0] <= key.time <= times[-1]:
             raise CannotPredict(f"{key._replace(time=None)} has no two times before or after time {key.time:g}")
@@ -204,7 +208,7 @@ def paired(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return np.asarray(linear_sum_assignment(cdist(before, after, "sqeuclidean"))[1])
 
 
-def _mean_at(populations: Populations, key: Population) -> np.ndarray:
+def _mean_at(populations: Populations, key: Population, itself: bool = True) -> np.ndarray:
     """The mean of a context under a condition, linear between the times seen; CannotPredict outside of them."""
-    before, after, share = times_around(populations, key)
+    before, after, share = times_around(populations, key, itself=itself)
     return np.asarray((1 - share) * populations.mean[before] + share * populations.mean[after])

@@ -9,8 +9,9 @@ import numpy as np
 
 from squidiff.config import DOSE_SEPARATOR, PART_SEPARATOR
 from squidiff.response.embedding import described_alike
+from squidiff.response.groups import PARTS_ELSEWHERE, Group
 from squidiff.response.populations import Population, Source
-from squidiff.response.stack import PARTS_ELSEWHERE, Anchor, Group, Lack, LeftOut
+from squidiff.response.stack import Anchor, Lack, LeftOut
 
 LEVELS = (0.5, 0.9)
 """Of the intervals."""
