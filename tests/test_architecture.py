@@ -26,7 +26,7 @@ PARTS = {
     "data": ("config", "files"),
     "response": ("config",),
     "train": ("config", "diffusion", "files", "model"),
-    "evaluate": ("config", "data.conditions", "data.manifest", "data.table", "response"),
+    "evaluate": ("config", "data.conditions", "data.manifest", "data.table", "data.unit", "response"),
     "estimator": ("config", "data", "diffusion", "files", "model", "response", "train"),
     "tasks": ("config", "data", "estimator", "evaluate", "model.latent", "response"),
     "report": ("config", "evaluate", "files"),

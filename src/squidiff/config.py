@@ -26,6 +26,12 @@ class InputError(ValueError):
     """Whether it is raised in all of several processes, of which one then says it."""
 
 
+def require_kind(value: object, kinds: type | tuple[type, ...], what: str, give: str) -> None:
+    """Raises InputError where a value is of another kind; `what` it is and what to `give` instead are said."""
+    if not isinstance(value, kinds):
+        raise InputError(f"{what} is of type {type(value).__name__}: give {give}")
+
+
 class Stopped(KeyboardInterrupt):
     """A signal ended the work, after it was saved. The message is one sentence."""
 

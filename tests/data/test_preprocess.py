@@ -373,12 +373,24 @@ def test_the_unit_is_what_was_done_or_what_the_values_say() -> None:
 @pytest.mark.parametrize(("target_sum", "is_other"), [(2000.0, False), (6000.0, False), (1e6, True), (100.0, True)])
 def test_cells_in_another_unit_are_told_from_other_cells(target_sum: float, is_other: bool) -> None:
     unit = unit_of(normalize(made_counts(), 2000.0, None), normalize=True, target_sum=2000.0)
-    found = survey(as_matrix(normalize(made_counts(seed=5), target_sum, None)))
+    found = survey(as_matrix(normalize(made_counts(seed=5), target_sum, None)[:, 1:].copy()))
     if not is_other:
         unit.require(found, "it")
         return
     with pytest.raises(InputError, match=r"^X of it is in another unit than the training data: exp\(X\) - 1 sums to "):
         unit.require(found, "it")
+
+
+def test_cells_scaled_to_another_total_are_told_however_near_it_is() -> None:
+    """Recorded: totals within a factor of ten passed. Some genes alone have no one total, few profiles tell none."""
+    unit = unit_of(normalize(made_counts(), 2000.0, None), normalize=True, target_sum=2000.0)
+    for target_sum in (1000.0, 2100.0, 5000.0):
+        other = normalize(made_counts(seed=5), target_sum, None)
+        told = rf"^X of it is .* data: log1p of counts per {target_sum:g}, in training log1p of counts per 2000; normal"
+        with pytest.raises(InputError, match=told):
+            unit.require(survey(as_matrix(other)), "it")
+        unit.require(survey(as_matrix(other[:, 3:].copy())), "it")
+        unit.require(survey(as_matrix(other[:9].copy())), "it")
 
 
 def test_negative_values_have_no_total_to_compare() -> None:

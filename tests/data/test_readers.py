@@ -69,6 +69,15 @@ def as_10x_folder(folder: Path) -> Path:
     return folder
 
 
+def as_starsolo_folder(folder: Path) -> Path:
+    """The same, not compressed."""
+    as_10x_folder(folder)
+    for path in list(folder.glob("*.gz")):
+        (folder / path.name.removesuffix(".gz")).write_bytes(gzip.decompress(path.read_bytes()))
+        path.unlink()
+    return folder
+
+
 def as_10x_h5(folder: Path) -> Path:
     """As Cell Ranger 3 and later write it: a CSC matrix of genes x cells."""
     matrix = sp.csc_matrix(COUNTS.T.astype(np.int32))
@@ -86,7 +95,7 @@ def as_10x_h5(folder: Path) -> Path:
     return folder / "cells.h5"
 
 
-WRITERS = [as_h5ad, as_zarr, as_csv, as_csv_gz, as_tsv, as_10x_folder, as_10x_h5]
+WRITERS = [as_h5ad, as_zarr, as_csv, as_csv_gz, as_tsv, as_10x_folder, as_starsolo_folder, as_10x_h5]
 
 
 @pytest.mark.parametrize("write", WRITERS, ids=[w.__name__ for w in WRITERS])
@@ -97,6 +106,22 @@ def test_every_format_gives_the_same_cells(write: Callable[[Path], Path], tmp_pa
     assert list(found.obs_names) == CELLS
     assert list(found.var_names) == GENES
     assert check(path, normalize=True).errors == ()
+
+
+def test_a_table_of_genes_by_cells_is_told() -> None:
+    """Recorded: 300 genes were taken for cells, and a model was trained."""
+    ids = [f"ENSG{i:011d}" for i in range(30)]
+    for genes, barcodes in (
+        (ids, [f"cell_{i}" for i in range(20)]),
+        (
+            [f"CD{i}A" for i in range(30)],
+            ["".join(np.random.default_rng(i).choice(list("ACGT"), 16)) for i in range(20)],
+        ),
+    ):
+        upright = ad.AnnData(np.random.default_rng(0).poisson(2.0, (20, 30)).astype(np.float32))
+        upright.obs_names, upright.var_names = barcodes, genes
+        found = [[f.what for f in check(of, normalize=True).findings] for of in (upright, upright.T)]
+        assert [any("named as genes" in what for what in of) for of in found] == [False, True]
 
 
 def test_a_loom_file_needs_its_package_or_is_read(tmp_path: Path) -> None:

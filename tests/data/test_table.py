@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from made_cells import logged
 from squidiff.config import InputError, Schema
 from squidiff.data.matrix import as_matrix
-from squidiff.data.table import CellTable, as_text, group_rows, matched, read_cells, require_columns
+from squidiff.data.table import CellTable, as_text, group_rows, matched, read_cells, require_columns, write_cells
 
 SCHEMA = Schema(
     condition_key="condition", control="ctrl", context_keys=("type", "donor"), time_key="day", dose_key="dose"
@@ -298,6 +299,17 @@ def test_one_change_changes_the_fingerprint(sparse: bool, change: type) -> None:
 
 
 # --- files
+
+
+def test_what_is_written_is_read_backed_and_brought_into_memory(tmp_path: Path) -> None:
+    """Recorded: the file held an empty raw, which anndata's backed reader does not find."""
+    with_raw = logged()
+    with_raw.raw = with_raw
+    for name, cells in (("plain", logged()), ("raw", with_raw)):
+        write_cells(tmp_path / f"{name}.h5ad", cells)
+        backed = ad.read_h5ad(tmp_path / f"{name}.h5ad", backed="r")
+        assert (backed.to_memory().raw is None) == (name == "plain")
+        assert backed[:3].to_memory().n_obs == 3
 
 
 def test_cells_are_read_from_a_path_a_backed_file_and_memory(tmp_path: Path) -> None:

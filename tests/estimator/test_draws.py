@@ -15,7 +15,7 @@ from squidiff.config import InputError, Sampling, Schema
 from squidiff.data.preprocess import normalize
 from squidiff.data.simulate import simulate_perturbation
 from squidiff.estimator import Squidiff
-from squidiff.estimator.draws import choose, draw
+from squidiff.estimator.draws import choose, distinct, draw
 
 NAMES = np.array([f"cell{i}" for i in range(60)], dtype=object)
 GENES = tuple(f"gene{i}" for i in range(30))
@@ -142,3 +142,17 @@ def test_plain_cells_are_no_nearer_to_training_cells_than_true_ones_are() -> Non
     nearest = {name: cdist(x, seen).min(axis=1) for name, x in (("made", made), ("true", true))}
     assert np.median(nearest["made"]) > 0.9 * np.median(nearest["true"])
     assert (nearest["made"] < np.quantile(nearest["true"], 0.05)).mean() < 0.1
+
+
+def test_cells_of_one_name_draw_noise_of_their_own(model: Squidiff) -> None:
+    """Recorded: they shared it, and what came of them lay together."""
+    np.testing.assert_array_equal(distinct(NAMES), NAMES)
+    assert len(set(distinct(np.array(["a", "b", "a", "a"], dtype=object)))) == 4
+    nameless = TRAIN.copy()
+    nameless.obs_names = ["cell"] * TRAIN.n_obs
+    asked = queries(40, condition="drug", cell_type=HELD_OUT)
+    near = [
+        np.median(np.sort(cdist(d, d), axis=1)[:, 1])
+        for d in (dense(model.predict(asked, c)) for c in (TRAIN, nameless))
+    ]
+    assert near[1] == pytest.approx(near[0], rel=0.1)

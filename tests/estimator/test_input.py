@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 import anndata as ad
 import numpy as np
 import pytest
@@ -52,3 +55,33 @@ def test_values_that_were_not_logged_cost_no_training() -> None:
     model = sq.Squidiff(SCHEMA, SMALL, "cpu").fit(linear)
     assert model.fitted.normalisation.typical_total is None
     assert model.predict(queries(condition="drug", cell_type=HELD_OUT), linear).uns["squidiff"]["unit"] == "as given"
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda model: model.fit(None), "what holds the cells is of type NoneType: give AnnData or a path"),
+        (
+            lambda model: sq.evaluate(TRAIN, dense(TRAIN)),
+            "what holds the cells is of type ndarray: give AnnData or a path",
+        ),
+        (lambda model: sq.prepare(TRAIN, SCHEMA, {}), "what is to be prepared is of type dict: give Preparation(...)"),
+        (
+            lambda model: sq.prepare(TRAIN, sq.Preparation(), SCHEMA),
+            "the schema is of type Preparation: give Schema(...)",
+        ),
+        (lambda model: sq.Squidiff(SMALL, SCHEMA), "the schema is of type Config: give Schema(...)"),
+        (lambda model: sq.Squidiff.load(None), "the run folder is of type NoneType: give its path"),
+        (lambda model: sq.compare([TRAIN], TRAIN), "what holds the predictions is of type list: give a dictionary of"),
+        (
+            lambda model: model.predict(queries(condition="drug", cell_type=HELD_OUT), TRAIN, {"seed": 1}),
+            "the sampling is of type dict: give Sampling(...)",
+        ),
+    ],
+)
+def test_what_is_of_another_kind_is_named(
+    model: sq.Squidiff, use: Callable[[sq.Squidiff], object], message: str
+) -> None:
+    """Recorded: these were TypeErrors and AttributeErrors."""
+    with pytest.raises(sq.InputError, match=f"^{re.escape(message)}"):
+        use(model)

@@ -146,6 +146,8 @@ def test_a_long_table_can_be_filtered_and_a_short_one_needs_not(tmp_path: Path) 
     ("value", "text"),
     [
         (0.0, "0"),
+        (47, "47"),
+        (np.int64(-12345), f"{MINUS}12,345"),
         (0.99961, "1.00"),
         (0.0123, "0.0123"),
         (0.009999, "0.0100"),
@@ -163,6 +165,15 @@ def test_a_long_table_can_be_filtered_and_a_short_one_needs_not(tmp_path: Path) 
 )
 def test_numbers_are_written_to_three_digits(value: object, text: str) -> None:
     assert shown(value) == text
+
+
+def test_numbers_that_name_something_are_not_rounded() -> None:
+    """Recorded: days 10.05 and 10.1 were both 10.1."""
+    frame = pd.DataFrame({"time": [10.0, 10.05, 10.1], "cells": [4, 47, 1200], "score": [0.12345, 2.0, np.nan]})
+    table = Table.of(frame, "Times", exact=["time"])
+    texts = [[cell.text for cell in cells] for _, cells in table.rows]
+    assert texts == [["10", "4", "0.123"], ["10.05", "47", "2.00"], ["10.1", "1,200", DASH]]
+    assert [cells[0].number for _, cells in table.rows] == [10.0, 10.05, 10.1]
 
 
 def test_a_failure_leaves_the_old_page_and_no_other_file(tmp_path: Path, png: bytes) -> None:

@@ -14,6 +14,7 @@ from squidiff.config import InputError
 from squidiff.evaluate.differential import rank_sum
 from squidiff.report.plots import Series, curves, joint_embedding, latent, response_map, save, trajectory, violins
 from squidiff.report.plots.cells import mixing
+from squidiff.report.plots.style import clipped
 
 GENES = [f"gene_{i}" for i in range(30)]
 
@@ -109,6 +110,21 @@ def test_the_curves_are_those_of_the_table_with_two_errors(series: Series) -> No
     low, high = line[1][0].get_xydata()[:, 1], line[1][1].get_xydata()[:, 1]
     np.testing.assert_allclose(high - low, 2.0)
     assert figure.axes[0].get_xscale() == "symlog"  # doses from 0.1 to 10
+
+
+def test_of_one_predicted_dose_the_training_cells_choose_the_genes_and_the_axis(series: Series) -> None:
+    """Recorded: the first six genes of the file, and training doses of 0 to 0.1 on one spot."""
+    one = Series(np.array([10.0]), series.mean[-1:], series.error[-1:])
+    figure = curves(one, None, series, GENES, "dose", "drug")
+    shown = {GENES.index(axes.get_title("left")) for axes in figure.axes}
+    assert shown == set(np.argsort(-series.mean.var(axis=0))[:6])
+    assert figure.axes[0].get_xscale() == "symlog"
+
+
+def test_names_that_differ_at_their_ends_alone_can_be_told_apart() -> None:
+    names = [f"B cells, (2R,3S,4S,5R)-2-(6-aminopurin-9-yl)oxolane @ {dose:g}" for dose in (1, 10)]
+    assert len({clipped(name) for name in names}) == 2
+    assert {len(clipped(name)) for name in names} == {28}
 
 
 def test_the_path_runs_through_the_means(series: Series, rng: np.random.Generator) -> None:

@@ -70,6 +70,27 @@ def test_it_goes_on_where_it_stopped_and_its_best_settings_can_be_taken(cells: P
 
 
 @pytest.mark.slow
+def test_what_stops_a_search_leaves_the_trials_that_ended_and_no_traceback(
+    cells: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Recorded: optuna printed one, and neither table nor settings were written."""
+    asked: list[int] = []
+
+    def stopped(trial: Any, base: Config) -> Config:
+        if not isinstance(trial, optuna.trial.FixedTrial):
+            asked.append(trial.number)
+        if len(asked) > 1 and not isinstance(trial, optuna.trial.FixedTrial):
+            raise KeyboardInterrupt
+        return propose(trial, base)
+
+    with pytest.raises(KeyboardInterrupt):
+        search(cells, propose=stopped)
+    assert pd.read_csv(cells.with_name("tuned") / TRIALS_CSV)["state"].tolist().count("complete") == 1
+    assert (cells.with_name("tuned") / BEST_TOML).exists()
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.slow
 def test_higher_is_better_where_the_metric_says_so(cells: Path) -> None:
     table = search(cells, metric="delta_pearson", n_trials=3)
     assert table["delta_pearson"].is_monotonic_decreasing

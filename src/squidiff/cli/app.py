@@ -32,7 +32,7 @@ from squidiff.config import InputError, Stopped, flag
 EXIT_BAD_INPUT = 2
 EXIT_SIGNAL = 128
 """Added to the number of the signal that ended the work, as a shell does."""
-GOES_ON = "training goes on with `train --resume`, an experiment or a benchmark with the same command"
+GOES_ON = "training goes on with `train --resume`, a search, an experiment or a benchmark with the same command"
 LONG = ("train", "tune", "experiment", "benchmark", "demo")
 """Commands that train; what the others write is whole or not there."""
 THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}

@@ -91,6 +91,9 @@ def check_names(adata: ad.AnnData, kinds: Counter[str]) -> Iterator[Finding]:
         if n:
             example = names[names.duplicated()][0]
             yield Finding(severity, f"{what}, such as {example!r}", where, n, f"run `{call}`", call)  # type: ignore[arg-type]
+    if looks_transposed(adata, kinds):
+        what, remedy = "cells that are named as genes, and genes that are not", "rows are cells: transpose the table"
+        yield Finding("warning", what, "obs_names", adata.n_obs, remedy, "adata = adata.T")
     there = [(kind, n) for kind, n in kinds.most_common() if kind in MIXABLE and n >= SOME * adata.n_vars]
     if len(there) > 1:
         (main, _), (other, n) = there[:2]
@@ -112,6 +115,20 @@ _KINDS = {
 }
 MIXABLE = tuple(kind for kind in _KINDS if kind != "numbers")
 """Kinds that do not go together."""
+
+
+_BARCODE = re.compile(r".*[ACGTN]{8,}.*")
+
+
+def looks_transposed(adata: ad.AnnData, kinds: Counter[str]) -> bool:
+    """Whether names of cells are those of genes, and names of genes, whose kinds are counted, are not."""
+    if kinds.total() == 0 or adata.n_obs == 0:
+        return False
+
+    def are_genes(of: Counter[str], names: pd.Index) -> bool:
+        return main_kind(of) in MIXABLE and np.mean([bool(_BARCODE.fullmatch(str(name))) for name in names]) < SOME
+
+    return are_genes(kinds_of_genes(adata.obs_names), adata.obs_names) and not are_genes(kinds, adata.var_names)
 
 
 def kinds_of_genes(names: Iterable[str]) -> Counter[str]:

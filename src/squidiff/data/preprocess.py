@@ -12,7 +12,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from squidiff.config import InputError, Preparation, Schema, settings_to_json
+from squidiff.config import InputError, Preparation, Schema, require_kind, settings_to_json
 from squidiff.data.manifest import describe_table
 from squidiff.data.matrix import as_matrix, in_memory, scale_and_log
 from squidiff.data.readers import quiet_about_names, read_gene_list, with_values_of
@@ -55,6 +55,8 @@ def prepare(source: ad.AnnData | str | Path, schema: Schema, settings: Preparati
     Raises InputError for a missing column, a rule that no cell follows, values that are not finite, more genes asked
     for than there are, or a share so small that it holds no cell out.
     """
+    require_kind(schema, Schema, "the schema", "Schema(...)")
+    require_kind(settings, Preparation, "what is to be prepared", "Preparation(...)")
     adata = with_values_of(read_cells(source), settings.layer, settings.use_raw)
     return prepare_values(adata, schema, settings)
 

@@ -282,7 +282,18 @@ def _read_10x_h5(path: Path) -> ad.AnnData:
 def _read_10x_folder(path: Path) -> ad.AnnData:
     import scanpy as sc
 
-    return sc.read_10x_mtx(path)
+    if not all((path / name).exists() for name in ("matrix.mtx", "features.tsv")):
+        return sc.read_10x_mtx(path)
+    # not compressed, as STARsolo leaves it, which scanpy does not read
+    features, barcodes = (
+        pd.read_csv(path / f"{name}.tsv", sep="\t", header=None, dtype=str) for name in ("features", "barcodes")
+    )
+    adata = ad.io.read_mtx(path / "matrix.mtx").T
+    adata.X = sp.csr_matrix(adata.X)
+    adata.obs_names, adata.var_names = barcodes[0].to_numpy(), features[min(1, features.shape[1] - 1)].to_numpy()
+    adata.var["gene_ids"] = features[0].to_numpy()
+    adata.var_names_make_unique()
+    return adata
 
 
 def _read_zarr(path: Path) -> ad.AnnData:

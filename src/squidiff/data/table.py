@@ -23,6 +23,7 @@ from squidiff.config import (
     Preparation,
     Schema,
     as_flags,
+    require_kind,
     settings_from_json,
     settings_to_json,
 )
@@ -125,6 +126,7 @@ class CellTable:
 
 def read_cells(source: str | Path | ad.AnnData) -> ad.AnnData:
     """AnnData in memory, from a path, a backed AnnData or an AnnData. Raises InputError when it cannot be read."""
+    require_kind(source, (str, Path, ad.AnnData), "what holds the cells", "AnnData or a path")
     if isinstance(source, ad.AnnData):
         return _to_memory(source) if source.isbacked else source
     return read_file(Path(source))
@@ -135,6 +137,7 @@ def open_cells(source: str | Path | ad.AnnData, on_disk: bool | None = None) -> 
 
     Of a file, X, obs, var and uns alone. Raises InputError when it cannot be read, or not in that way.
     """
+    require_kind(source, (str, Path, ad.AnnData), "what holds the cells", "AnnData or a path")
     if not isinstance(source, ad.AnnData):
         return open_file(Path(source), on_disk)
     if not source.isbacked:
@@ -170,6 +173,8 @@ def write_all_cells(files: Mapping[Path, ad.AnnData], notes: Mapping[Path, Any] 
         with h5py.File(buffer, "w") as file, quiet_about_names():
             adata.strings_to_categoricals()
             ad.io.write_elem(file, "/", adata)
+            if adata.raw is None and "raw" in file:  # an empty one, on which backed readers trip
+                del file["raw"]
         writes[path] = functools.partial(_write_buffer, buffer=buffer)
     write_together(writes | {path: json_writer(value) for path, value in (notes or {}).items()})
 

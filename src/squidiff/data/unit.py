@@ -14,8 +14,12 @@ from squidiff.data.survey import Survey
 
 COUNTS, UNKNOWN = "raw counts", "unknown"
 """Units in which cells are taken as they are."""
+PER_TOTAL = "log1p of counts per "
+"""And the total that counts were scaled to."""
 SAME_TOTAL = 0.02
 """Cells whose totals differ by less than this share of the median were scaled to one total."""
+EXACT_TOTAL, MIN_SCALED = 1e-3, 10
+"""The same by less than this share, as rounding leaves it, of as many cells at least."""
 OTHER_UNIT = 10.0
 """Totals that differ by this factor are not those of other cells but of another unit."""
 N_PROBED = 200
@@ -41,7 +45,7 @@ def recognise_unit(cells: Matrix | CellsOnDisk, found: Survey) -> str:
     total = found.total_counts
     if total is not None and np.isfinite(total).all():
         if _is_one_total(total):
-            return f"log1p of counts per {_round(total)}"
+            return f"{PER_TOTAL}{_round(total)}"
         probed = [np.expm1(row[row > 0].astype(np.float64)) for row in _some_cells(cells)]
         probed = [row for row in probed if row.size and row.max() > 1.5 * row.min()]
         if probed and np.mean([_are_multiples(row, 1.0) for row in probed]) > 0.9:
@@ -55,6 +59,24 @@ def _is_one_total(totals: np.ndarray) -> bool:
     """Whether all cells but empty ones have one sum."""
     totals = totals[totals > 0]
     return bool(totals.size > 1 and np.ptp(totals) < SAME_TOTAL * np.median(totals))
+
+
+def scaled_to(found: Survey) -> float | None:
+    """The total that all cells were scaled to before they were logged; None where they plainly have none.
+
+    Plainly: to one total exactly, by MIN_SCALED cells, since few profiles of many cells may be as alike by chance.
+    """
+    total = found.total_counts
+    if total is None or not np.isfinite(total).all():
+        return None
+    total = total[total > 0]
+    is_one = len(total) >= MIN_SCALED and np.ptp(total) < EXACT_TOTAL * np.median(total)
+    return float(np.median(total)) if is_one else None
+
+
+def differ(total: float | None, other: float | None) -> bool:
+    """Whether two totals that cells were scaled to are known and not one."""
+    return total is not None and other is not None and abs(total - other) > SAME_TOTAL * max(total, other)
 
 
 def _round(totals: np.ndarray) -> str:
@@ -89,11 +111,11 @@ class Normalisation:
         total = found.total_counts
         median = None if total is None or not np.isfinite(total).all() else float(np.median(total))
         if bool(done.get("normalize", False)):
-            return cls(f"log1p of counts per {float(done.get('target_sum', 0)):g}", by, median)
+            return cls(f"{PER_TOTAL}{float(done.get('target_sum', 0)):g}", by, median)
         if found.looks_like_counts:
             return cls(COUNTS, "the values", None)
         if total is not None and median is not None and _is_one_total(total):
-            return cls(f"log1p of counts per {float(_round(total).replace(',', '')):g}", "the values", median)
+            return cls(f"{PER_TOTAL}{float(_round(total).replace(',', '')):g}", "the values", median)
         return cls("as given", "nothing", median)
 
     @classmethod
@@ -106,7 +128,12 @@ class Normalisation:
         total = found.total_counts
         if total is None or not self.typical_total:
             return
-        median = float(np.median(total))
+        here, median = scaled_to(found), float(np.median(total))
+        if self.unit.startswith(PER_TOTAL) and differ(here, float(self.unit.removeprefix(PER_TOTAL))):
+            raise InputError(
+                f"X of {where} is in another unit than the training data: {PER_TOTAL}{here:g}, in training "
+                f"{self.unit}; normalise both alike"
+            )
         if not self.typical_total / OTHER_UNIT < median < self.typical_total * OTHER_UNIT:
             raise InputError(
                 f"X of {where} is in another unit than the training data: exp(X) - 1 sums to {median:.3g} a cell, in "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import pandas as pd
 
 
 def choose(names: np.ndarray, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -29,6 +30,15 @@ def draw(names: np.ndarray, rounds: np.ndarray, genes: tuple[str, ...], seed: in
         uniform[i, order] = rng.random(len(genes), dtype=np.float32)
         normal[i, order] = rng.standard_normal(len(genes), dtype=np.float32)
     return uniform, normal
+
+
+def distinct(names: np.ndarray) -> np.ndarray:
+    """The names, each that has been there already with how often it was: cells of one name are not one cell."""
+    index = pd.Index(names)
+    if index.is_unique:
+        return names
+    before = pd.Series(names).groupby(index).cumcount()
+    return np.array([f"{name}\0{n}" if n else name for name, n in zip(names, before, strict=True)], dtype=object)
 
 
 def _key(name: str, r: int, seed: int) -> bytes:

@@ -20,7 +20,7 @@ from squidiff.data.queries import FAR, OWN_COLUMNS, Query
 from squidiff.data.table import CellTable
 from squidiff.diffusion.samplers import SAMPLERS, invert_ddim, last
 from squidiff.diffusion.schedule import sampling_levels
-from squidiff.estimator.draws import choose, draw
+from squidiff.estimator.draws import choose, distinct, draw
 from squidiff.estimator.fitted import Fitted, summarise
 from squidiff.response.groups import Group
 from squidiff.response.populations import Population, Populations, Source
@@ -95,6 +95,7 @@ class Generator:
     ) -> None:
         self.fitted, self.table, self.sampling, self.paired = fitted, table, sampling, paired
         self.starts = summarise(table, np.zeros((len(table.keys), fitted.encoder.n_features)), schema)
+        self.names = distinct(table.names)
         self._order: dict[int, np.ndarray] = {}
 
     @cached_property
@@ -204,11 +205,11 @@ class Generator:
         """n source cells of a population, and for the how manyth time each is taken."""
         if population not in self._order:  # of many queries that start from the same cells
             rows = np.flatnonzero(self.table.population == population)
-            self._order[population] = rows[choose(self.table.names[rows], len(rows), self.sampling.seed)[0]]
+            self._order[population] = rows[choose(self.names[rows], len(rows), self.sampling.seed)[0]]
         rows = self._order[population]
         if n <= len(rows):
             return rows[:n], np.zeros(n, dtype=int)
-        which, rounds = choose(self.table.names[rows], n, self.sampling.seed)
+        which, rounds = choose(self.names[rows], n, self.sampling.seed)
         return rows[which], rounds
 
     def _given(self, plan: Plan, picks: list[tuple[np.ndarray, np.ndarray]]) -> _Cells:
@@ -219,7 +220,7 @@ class Generator:
         """
         rows, rounds = picks[0]
         names, source = self.table.names[rows], self.table.dense(rows)
-        lots, noise = draw(names, rounds, self.fitted.genes, self.sampling.seed)
+        lots, noise = draw(self.names[rows], rounds, self.fitted.genes, self.sampling.seed)
         if plan.onward is None:
             return _Cells(names, source, source, None, lots, noise)
         later, share = self.table.dense(picks[1][0]), plan.onward[1]

@@ -9,13 +9,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 
-from squidiff.config import Compute, Config, InputError, Sampling, Schema, settings_from_json, settings_to_json
+from squidiff.config import (
+    Compute,
+    Config,
+    InputError,
+    Sampling,
+    Schema,
+    require_kind,
+    settings_from_json,
+    settings_to_json,
+)
 from squidiff.data.dataset import Pairs, ShownPairs
 from squidiff.data.finding import CheckReport
 from squidiff.data.manifest import provenance
@@ -68,6 +78,8 @@ class Squidiff:
     def __init__(
         self, schema: Schema | None = None, config: Config | None = None, device: str | Compute = "auto"
     ) -> None:
+        require_kind(schema, (Schema, NoneType), "the schema", "Schema(...)")
+        require_kind(config, (Config, NoneType), "the config", "Config(...)")
         self._told = schema
         self.schema = schema or Schema()
         self.config = config or Config()
@@ -227,7 +239,8 @@ class Squidiff:
 
         Of several processes each makes some of the parts, and the main one alone is given them.
         """
-        sampling = sampling or Sampling()
+        sampling = Sampling() if sampling is None else sampling
+        require_kind(sampling, Sampling, "the sampling", "Sampling(...)")
         make = LatentGenerator if isinstance(self.fitted, UpstreamFitted) else Generator
         asked, table = self.processes.together(lambda: self._asked(queries, source, on_disk))
         generator = self.processes.together(lambda: make(self.fitted, table, self.schema, sampling, paired))
@@ -279,6 +292,7 @@ class Squidiff:
     @classmethod
     def load(cls, folder: str | Path, device: str | Compute = "auto") -> Squidiff:
         """A trained model from a run folder; nothing in it is executed. Raises InputError when it is not whole."""
+        require_kind(folder, (str, Path), "the run folder", "its path")
         folder = Path(folder)
         if not (folder / WEIGHTS).is_file():
             reason = "there is no such folder"

@@ -22,7 +22,7 @@ from squidiff.data.table import CellTable
 from squidiff.data.unit import Normalisation
 from squidiff.diffusion.samplers import SAMPLERS
 from squidiff.diffusion.schedule import StepSchedule
-from squidiff.estimator.draws import choose, draw
+from squidiff.estimator.draws import choose, distinct, draw
 from squidiff.estimator.fitted import in_chunks, load_vocabulary, summarise
 from squidiff.estimator.generate import annotated, nothing_to_start_from
 from squidiff.model.upstream import UpstreamDenoiser, UpstreamNetwork, UpstreamSizes
@@ -214,6 +214,7 @@ class LatentGenerator:
         self.fitted, self.table, self.sampling = fitted, table, sampling
         self.schema, self.has_control = schema, schema.control is not None
         self.decode = Decoder(fitted.network, fitted.schedule, sampling.n_sample_steps, sampling.sampler)
+        self.names = distinct(table.names)
         cells = self.z_sem if not fitted.has_drugs else np.zeros((len(table.names), 1), dtype=np.float32)
         keys = tuple(Population(*key) for key in table.keys)
         features = np.zeros((len(keys), 1))
@@ -257,7 +258,7 @@ class LatentGenerator:
     def blocks(self, plan: LatentPlan) -> Iterator[Callable[[], ad.AnnData]]:
         """What makes the cells of a plan, block by block; the same seed and source cells give the same cells."""
         available = np.flatnonzero(self.table.population == plan.start)
-        which, rounds = choose(self.table.names[available], self._n_made(plan), self.sampling.seed)
+        which, rounds = choose(self.names[available], self._n_made(plan), self.sampling.seed)
         for block in np.array_split(np.arange(len(which)), self.n_blocks(plan)):
             yield functools.partial(self._made, plan, available[which[block]], rounds[block], int(block[0]))
 
@@ -265,7 +266,7 @@ class LatentGenerator:
         """The cells of a block that begins with number `first` of its plan, from source cells."""
         names, genes = self.table.names[rows], self.fitted.genes
         z_sem = self._latents(rows, rounds, plan)
-        noise = draw(names, rounds, genes, self.sampling.seed)[1]
+        noise = draw(self.names[rows], rounds, genes, self.sampling.seed)[1]
         cells = sp.csr_matrix(self.decode(z_sem, torch.from_numpy(noise)).cpu().numpy())
         return annotated(cells, z_sem.cpu().numpy(), names, genes, plan.index, plan.query, plan.predictor, first)
 
@@ -273,7 +274,7 @@ class LatentGenerator:
         if self.fitted.has_drugs:
             return self.fitted.encode(self.table.dense(rows), np.tile(plan.drugs, (len(rows), 1)))
         directions = tuple(f"{i:06d}" for i in range(len(plan.noise)))
-        drawn = draw(self.table.names[rows], rounds, directions, -1 - self.sampling.seed)[1]  # a stream of its own
+        drawn = draw(self.names[rows], rounds, directions, -1 - self.sampling.seed)[1]  # a stream of its own
         return torch.from_numpy(self.z_sem[rows] + plan.shift + plan.noise * drawn).to(self.fitted.network.device)
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from squidiff.config import InputError, Schema, check_seed, settings_to_json
+from squidiff.config import InputError, Schema, check_seed, require_kind, settings_to_json
 from squidiff.data.table import SCHEMA, CellTable, read_cells, schema_of
+from squidiff.data.unit import PER_TOTAL, differ, scaled_to
 from squidiff.evaluate.baselines import NAMES
 from squidiff.evaluate.leakage import find_leaks, find_leaks_of_files
 from squidiff.evaluate.metrics import METRICS, Metric
@@ -87,6 +88,7 @@ def compare(
     Only populations that are in all predictions are scored. `names` are the baselines that are tried.
     """
     check_seed(seed)
+    require_kind(predictions, Mapping, "what holds the predictions", "a dictionary of cells by name")
     if not predictions:
         raise InputError("no prediction is given")
     for name in predictions:
@@ -162,6 +164,10 @@ def _require_one_unit(tables: Mapping[str, CellTable], target: CellTable, train:
         may_differ = name in tables and {unit, units[first]} == {LOGARITHMS, CENTRED}
         if unit != units[first] and not may_differ:
             raise InputError(f"{name} holds {unit}, but {first} {units[first]}: give both in one unit")
+    own, of_training = (None if table is None else scaled_to(table.survey) for table in (target, train))
+    if differ(own, of_training):
+        told = f"the truth holds {PER_TOTAL}{own:g}, but the training data {PER_TOTAL}{of_training:g}"
+        raise InputError(f"{told}: give both in one unit")
 
 
 def _unit(table: CellTable) -> str:

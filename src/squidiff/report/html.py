@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.resources
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,13 +60,19 @@ class Table:
 
     @classmethod
     def of(
-        cls, frame: pd.DataFrame, caption: str, *, marked: Iterable[bool] | None = None, folded: bool = False
+        cls,
+        frame: pd.DataFrame,
+        caption: str,
+        *,
+        marked: Iterable[bool] | None = None,
+        folded: bool = False,
+        exact: Container[str] = (),
     ) -> Table:
-        """Numbers to three digits, what is missing as a dash."""
+        """Counts whole, numbers to three digits but those of `exact` columns, what is missing as a dash."""
         numeric = [pd.api.types.is_numeric_dtype(frame[name]) for name in frame]
         stands_out = [False] * len(frame) if marked is None else list(marked)
         rows = tuple(
-            (bool(mark), tuple(_cell(value) for value in row))
+            (bool(mark), tuple(_cell(value, name in exact) for name, value in zip(frame, row, strict=True)))
             for mark, row in zip(stands_out, frame.itertuples(index=False, name=None), strict=True)
         )
         return cls(caption, tuple(zip(map(str, frame.columns), numeric, strict=True)), rows, folded)
@@ -103,9 +109,10 @@ def write_page(path: Path, *, title: str, lead: Sequence[str], sections: Sequenc
     return path
 
 
-def _cell(value: Any) -> Cell:
+def _cell(value: Any, is_exact: bool) -> Cell:
     is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and not pd.isna(value)
-    return Cell(shown(value), float(value) if is_number else None)
+    text = f"{value:.15g}" if is_number and is_exact else shown(value)
+    return Cell(text, float(value) if is_number else None)
 
 
 def _resource(name: str) -> str:

@@ -209,12 +209,14 @@ class _Run:
             ("Columns of obs", "; ".join(f"{k}: {v}" for k, v in _schema_facts(self.schema)) or "none"),
         )
         findings = pd.DataFrame(check.get("findings", []), columns=["severity", "what", "where", "count", "remedy"])
+        findings["count"] = findings["count"].astype("Int64")
         said = "The doctor found nothing to complain of." if findings.empty else "What the doctor found in the data:"
         counts = pd.DataFrame(populations, columns=["context", "condition", "time", "n_cells"])
         counts = counts.rename(columns={"n_cells": "cells"}).dropna(axis="columns", how="all")
         tables = [] if findings.empty else [Table.of(findings, f"Findings in the data of {self.name}")]
         if len(counts):
-            tables.append(Table.of(counts, f"Populations that {self.name} was trained on", folded=len(counts) > 8))
+            caption = f"Populations that {self.name} was trained on"
+            tables.append(Table.of(counts, caption, folded=len(counts) > 8, exact=["time"]))
         return Section(f"Data of {self.name}", (said,), facts, tables=tuple(tables))
 
     def training_section(self, account: Account) -> Section:

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +109,12 @@ def tune(
     states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     if len(study.get_trials(deepcopy=False, states=states)) < n_trials:
         timeout = None if minutes is None else 60 * minutes
-        study.optimize(worth, timeout=timeout, callbacks=[optuna.study.MaxTrialsCallback(n_trials, states)])
+        try:
+            study.optimize(worth, timeout=timeout, callbacks=[optuna.study.MaxTrialsCallback(n_trials, states)])
+        except BaseException:  # whatever ends it, a signal too: the trials that ended are told
+            with suppress(InputError):
+                _write(study, out, base, propose, metric, optuna)
+            raise
     return _write(study, out, base, propose, metric, optuna)
 
 
@@ -229,5 +235,5 @@ def _optuna() -> Any:
         import optuna
     except ImportError:
         raise InputError("tuning needs optuna: install it with `pip install 'squidiff-ng[tune]'`") from None
-    optuna.logging.set_verbosity(logging.WARNING)
+    optuna.logging.set_verbosity(logging.ERROR)  # a trial that is stopped is warned of with a traceback
     return optuna

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator
 
 from squidiff.config import InputError
@@ -104,9 +105,10 @@ def curves(
 ) -> Figure:
     """Mean of some genes over dose or time, which `what` names: predicted, true and training cells, mean +- 2 errors.
 
-    The genes are those chosen or, if none is, those whose predicted mean varies most.
+    The genes are those chosen or, if none is, those whose predicted mean varies most, that of training cells where one
+    is predicted alone.
     """
-    shown = _varying(predicted, genes, chosen)
+    shown = _varying(predicted if trained is None or len(predicted.at) > 1 else trained, genes, chosen)
     columns = min(3, len(shown))
     figure = canvas(3.6 * columns + 0.6, 2.5 * -(-len(shown) // columns) + 1.2, figure)
     headline(figure, title)
@@ -117,11 +119,12 @@ def curves(
     for axes in panels[max(0, len(shown) - columns) : len(shown)]:
         axes.set_xlabel(what, fontsize=10)
         axes.tick_params(axis="x", labelbottom=True)
-    positive = predicted.at[predicted.at > 0]
+    everywhere = np.concatenate([series.at for series in (predicted, truth, trained) if series is not None])
+    positive = everywhere[everywhere > 0]
     if what == "dose" and len(positive) and positive.max() > WIDE * positive.min():
         panels[0].set_xscale("symlog", linthresh=positive.min())  # shared; 0, the control, has no logarithm
         panels[0].xaxis.set_minor_locator(NullLocator())
-        panels[0].set_xlim(-0.4 * positive.min(), 1.7 * max(s.at.max() for s in (predicted, truth, trained) if s))
+        panels[0].set_xlim(-0.4 * positive.min(), 1.7 * positive.max())
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
@@ -165,7 +168,8 @@ def trajectory(
     )
     every = -(-len(predicted.at) // MAX_TIMES)
     for point, at in zip(predicted_path[::every], predicted.at[::every], strict=True):
-        axes.annotate(f"{at:g}", point, xytext=(8, 8), textcoords="offset points", fontsize=9, fontweight="bold")
+        label = axes.annotate(f"{at:g}", point, xytext=(8, 8), textcoords="offset points", fontsize=9, zorder=6)
+        label.set(fontweight="bold", path_effects=[withStroke(linewidth=2.5, foreground="white")])
     finish(axes, "Known cells and predicted means", x="first principal component", y="second principal component")
     axes.legend(frameon=False, fontsize=9, loc="best")
     left.colorbar(ScalarMappable(norm, "viridis"), ax=axes, label="time", shrink=0.8)

@@ -67,8 +67,9 @@ def legend(axes: Axes, columns: int) -> None:
 
 
 def clipped(name: str) -> str:
-    """A name that fits beside a panel."""
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    """A name that fits beside a panel; of a long one the middle is left out, since names often differ at their ends."""
+    half = LONGEST_NAME // 2
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - half - 1]}…{name[-half:]}"
 
 
 def short(value: float) -> str:
