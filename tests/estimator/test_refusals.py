@@ -52,9 +52,15 @@ def test_a_query_that_cannot_be_answered_is_refused_in_one_sentence(
     assert "\n" not in str(caught.value)
 
 
-def test_of_several_queries_the_one_that_cannot_be_answered_is_named(model: Squidiff) -> None:
-    asked = pd.DataFrame({"condition": ["drug", "druk"], "cell_type": [HELD_OUT] * 2})
-    with pytest.raises(InputError, match=r"^query 2: condition 'druk' is unknown"):
+def test_of_several_queries_those_that_cannot_be_answered_are_named(model: Squidiff) -> None:
+    asked = pd.DataFrame({"condition": ["drug", "druk", "drug", *["drog"] * 30], "cell_type": [HELD_OUT] * 33})
+    with pytest.raises(InputError, match=r"^query 2: condition 'druk' is unknown[^;]*$"):
+        model.predict(asked[:3], TRAIN)
+    with pytest.raises(
+        InputError, match=r"^query 2: condition 'druk' .*; 2 more of 5 queries cannot be predicted: 4, 5$"
+    ):
+        model.predict(asked[:5], TRAIN)
+    with pytest.raises(InputError, match=r"; 30 more of 33 queries .*: 4, 5, .* 23 and more$"):
         model.predict(asked, TRAIN)
 
 

@@ -38,6 +38,8 @@ PLAIN_STRENGTH = 0.9
 """Of plain generation, at least: so noised, training cells give cells that lie as far from them as true cells do."""
 MAX_ASSIGNED = 1024
 """Cells that optimal transport pairs at once."""
+MAX_NAMED = 20
+"""Queries that cannot be predicted, beside the first."""
 
 
 AnyPlan = TypeVar("AnyPlan")
@@ -291,16 +293,22 @@ class Generator:
 
 
 def understood(queries: Sequence[Query], plan: Callable[[int, Query], AnyPlan]) -> list[AnyPlan]:
-    """The plans of all queries, before one is generated. Raises InputError, which names the query of several."""
-    plans = []
+    """The plans of all queries, before one is generated. Raises InputError, which names those that have none."""
+    plans, errors = [], dict[int, InputError]()
     for i, query in enumerate(queries):
         try:
             plans.append(plan(i, query))
         except InputError as error:
-            if len(queries) == 1:
-                raise
-            raise InputError(f"query {i + 1}: {error}") from error
-    return plans
+            errors[i + 1] = error
+    if not errors:
+        return plans
+    first, error = next(iter(errors.items()))
+    if len(queries) == 1:
+        raise error
+    others = [str(i) for i in errors if i != first]
+    named = ", ".join(others[:MAX_NAMED]) + (" and more" if len(others) > MAX_NAMED else "")
+    also = f"; {len(others)} more of {len(queries)} queries cannot be predicted: {named}" if others else ""
+    raise InputError(f"query {first}: {error}{also}") from error
 
 
 def nothing_to_start_from(key: Population, starts: Populations) -> InputError:
