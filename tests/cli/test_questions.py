@@ -83,6 +83,12 @@ def test_candidates_are_ranked(here: Path, capsys: pytest.CaptureFixture[str]) -
     said = capsys.readouterr()
     assert "3/3" in said.err
     assert "together" not in said.out
+    assert "1 of 3 have no share" not in said.out
+    train = ad.read_h5ad("train.h5ad")
+    train[((train.obs["cell_type"] == HELD_OUT) & (train.obs["condition"] == "control")).to_numpy()].write("still.h5ad")
+    assert squidiff("rank", "run", *given[:-1], "still.h5ad", "--out", "still.csv") == 0
+    told = "3 of 3 have no share: what they start from is as near to the target as its own cells are"
+    assert told in capsys.readouterr().out.replace("\n", " ")
     whole = ("--source", "train.h5ad", "--queries", "q.csv", "--target", "days.h5ad")  # with its control cells
     assert squidiff("rank", "run", *whole, "--out", "whole.csv") == 0
     assert (

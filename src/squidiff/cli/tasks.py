@@ -83,6 +83,10 @@ def rank(
     columns = [c for c in table if c not in ("before", "anchor", "far")]
     show_table(columns, list(table[columns].head(MAX_SHOWN).itertuples(index=False, name=None)))
     say_far(table["far"])
+    n_there = int(table["share"].isna().sum())
+    if n_there:
+        one = "what it starts" if n_there == 1 else "what they start"
+        say(f"{n_there} of {len(table)} have no share: {one} from is as near to the target as its own cells are")
     say(f"share is how much of the way to the target it is; all of them: {out}")
 
 
