@@ -112,8 +112,9 @@ class Rivals:
         Where nothing could be tried the first stands alone, or with what its group has `beside`.
         """
         of_unseen = group.leaves_conditions_out
+        is_new &= group.leaves_contexts_out and not of_unseen
         chosen = [group.names.index(name) for name in names]
-        found = self.tried(group, is_new and not of_unseen)
+        found = self.tried(group, is_new)
         nearest = found.nearest(key, features, _side(self.populations, key), of_unseen=of_unseen)
         products = found.products[nearest][:, chosen][:, :, chosen]
         at = found.is_tried if is_new else found.is_tried & found.is_at(key, features)
