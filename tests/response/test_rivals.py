@@ -8,7 +8,7 @@ import pytest
 from made_populations import answer, ask, populations, source
 from squidiff.response.dose import SharedDose
 from squidiff.response.fold import FoldShift
-from squidiff.response.groups import PREDICTORS
+from squidiff.response.groups import ELSEWHERE, GROUPS, PREDICTORS
 from squidiff.response.populations import Populations
 from squidiff.response.rivals import MIN_AT, MIN_OWN, Tried
 from squidiff.response.shift import CannotPredict
@@ -118,6 +118,50 @@ def test_of_panels_that_share_no_drug_half_is_what_other_drugs_do_here() -> None
     np.testing.assert_allclose(mean, np.mean(guesses, axis=0), atol=1e-12)
 
 
+@pytest.mark.parametrize("n_contexts", [MIN_AT, MIN_AT + 1])
+def test_a_bold_rival_counts_where_enough_contexts_told(n_contexts: int) -> None:
+    """One of them is asked for: of MIN_AT contexts too few are left."""
+    rng, means = np.random.default_rng(1), Means()
+    effect = rng.normal(size=N_GENES)
+    for c in range(n_contexts):
+        means[f"c{c}", "", None] = 10 + rng.normal(size=N_GENES)
+        if c:
+            means[f"c{c}", "X", None] = 10 + effect + 0.2 * rng.normal(size=N_GENES)
+    _, name = anchored(populations(means), "c0", "X")
+    assert ("mean treated" in name) == (n_contexts > MIN_AT)
+
+
+def test_of_a_new_context_every_context_left_out_counts_once_whatever_times_it_has() -> None:
+    """Recorded: one arbitrary population of each said at which time it lay, and contexts were dropped by it."""
+    rng, means = np.random.default_rng(5), Means()
+    effect = rng.normal(size=(3, N_GENES))
+    for c in range(7):
+        for t in (1.0, 2.0):
+            means[f"c{c}", "", t] = 10 + rng.normal(size=N_GENES)
+            if c:
+                for k in range(3):
+                    means[f"c{c}", f"k{k}", t] = 10 + effect[k] + 0.2 * rng.normal(size=N_GENES)
+    made = populations(means, one_hot(["k0", "k1", "k2"]))
+    rivals = Anchor().fit(made).rivals
+    assert rivals.tried(ELSEWHERE, is_new=True).products.shape[0] == 6
+    mixed = made.only(rng.permutation(len(made.keys)))
+    one, other = (anchored(of, "c0", "k1", 2.0) for of in (made, mixed))
+    assert one[1].startswith("mean treated")
+    np.testing.assert_allclose(one[0], other[0], atol=1e-9)
+
+
+def test_before_the_first_time_other_first_times_tell_and_no_last_ones() -> None:
+    """At the last time all drugs are as control cells; at the first, which is asked for, they are half way."""
+    means = drugs_over_time(4, "washed out")
+    true = np.asarray(means.pop(("x", "k0", 1.0)))
+    made = populations(means, one_hot([f"k{k}" for k in range(6)]))
+    rivals = Anchor().fit(made).rivals
+    trend = next(group for group in GROUPS if group.names[0] == "time trend")
+    assert set(rivals.tried(trend, is_new=False).sides.tolist()) == {-1, 0, 1}
+    mean, _ = anchored(made, "x", "k0", 1.0)
+    assert np.square(mean - true).mean() < np.square(10 - true).mean()
+
+
 # --- one line under many drugs over time
 
 
@@ -172,6 +216,8 @@ def test_a_dose_beyond_goes_on_by_the_step_that_other_drugs_take() -> None:
     predictor = SharedDose().fit(made)
     own_shift = predictor.measured.shift_of_part(ask("x", "a @ 1"), asked[2].mean)
     np.testing.assert_allclose(predictor.predict(*asked), asked[2].mean + own_shift + toxic, atol=1e-12)
+    alike = populations(means | {("x", "e @ 2", None): np.full(3, 99.0)}, features | {"e @ 2": features["d @ 2"]})
+    np.testing.assert_allclose(SharedDose().fit(alike).predict(*asked), predictor.predict(*asked), atol=1e-12)
     with pytest.raises(CannotPredict, match=r"^'d @ 1' was seen at no lower dose in context 'x'$"):
         predictor.predict(ask("x", "d @ 1"), np.array(features["d @ 1"]), asked[2])
     with pytest.raises(CannotPredict, match=r"^nothing else was given both doses of 'a @ 3' in context 'x'$"):

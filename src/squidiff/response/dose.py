@@ -7,6 +7,7 @@ from typing import Self
 
 import numpy as np
 
+from squidiff.config import DOSE_SEPARATOR, PART_SEPARATOR
 from squidiff.response.combination import MeasuredParts, alone
 from squidiff.response.embedding import directions
 from squidiff.response.populations import Population, Populations, Source
@@ -102,9 +103,10 @@ class SharedDose(_Doses):
         if not lower:
             raise CannotPredict(f"{key.condition!r} was seen at no lower dose in context {key.context!r}")
         nearest = max(lower, key=lambda i: lower[i])
-        strengths = np.abs(populations.features[:, 0])
+        strengths = populations.features[:, 0]
+        single = [i for i in here if i not in own and PART_SEPARATOR not in populations.keys[i].condition]
         before, after = (
-            {self.directions[i].tobytes(): i for i in here if i not in own and np.isclose(strengths[i], dose)}
+            {self._drug(i): i for i in single if np.isclose(abs(strengths[i]), dose)}
             for dose in (lower[nearest], wanted)
         )
         both = [(before[other], after[other]) for other in before if other in after]
@@ -114,6 +116,11 @@ class SharedDose(_Doses):
         said = start + self.measured.shift_of_part(populations.keys[nearest], start)
         step = np.mean([populations.mean[j] - populations.mean[i] for i, j in both], axis=0)
         return populations.bounded(said + step, said)
+
+    def _drug(self, index: int) -> tuple[str, float, bytes]:
+        """What a population was given, but for how much of it: several drugs may be described alike."""
+        condition, strength = self.populations.keys[index].condition, self.populations.features[index, 0]
+        return condition.split(DOSE_SEPARATOR)[0], float(np.sign(strength)), self.directions[index].tobytes()
 
 
 def doses_of(

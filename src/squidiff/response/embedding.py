@@ -183,7 +183,7 @@ class PcaLinear:
         center, axes = _principal_axes(means.T)
         self.G = (means.T - center) @ axes
         if not self.of_genes:
-            self.center, self.axes = _principal_axes(populations.features[treated, 1:])
+            self.center, self.axes = _principal_axes(populations.features[treated, 1:].astype(np.float64))
         used = placed if self.of_genes else treated
         P = np.stack([self._describe(keys[i].condition, populations.features[i]) for i in used])
         shifts = populations.shifts(used)
@@ -202,7 +202,7 @@ class PcaLinear:
 
     def _describe(self, condition: str, features: np.ndarray) -> np.ndarray:
         if not self.of_genes:
-            return np.asarray((features[1:] - self.center) @ self.axes)
+            return np.asarray((features[1:].astype(np.float64) - self.center) @ self.axes)
         rows = self._rows(condition)
         assert rows is not None  # only such are asked for
         return np.asarray(np.sign(features[0]) * self.G[rows].sum(axis=0))

@@ -70,8 +70,8 @@ class Group(NamedTuple):
     leaves_conditions_out: bool = False
     """Whether they are tried on conditions that were never seen, and not on populations."""
     bold: tuple[str, ...] = ()
-    """Those that pass over what is known of the very population, and count only where that was seen to be right at the
-    same time and dose: else means would leap from what was measured to what lies beside it."""
+    """Those that pass over what is known of the very population, and count only where that was seen to be right for
+    others, at the same time and dose; of a context that `leaves_contexts_out`, in as many contexts."""
     leaves_contexts_out: bool = True
     """Whether, for a context that answered to nothing yet, they are tried on whole contexts."""
     beside: str = ""
@@ -93,7 +93,7 @@ COMMON = ("mean of conditions", "nearest here", "no change")
 BETWEEN = ("fold shift", "tuned fold shift", *COMMON)
 """What else may be said between two times."""
 BEYOND = ("shared dose", "mean of conditions", "no change")
-"""And beyond the highest dose."""
+"""And beyond the highest dose, or below the only one."""
 ELSEWHERE = Group(
     (
         "fold shift",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -115,9 +114,11 @@ class Rivals:
         is_new &= group.leaves_contexts_out and not of_unseen
         chosen = [group.names.index(name) for name in names]
         found = self.tried(group, is_new)
-        nearest = found.nearest(key, features, _side(self.populations, key), of_unseen=of_unseen)
+        nearest, at = np.ones(len(found.products), dtype=bool), found.is_tried
+        if not is_new:
+            nearest = found.nearest(key, features, _side(self.populations, key), of_unseen=of_unseen)
+            at = at & found.is_at(key, features)
         products = found.products[nearest][:, chosen][:, :, chosen]
-        at = found.is_tried if is_new else found.is_tried & found.is_at(key, features)
         is_bold = [name in group.bold and at.sum() < MIN_AT for name in names]
         can, compared = (
             np.isfinite(np.diagonal(products, axis1=1, axis2=2)),
@@ -184,14 +185,18 @@ class Rivals:
         return found
 
     def _products(self, fitted: Fitted, group: Group, index: int) -> np.ndarray:
-        """K x K, of the errors on one population, mean over genes; NaN of those that cannot predict it."""
+        """K x K, of the errors on one population, mean over genes; NaN of those that cannot or, if the first, of all."""
         populations, source = self.populations, self.populations.source_of(index)
         assert source is not None  # only the treated are asked for
         errors = np.full((len(group.names), populations.mean.shape[1]), np.nan)
-        for row, name in zip(errors, group.names, strict=True):
-            with suppress(CannotPredict):
+        for k, name in enumerate(group.names):
+            try:
                 guess = fitted(name).predict(populations.keys[index], populations.features[index], source)
-                row[:] = guess - populations.mean[index]
+            except CannotPredict:
+                if k == 0:  # then it is not asked how the others err, which may take long
+                    break
+                continue
+            errors[k] = guess - populations.mean[index]
         return np.asarray(errors @ errors.T / errors.shape[1])
 
 

@@ -9,10 +9,8 @@ import numpy as np
 from squidiff.response.law import coefficients
 from squidiff.response.populations import Population, Populations, Source
 from squidiff.response.shift import CannotPredict, drawn
-from squidiff.response.time import N_BENDS, line_and_bends, times_around
+from squidiff.response.time import MAX_LEARNED, N_BENDS, line_and_bends, times_around
 
-MAX_LEARNED = 300
-"""Times between two others that the law is learned from."""
 N_KINDS = 3
 """Of others: under the same condition, in the same context, neither."""
 N_TERMS = N_KINDS + 2

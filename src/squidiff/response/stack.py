@@ -189,8 +189,10 @@ class Anchor:
         return np.asarray(weights @ np.stack(list(guesses.values()))), label
 
     def _again(self, populations: Populations) -> Fitted:
-        """The same predictors, fitted on some of the populations."""
-        return Anchor(self.groups, self).fit(populations)._predictor
+        """The same predictors, fitted on some of the populations; how those that they ask are weighed is known."""
+        again = Anchor(self.groups, self).fit(populations)
+        again.rivals = self.rivals
+        return again._predictor
 
     def _predictor(self, name: str) -> Predictor:
         if name not in self._fitted:  # fitted when first asked: loading a model must not wait for what it will not use

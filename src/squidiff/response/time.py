@@ -5,12 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from squidiff.response.populations import Population, Populations, Source
-from squidiff.response.shift import CannotPredict
+from squidiff.response.shift import CannotPredict, drawn
 
 N_BENDS = 2
 """Off a straight line between two times: as cells say, and as counts go."""
 PSEUDO_COUNT = 0.1
 """Added to counts whose logarithms are followed between two times: what few cells show is no ratio."""
+MAX_LEARNED = 300
+"""Times between two others that shares and laws are learned from."""
+SMALLEST_ROOT = 1e-9
+"""Of a bend, as a share of the errors, that is none."""
 EXPECTED_SHARE = 0.1
 """Of a straight line's next step, what is expected before any was seen; as much as one that was seen, it counts."""
 
@@ -40,19 +44,24 @@ class TimeCourse:
     def fit(self, populations: Populations) -> TimeCourse:
         from scipy.optimize import lsq_linear
 
-        self.populations = populations
-        found: list[np.ndarray] = []
+        self.populations, triples = populations, list[tuple[int, int, int]]()
         for context, condition in dict.fromkeys((key.context, key.condition) for key in populations.keys):
             seen = populations.reliable(populations.over_time(context, condition))
-            for before, middle, after in zip(seen, seen[1:], seen[2:], strict=False):
-                line, bends = line_and_bends(populations, before, after, populations.keys[middle].time or 0.0)
-                error = populations.mean[middle] - line
-                if error.any() and bends.any():
-                    found.append(np.stack([*bends, error]) / np.linalg.norm(error))
+            triples += zip(seen, seen[1:], seen[2:], strict=False)
+        products = np.zeros((N_BENDS + 1, N_BENDS + 1))
+        for k in drawn(range(len(triples)), MAX_LEARNED):
+            before, middle, after = triples[k]
+            line, bends = line_and_bends(populations, before, after, populations.keys[middle].time or 0.0)
+            error = populations.mean[middle] - line
+            if error.any():
+                terms = np.stack([*bends, error]) / np.linalg.norm(error)
+                products += terms @ terms.T
         self.shares = None
-        if found:
-            of_all = np.concatenate(found, axis=1)
-            self.shares = lsq_linear(of_all[:-1].T, of_all[-1], bounds=(0, 1), method="bvls").x
+        if products[:-1, :-1].any():
+            values, axes = np.linalg.eigh(products[:-1, :-1])  # a root of the products: the same least squares
+            root = np.sqrt(np.maximum(values, 0.0))
+            wanted = np.divide(axes.T @ products[:-1, -1], root, out=np.zeros_like(root), where=root > SMALLEST_ROOT)
+            self.shares = lsq_linear(root[:, None] * axes.T, wanted, bounds=(0, 1), method="bvls").x
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> np.ndarray:
