@@ -185,7 +185,7 @@ class Rivals:
         return found
 
     def _products(self, fitted: Fitted, group: Group, index: int) -> np.ndarray:
-        """K x K, of the errors on one population, mean over genes; NaN of those that cannot or, if the first, of all."""
+        """K x K, of the errors on one population, mean over genes; NaN of those that cannot, or if the first cannot."""
         populations, source = self.populations, self.populations.source_of(index)
         assert source is not None  # only the treated are asked for
         errors = np.full((len(group.names), populations.mean.shape[1]), np.nan)
