@@ -128,7 +128,8 @@ def looks_transposed(adata: ad.AnnData, kinds: Counter[str]) -> bool:
     def are_genes(of: Counter[str], names: pd.Index) -> bool:
         return main_kind(of) in MIXABLE and np.mean([bool(_BARCODE.fullmatch(str(name))) for name in names]) < SOME
 
-    return are_genes(kinds_of_genes(adata.obs_names), adata.obs_names) and not are_genes(kinds, adata.var_names)
+    # genes are few beside cells, whose names are mostly not asked for so
+    return not are_genes(kinds, adata.var_names) and are_genes(kinds_of_genes(adata.obs_names), adata.obs_names)
 
 
 def kinds_of_genes(names: Iterable[str]) -> Counter[str]:

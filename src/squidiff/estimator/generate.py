@@ -237,10 +237,10 @@ class Generator:
         moved = move_to_mean(given.given, plan.mean, zero_fraction, fitted.quantiles, given.lots, fitted.highest)
         shifted = given.given + (plan.mean - given.given.mean(axis=0))
         moved = np.where(fitted.non_negative, moved, shifted).astype(np.float32)
-        # the diffusion starts halfway: what is switched on by lot forgets how genes go together, what is shifted zeros
-        start = (moved + shifted) / 2 if given.start is None else given.start + (plan.mean - given.start.mean(axis=0))
         if self.sampling.first_level:
             return sp.csr_matrix(moved), self._encoded(given.source, plan).cpu().numpy()
+        # the diffusion starts halfway: what is switched on by lot forgets how genes go together, what is shifted zeros
+        start = (moved + shifted) / 2 if given.start is None else given.start + (plan.mean - given.start.mean(axis=0))
         cells, z_sem = self._denoised(given, start.astype(np.float32), plan)
         if plan.is_plain:  # the source cells are of this very population, and show how its genes go together
             cells = covary_as(cells, given.given, min(len(cells), int(self.starts.n_cells[plan.start])))

@@ -106,9 +106,9 @@ class Rivals:
 
         By those of them that tell most of the one asked for (`Tried.nearest`); `is_new` says that its context answered
         to nothing yet. One that could be tried on few counts nothing, or the others would be compared on these few
-        alone; nor does a bold one without MIN_AT of the same time and dose. Few
-        conditions hardly tell whether one more shares what they do: before they are asked, half of it is expected.
-        Where nothing could be tried the first stands alone, or with what its group has `beside`.
+        alone; nor does a bold one without MIN_AT of the same time and dose. Few conditions hardly tell whether one more
+        shares what they do: before they are asked, half of it is expected. Where nothing could be tried the first
+        stands alone, or with what its group has `beside`.
         """
         of_unseen = group.leaves_conditions_out
         is_new &= group.leaves_contexts_out and not of_unseen
@@ -119,11 +119,8 @@ class Rivals:
             nearest = found.nearest(key, features, _side(self.populations, key), of_unseen=of_unseen)
             at = at & found.is_at(key, features)
         products = found.products[nearest][:, chosen][:, :, chosen]
-        is_bold = [name in group.bold and at.sum() < MIN_AT for name in names]
-        can, compared = (
-            np.isfinite(np.diagonal(products, axis1=1, axis2=2)),
-            np.flatnonzero(np.logical_not(is_bold)).tolist(),
-        )
+        can = np.isfinite(np.diagonal(products, axis1=1, axis2=2))
+        compared = [k for k, name in enumerate(names) if name not in group.bold or at.sum() >= MIN_AT]
         while can[:, compared].all(axis=1).sum() < min(MIN_TRIED, can[:, 0].sum()):
             compared.remove(min(compared[1:], key=lambda k: int(can[:, k].sum())))
         products = products[can[:, compared].all(axis=1)][:, compared][:, :, compared]

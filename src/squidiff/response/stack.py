@@ -66,7 +66,10 @@ class Anchor:
     """The mean of any population that training says something about: its own where it was seen, else by groups."""
 
     def __init__(self, groups: Sequence[Group] = GROUPS, whole: Anchor | None = None) -> None:
-        """`whole` is one of all populations, where this is of a part: choices that take long are taken from it."""
+        """`whole` is one of all populations, where this is of a part: what takes long to choose is taken from it.
+
+        That is how rivals are weighed, which hardly hangs on a few populations, and the ridge's penalty.
+        """
         self.groups, self.whole = groups, whole
         self.described: dict[str, np.ndarray] = {}
         """The features of single parts that whoever asks for combinations has told of, for those that nobody saw."""
@@ -74,7 +77,9 @@ class Anchor:
     def fit(self, populations: Populations) -> Anchor:
         self.populations = populations
         self._fitted: dict[str, Predictor] = {}
-        self.rivals = Rivals(populations, self._predictor, self._again)
+        self.rivals: Rivals = (
+            Rivals(populations, self._predictor, self._again) if self.whole is None else self.whole.rivals
+        )
         return self
 
     def predict(self, key: Population, features: np.ndarray, source: Source) -> tuple[np.ndarray, str]:
@@ -141,7 +146,6 @@ class Anchor:
             source = Source(known.keys[start], known.mean[start])
             again = Anchor(groups, self).fit(known)
             again.described = described
-            again.rivals = self.rivals  # how they are weighed hardly hangs on one population, and takes long to find
             try:
                 mean, _, answered = again.answer(keys[i], populations.features[i], source)
             except InputError:
@@ -189,10 +193,8 @@ class Anchor:
         return np.asarray(weights @ np.stack(list(guesses.values()))), label
 
     def _again(self, populations: Populations) -> Fitted:
-        """The same predictors, fitted on some of the populations; how those that they ask are weighed is known."""
-        again = Anchor(self.groups, self).fit(populations)
-        again.rivals = self.rivals
-        return again._predictor
+        """The same predictors, fitted on some of the populations."""
+        return Anchor(self.groups, self).fit(populations)._predictor
 
     def _predictor(self, name: str) -> Predictor:
         if name not in self._fitted:  # fitted when first asked: loading a model must not wait for what it will not use
