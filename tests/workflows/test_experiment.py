@@ -241,7 +241,7 @@ def test_a_trial_that_fails_takes_no_other_with_it_even_before_its_first_line(tm
     file = write(tmp_path, steps=24, more=more)
     file.write_text(file.read_text().replace("log_every_steps = 1\n", "log_every_steps = 20\n"), encoding="utf-8")
     record, note = run(file)
-    assert record.status == "done"
+    assert (record.status, record.failure) == ("done", "")
     assert ["diverged" in trial["failure"] for trial in record.trials] == [True, False]
     assert "diverged" in note.read_text(encoding="utf-8")
     alone = write(tmp_path, 2, steps=24, more="learning_rate = 1e12\nmax_grad_norm = 1e30")
@@ -258,7 +258,7 @@ def test_a_failed_experiment_can_be_corrected_and_keeps_what_was_measured(tmp_pa
     file = write(tmp_path, steps=6)
     file.write_text(file.read_text().replace("test_fraction = 0.3333\n", ""), encoding="utf-8")
     record, note = run(file)
-    assert record.status == "done"
+    assert (record.status, record.failure) == ("done", "")
     assert "did not finish" not in note.read_text(encoding="utf-8")
     assert not (note.parent / "exp01" / "truth.h5ad").exists()  # of the try before
 
@@ -295,6 +295,21 @@ def test_only_what_was_predicted_is_called_so(tmp_path: Path) -> None:
     record, _ = run(file)
     kinds = {(sample["condition"], sample["kind"]) for sample in record.samples}
     assert kinds == {("", "training"), ("drug", "training"), ("", "held out"), ("drug", "predicted")}
+
+
+def test_what_cannot_be_predicted_is_missing_and_the_others_are_scored(tmp_path: Path) -> None:
+    file = write(tmp_path, steps=2)
+    text = file.read_text().replace('context_keys = ["cell_type", "condition"]', CONTROLLED)
+    text = text.replace("n_cell_types = 1", 'n_cell_types = 2, conditions = ["a", "b"]')
+    held_out = 'hold_out = ["condition=a,cell_type=type A", "condition=b"]'
+    file.write_text(text.replace("test_fraction = 0.3333", held_out))
+    record, note = run(file)
+    assert (record.status, record.failure) == ("done", "")
+    assert any("scores of 2 of 3 held-out populations" in said and "'b'" in said for said in record.missing)
+    assert [s["condition"] for s in record.samples if s["kind"] == "predicted"] == ["a"]
+    assert {s["condition"] for s in record.samples if s["kind"] == "held out"} == {"b"}
+    scores = pd.read_csv(note.parent / "exp01" / "scores" / "metrics.csv")
+    assert set(scores[scores["method"] == "model"]["condition"]) == {"type A, a"}
 
 
 def test_memory_that_is_not_enough_is_a_failure_with_a_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

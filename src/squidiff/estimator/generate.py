@@ -45,6 +45,15 @@ MAX_NAMED = 20
 AnyPlan = TypeVar("AnyPlan")
 
 
+class Unpredictable(InputError):
+    """Some of the populations that are asked for cannot be predicted."""
+
+    def __init__(self, message: str, reasons: dict[int, str]) -> None:
+        super().__init__(message)
+        self.reasons = reasons
+        """Why, by the number of the query from 0 on."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """One population to generate, understood."""
@@ -293,7 +302,7 @@ class Generator:
 
 
 def understood(queries: Sequence[Query], plan: Callable[[int, Query], AnyPlan]) -> list[AnyPlan]:
-    """The plans of all queries, before one is generated. Raises InputError, which names those that have none."""
+    """The plans of all queries, before one is generated. Raises Unpredictable, which names those that have none."""
     plans, errors = [], dict[int, InputError]()
     for i, query in enumerate(queries):
         try:
@@ -303,12 +312,13 @@ def understood(queries: Sequence[Query], plan: Callable[[int, Query], AnyPlan]) 
     if not errors:
         return plans
     first, error = next(iter(errors.items()))
+    reasons = {i - 1: str(error) for i, error in errors.items()}
     if len(queries) == 1:
-        raise error
+        raise Unpredictable(str(error), reasons) from error
     others = [str(i) for i in errors if i != first]
     named = ", ".join(others[:MAX_NAMED]) + (" and more" if len(others) > MAX_NAMED else "")
     also = f"; {len(others)} more of {len(queries)} queries cannot be predicted: {named}" if others else ""
-    raise InputError(f"query {first}: {error}{also}") from error
+    raise Unpredictable(f"query {first}: {error}{also}", reasons) from error
 
 
 def nothing_to_start_from(key: Population, starts: Populations) -> InputError:

@@ -23,7 +23,7 @@ from squidiff.data.check import check
 from squidiff.data.preprocess import Prepared, prepare
 from squidiff.data.simulate import simulate_perturbation
 from squidiff.data.table import group_rows, read_cells, write_all_cells, write_cells
-from squidiff.estimator import Squidiff
+from squidiff.estimator import Squidiff, Unpredictable
 from squidiff.estimator.run_folder import BEFORE_DIVERGENCE, RUN_FILES, WEIGHTS
 from squidiff.evaluate.scoring import LEAKS, MODEL, OVERALL
 from squidiff.evaluate.verdict import severity
@@ -242,8 +242,8 @@ class _Runner:
         if queries is None:
             self.record.missing.append("scores: no cells were held out, so nothing can be compared with the truth")
             return
-        write_atomically(self.here / QUERIES, lambda temporary: queries.to_csv(temporary, index=False))
-        self.measured |= self._predicted(model, queries)
+        predicted = self._predicted(model, queries)
+        self.record.samples = _samples(prepared, predicted, self.experiment.schema)
         options = as_flags(self.experiment.sampling)
         command = f"squidiff predict {RUN} --queries {QUERIES} --source {TRAIN} {options} --out {PREDICTED}"
         _note(self.record, "predict", command, options)
@@ -394,13 +394,25 @@ class _Runner:
             counts["n_cells"] = self.experiment.n_samples
         return counts
 
-    def _predicted(self, model: Squidiff, queries: pd.DataFrame) -> dict[str, float]:
+    def _predicted(self, model: Squidiff, queries: pd.DataFrame) -> pd.DataFrame:
+        """The queries that were predicted: all, or those that the model can."""
         self.say(f"sampling {len(queries)} population{'s' if len(queries) > 1 else ''}")
+        write_atomically(self.here / QUERIES, lambda temporary: queries.to_csv(temporary, index=False))
         began = time.perf_counter()
-        predicted = model.predict(self.here / QUERIES, self.here / TRAIN, self.experiment.sampling)
+        try:
+            predicted = model.predict(self.here / QUERIES, self.here / TRAIN, self.experiment.sampling)
+        except Unpredictable as error:
+            refused = error.reasons
+            if len(refused) == len(queries):
+                raise
+            more = "" if len(refused) == 1 else f" (and {len(refused) - 1} more)"
+            said = f"scores of {len(refused)} of {len(queries)} held-out populations: {next(iter(refused.values()))}{more}"
+            self.record.missing.append(said)
+            return self._predicted(model, queries.drop(index=queries.index[list(refused)]))
         seconds = time.perf_counter() - began
         write_cells(self.here / PREDICTED, predicted)
-        return {"seconds_per_sample": seconds / predicted.n_obs}
+        self.measured["seconds_per_sample"] = seconds / predicted.n_obs
+        return queries
 
 
 def _of_scores(scores: pd.DataFrame, experiment: Experiment, record: Record) -> dict[str, float]:
