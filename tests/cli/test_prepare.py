@@ -82,3 +82,45 @@ def test_files_that_share_some_genes_are_scaled_by_the_totals_of_all(
     whole = one.X.toarray() if hasattr(one.X, "toarray") else one.X
     expected = np.log1p(1e4 * whole[0, :-10] / whole[0].sum())
     np.testing.assert_allclose(prepared[0].X.toarray()[0], expected, rtol=1e-5)
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
+    """The labels of the cells of counts.csv, in another order, of all but the first three."""
+    monkeypatch.chdir(tmp_path)
+    cells = counts()
+    pd.DataFrame(cells.to_df(), index=cells.obs_names, columns=cells.var_names).to_csv("counts.csv")
+    return cells.obs.iloc[:2:-1]
+
+
+@pytest.mark.parametrize("corner", [True, False])
+def test_a_table_of_labels_is_joined_by_the_names_of_cells(
+    table: pd.DataFrame, corner: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = table.to_csv(sep="\t")
+    Path("labels.tsv").write_text(text if corner else text.lstrip("\t"))  # as R writes it
+    labels = ["--obs", "labels.tsv", *SCHEMA_FLAGS]
+    assert squidiff("prepare", "counts.csv", *labels, "--normalize", "--out", "p.h5ad") == 0
+    assert "3 cells that it does not name are left out" in capsys.readouterr().out
+    prepared = read_cells("p.h5ad")
+    assert list(prepared.obs_names) == list(counts().obs_names[3:])
+    for column in table:
+        assert list(prepared.obs[column].astype(str)) == list(counts().obs[column].astype(str)[3:])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.rename(index="{}-1".format), "names none of the cells: its first column must hold their"),
+        (lambda table: pd.concat([table, table[:1]]), "stands twice in labels.csv: names must be unique"),
+        (lambda table: table[[]], "is missing (in obs; 1): there is no column: join a table of the cells' labels"),
+    ],
+)
+def test_a_table_that_describes_no_cells_is_refused(
+    change: object, message: str, table: pd.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(table).to_csv("labels.csv")
+    labels = ["--obs", "labels.csv", *SCHEMA_FLAGS]
+    assert squidiff("prepare", "counts.csv", *labels, "--normalize", "--out", "p.h5ad") == 2
+    assert message in capsys.readouterr().err
+    assert not Path("p.h5ad").exists()

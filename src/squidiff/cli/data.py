@@ -67,6 +67,9 @@ def prepare(
     join: Annotated[
         Literal["inner", "outer"], Parameter(help="of several files: the genes that all have, or all genes")
     ] = "inner",
+    obs: Annotated[
+        Path | None, Parameter(help="a table of the cells' labels to join (.csv, .tsv), whose first column names them")
+    ] = None,
     schema: SchemaOptions = Schema(),
     preparation: PreparationOptions = Preparation(),
 ) -> None:
@@ -77,14 +80,14 @@ def prepare(
     from squidiff.data.check import check as examine
     from squidiff.data.check_values import FEWER_COUNTS
     from squidiff.data.preprocess import prepare_values
-    from squidiff.data.readers import TOTALS, read_files
+    from squidiff.data.readers import TOTALS, read_files, with_annotations
     from squidiff.data.splits import follow_any
     from squidiff.data.table import schema_of, write_all_cells
 
     if not raw:
         raise InputError("give the file of cells to prepare, or several")
     manifest = out.with_suffix(".manifest.json")
-    refuse_overwriting(*raw, out, held_out, manifest)
+    refuse_overwriting(*raw, obs, out, held_out, manifest)
     holds_out = bool(preparation.hold_out) or preparation.test_fraction > 0
     if holds_out != (held_out is not None):
         raise InputError("cells to hold out (--hold-out, --test-fraction) and a file for them (--held-out) go together")
@@ -93,6 +96,9 @@ def prepare(
             require_ending(file, ".h5ad")
             require_writable(file)
     adata, joined = read_files(raw, join, preparation.layer, preparation.use_raw)
+    described = ""
+    if obs is not None:
+        adata, described = with_annotations(adata, obs)
     say_unused(schema, *raw)
     told = given(schema)
     if told is None and len(raw) > 1 and (told := _remembered(raw)) is not None:
@@ -110,7 +116,8 @@ def prepare(
     if held_out is not None and prepared.test is not None:
         files[held_out] = prepared.test
     sweep([*files, manifest])
-    write_all_cells(files, {manifest: prepared.manifest | {"files": [str(path) for path in raw]}})
-    say("\n".join(text for text in (joined, *prepared.report) if text))
+    read = {"files": [str(path) for path in raw]} | ({} if obs is None else {"obs": str(obs)})
+    write_all_cells(files, {manifest: prepared.manifest | read})
+    say("\n".join(text for text in (joined, described, *prepared.report) if text))
     for what, file in zip(("training", "held-out"), files, strict=False):
         say(f"{what} cells: {file}")

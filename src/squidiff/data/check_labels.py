@@ -33,10 +33,11 @@ Conditions = Mapping[tuple[Part, ...], int]
 def check_missing(adata: ad.AnnData, schema: Schema) -> Iterator[Finding]:
     for column in schema.columns:
         if column not in adata.obs.columns:
-            there = ", ".join(map(str, adata.obs.columns)) or "none"
-            yield Finding(
-                "error", f"column {column!r} is missing", "obs", 1, f"name one of the columns there are: {there}"
-            )
+            there = ", ".join(map(str, adata.obs.columns))
+            remedy = f"name one of the columns there are: {there}"
+            if not there:
+                remedy = "there is no column: join a table of the cells' labels by `squidiff prepare --obs TABLE`"
+            yield Finding("error", f"column {column!r} is missing", "obs", 1, remedy)
         elif not isinstance(adata.obs[column], pd.Series):
             yield Finding("error", f"column {column!r} stands there twice", "obs", 1, "rename one")
 

@@ -74,8 +74,9 @@ def as_matrix(adata: ad.AnnData, where: str = "the data") -> Matrix | CellsOnDis
     """
     X = adata.X
     if X is None:
-        layers = f" (there are layers: {', '.join(map(str, adata.layers))})" if len(adata.layers) else ""
-        raise InputError(f"X of {where} is missing{layers}: put the values to use into X")
+        others = [*(f"--layer {name}" for name in adata.layers), *(["--use-raw"] if adata.raw is not None else [])]
+        or_takes = f", or let `squidiff prepare` take them by {' or '.join(others)}" if others else ""
+        raise InputError(f"X of {where} is missing: put the values to use into X{or_takes}")
     if 0 in adata.shape:
         raise InputError(f"there are {adata.n_obs} cells and {adata.n_vars} genes in {where}: both must be there")
     if X.dtype.kind not in "biuf":

@@ -191,6 +191,44 @@ def _is_counts(parts: Mapping[str, ad.AnnData]) -> bool:
     return all(is_so.values())
 
 
+def with_annotations(adata: ad.AnnData, path: Path) -> tuple[ad.AnnData, str]:
+    """The cells that a table names in its first column, with its other columns in obs; and what became of them.
+
+    Cells without a row are left out; a column that is there already is replaced. Raises InputError when the table
+    cannot be read, names a cell twice, or names none.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist or is not a file: give a .csv, .tsv or .txt table of cells")
+    separator = _separator(path)
+    with _reading(path):  # a label such as NA stays what it is
+        table = pd.read_csv(
+            path, sep=separator, dtype={0: str}, keep_default_na=False, na_values=[""], float_precision="round_trip"
+        )
+        if isinstance(table.index, pd.RangeIndex):  # else R left the corner out, and the names are the index
+            table = table.set_index(table.columns[0])
+        table.index = pd.Index(table.index.astype(str)).str.strip()
+    if not table.index.is_unique or not adata.obs_names.is_unique:
+        where, names = (path, table.index) if not table.index.is_unique else ("the data", adata.obs_names)
+        raise InputError(f"cell {names[names.duplicated()][0]!r} stands twice in {where}: names must be unique")
+    found = adata.obs_names.isin(table.index)
+    if not found.any():
+        here, there = (repr(names[0]) if len(names) else "none" for names in (adata.obs_names, table.index))
+        raise InputError(
+            f"{path} names none of the cells: its first column must hold their names, as {here}, but holds {there}"
+        )
+    adata = adata[found].copy()
+    table = table.loc[adata.obs_names]
+    for name in table:
+        adata.obs[str(name)] = table[name].to_numpy()
+    n_without = int((~found).sum())
+    left_out = f"; {n_without:,} cells that it does not name are left out" if n_without else ""
+    return adata, f"{table.shape[1]} columns of {path} describe {adata.n_obs:,} cells{left_out}"
+
+
+def _separator(path: Path) -> str:
+    return "," if path.name.removesuffix(".gz").endswith(".csv") else "\t"
+
+
 def read_gene_list(path: Path) -> tuple[str, ...]:
     """The gene names of a text file, one a line. Raises InputError when it cannot be read or names one twice."""
     try:
@@ -326,7 +364,7 @@ def _read_loom(path: Path) -> ad.AnnData:
 
 def _read_table(path: Path) -> ad.AnnData:
     """Cells in rows, genes in columns; a first column of names. Names are taken as they are written."""
-    separator = "," if path.name.removesuffix(".gz").endswith(".csv") else "\t"
+    separator = _separator(path)
     header = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False)
     table = pd.read_csv(path, sep=separator, header=None, skiprows=1, converters={0: str})
     cells = table.pop(0)

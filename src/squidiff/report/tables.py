@@ -45,6 +45,8 @@ def read_scores(source: pd.DataFrame | str | Path) -> pd.DataFrame:
     else:
         path = Path(source) / METRICS_CSV if Path(source).is_dir() else Path(source)
         where = str(path)
+        if not path.exists():
+            raise InputError(f"{path} does not exist: name what `squidiff evaluate` wrote")
         try:
             table = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False, na_values=[""])
         except (OSError, ValueError) as error:

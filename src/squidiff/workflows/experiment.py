@@ -405,9 +405,10 @@ class _Runner:
             refused = error.reasons
             if len(refused) == len(queries):
                 raise
-            more = "" if len(refused) == 1 else f" (and {len(refused) - 1} more)"
-            said = f"scores of {len(refused)} of {len(queries)} held-out populations: {next(iter(refused.values()))}{more}"
-            self.record.missing.append(said)
+            first, *others = refused.values()
+            more = f" (and {len(others)} more)" if others else ""
+            n_missing = f"scores of {len(refused)} of {len(queries)} held-out populations"
+            self.record.missing.append(f"{n_missing}: {first}{more}")
             return self._predicted(model, queries.drop(index=queries.index[list(refused)]))
         seconds = time.perf_counter() - began
         write_cells(self.here / PREDICTED, predicted)
