@@ -217,6 +217,14 @@ def test_labels_of_training_that_match_nothing_are_named() -> None:
     assert said.startswith("the training data hold no control 'ctrl', so there are no baselines: they hold 'A'")
 
 
+def test_predictions_that_were_centred_are_noticed() -> None:
+    train, truth = made(20)
+    predicted = imperfect(truth)
+    predicted.X = predicted.X - predicted.X.mean(axis=0)
+    (said,) = evaluate(predicted, truth, SCHEMA, train=train).attrs[ADVICE]
+    assert "of the predicted values are below 0, and of the true ones next to none" in said
+
+
 def test_swapped_files_are_noticed() -> None:
     train, truth = made(20)
     predicted = imperfect(truth)

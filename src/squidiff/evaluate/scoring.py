@@ -137,7 +137,7 @@ def compare(
     table.attrs[UNSCORED] = {"predicted": len(predicted - set(target.keys)), "true": len(asked) - len(scored)}
     table.attrs[GENES] = {"scored": len(genes), "true": true.n_vars}
     table.attrs[COLUMNS_OF] = settings_to_json(schema)
-    table.attrs[ADVICE] = list(_advice(tables, files, true, known, schema, scored))
+    table.attrs[ADVICE] = list(_advice(tables, files, true, target, known, schema, scored))
     table.attrs[LEAKS] = [leak.sentence for leak in leaks]
     table.attrs[MODELS] = list(tables)
     return table
@@ -183,6 +183,7 @@ def _advice(
     tables: Mapping[str, CellTable],
     files: Mapping[str, ad.AnnData],
     true: ad.AnnData,
+    target: CellTable,
     known: CellTable | None,
     schema: Schema,
     scored: Sequence[Population],
@@ -190,6 +191,14 @@ def _advice(
     """What whoever reads the table should know, in sentences."""
     if "squidiff" in true.uns and not any("squidiff" in file.uns for file in files.values()):
         yield "the truth is a file of predicted cells and the prediction is none: are the two swapped?"
+    centred = [name for name, table in tables.items() if _unit(table) == CENTRED]
+    if centred and _unit(target) != CENTRED:
+        of = f" of {centred[0]!r}" if len(tables) > 1 else ""
+        share = tables[centred[0]].survey.n_negative / max(tables[centred[0]].survey.n_nonzero, 1)
+        yield (
+            f"{share:.0%} of the predicted values{of} are below 0, and of the true ones next to none: if they were centred "
+            "or scaled, undo that, or the scores say nothing"
+        )
     if not schema.columns:
         yield "no column is named, so all cells are one population: pass schema options, as --condition-key"
     if known is None:
