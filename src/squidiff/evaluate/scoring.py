@@ -196,8 +196,8 @@ def _advice(
         of = f" of {centred[0]!r}" if len(tables) > 1 else ""
         share = tables[centred[0]].survey.n_negative / max(tables[centred[0]].survey.n_nonzero, 1)
         yield (
-            f"{share:.0%} of the predicted values{of} are below 0, and of the true ones next to none: if they were centred "
-            "or scaled, undo that, or the scores say nothing"
+            f"{share:.0%} of the predicted values{of} are below 0, and of the true ones next to none: if they were "
+            "centred or scaled, undo that, or the scores say nothing"
         )
     if not schema.columns:
         yield "no column is named, so all cells are one population: pass schema options, as --condition-key"
