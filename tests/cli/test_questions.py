@@ -107,7 +107,7 @@ def test_interactions_are_written(here: Path) -> None:
 
 
 def test_a_trajectory_and_its_speeds_are_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = ("--source", "days.h5ad", "--times", "0,1,8")
+    given = ("--source", "days.h5ad", "--times", "0,0-2,8")  # a range is its middle
     assert squidiff("trajectory", "timed", *given, "--out", "cells.h5ad", "--speeds", "speeds.csv") == 0
     assert "far from training, so trust it less: time 8 is beyond the times seen, 0 to 6" in capsys.readouterr().out
     assert squidiff("predict", "timed", "--query", "day=8", "--source", "days.h5ad", "--out", "far.h5ad") == 0

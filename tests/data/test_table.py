@@ -221,7 +221,7 @@ def test_only_the_smiles_may_be_left_out() -> None:
     [
         ("1.2.3-4", "time '1.2.3-4' in column 'day' is not a number"),
         ("noon", "'noon' in column 'day' is not a number"),
-        ("inf", "is not finite"),
+        ("inf", "is not a number"),
     ],
 )
 def test_a_time_that_is_no_time_is_refused(time: str, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -145,7 +146,10 @@ def trajectory(
     /,
     *,
     source: Source,
-    times: Annotated[str, Parameter(help="ascending, separated by ','", allow_leading_hyphen=True)],
+    times: Annotated[
+        str,
+        Parameter(help="numbers, or ranges as 330-390, ascending, separated by ','", allow_leading_hyphen=True),
+    ],
     out: Annotated[Path, Parameter(help="the .h5ad file of predicted cells to write")],
     speeds_out: Annotated[
         Path | None, Parameter(name="--speeds", help="CSV of the speed of each gene to write")
@@ -157,13 +161,13 @@ def trajectory(
     """Cells at a series of times, and how fast each gene changes on the way."""
     from squidiff.data.queries import require_known
     from squidiff.data.splits import parse_rule
-    from squidiff.data.table import write_cells
+    from squidiff.data.table import read_time, write_cells
     from squidiff.tasks import speeds
     from squidiff.tasks import trajectory as predict
 
     model = _ready(run, device, out, source, speeds_out, ending=".h5ad")
     refuse_overwriting(source, speeds_out)
-    wanted, rest = _numbers(times, "--times"), None if query is None else parse_rule(query)
+    wanted, rest = _numbers(times, "--times", read_time), None if query is None else parse_rule(query)
     require_known(rest or {}, model.schema)
     table = None
     if speeds_out is not None:
@@ -197,8 +201,8 @@ def _write(out: Path, table: pd.DataFrame) -> None:
     write_atomically(out, lambda temporary: table.to_csv(temporary, index=False))
 
 
-def _numbers(text: str, option: str) -> list[float]:
+def _numbers(text: str, option: str, read: Callable[[str], float] = float) -> list[float]:
     try:
-        return [float(part) for part in text.split(",")]
+        return [read(part) for part in text.split(",")]
     except ValueError:
         raise InputError(f"{option} is {text!r}: give numbers, separated by ','") from None

@@ -328,18 +328,25 @@ def as_text(column: pd.Series) -> pd.Series:
 
 
 def _time(values: dict[str, str], schema: Schema) -> float | None:
-    """A number; of a range as 330-390 its middle, and of an open one as < 100 or > 650 its end."""
     if schema.time_key is None:
         return None
     text = values[schema.time_key]
-    within = TIME_RANGE.fullmatch(text)
-    ends = [text.strip().lstrip("<>=\u2264\u2265 ")] if within is None else within.groups()
     try:
-        time = sum(map(float, ends)) / len(ends)
+        return read_time(text)
     except ValueError:
         raise InputError(
             f"time {text!r} in column {schema.time_key!r} is not a number: write times as numbers, or as ranges of them"
         ) from None
+
+
+def read_time(text: str) -> float:
+    """A number; of a range as 330-390 its middle, and of an open one as < 100 or > 650 its end.
+
+    Raises ValueError where it is neither, or not finite.
+    """
+    within = TIME_RANGE.fullmatch(text)
+    ends = [text.strip().lstrip("<>=\u2264\u2265 ")] if within is None else within.groups()
+    time = sum(map(float, ends)) / len(ends)
     if not np.isfinite(time):
-        raise InputError(f"time {text!r} in column {schema.time_key!r} is not finite")
+        raise ValueError(f"{text} is not finite")
     return float(f"{time:.12g}")  # 0.1 * 3 is 0.3, as it is of doses
