@@ -63,6 +63,14 @@ def of_model(table: pd.DataFrame) -> pd.DataFrame:
 
 
 @pytest.mark.slow
+def test_cells_that_are_alike_lie_as_near_without_training_cells_as_with_them() -> None:
+    """Of axes fitted on the truth alone, half of it lay 1.06 from the other half."""
+    train, truth = made(200, 400)
+    halves = truth[::2].copy(), truth[1::2].copy()
+    distances = [of_model(few(*halves, SCHEMA, train=known)).loc["energy_distance", "value"] for known in (train, None)]
+    np.testing.assert_allclose(distances, 0.0, atol=0.1)
+
+
 def test_a_row_a_population_metric_and_method() -> None:
     adata = made_cells()
     queried = adata[adata.obs["condition"] != "ctrl"].copy()
@@ -385,7 +393,7 @@ def test_what_is_not_known_says_why() -> None:
 
 def test_the_principal_axes_are_those_of_a_singular_value_decomposition() -> None:
     adata = made_cells(10, 70)
-    center, axes = principal_axes(CellTable.from_anndata(adata, SCHEMA), 0)
+    center, axes = principal_axes(CellTable.from_anndata(adata, SCHEMA), seed=0)
     cells = adata.X.toarray().astype(np.float64)
     expected = np.linalg.svd(cells - cells.mean(axis=0), full_matrices=False)[2][: axes.shape[1]].T
     assert axes.shape[1] == 50

@@ -60,12 +60,17 @@ def test_violins_bear_genes_that_are_zero_everywhere(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").stat().st_size > 5000
 
 
-def test_the_plane_holds_every_kind_and_states_the_mixing(rng: np.random.Generator) -> None:
+def test_the_plane_holds_every_kind_and_states_the_mixing_within_populations(rng: np.random.Generator) -> None:
     points = {name: rng.normal(size=(40, 2)) for name in ("control cells", "real cells", "generated cells")}
-    near = {"real cells": rng.normal(size=(40, 5)), "generated cells": rng.normal(size=(40, 5)) + 99}
-    figure = joint_embedding(points, near, "PCA")
-    assert figure.axes[0].get_title("left").startswith("PCA: the nearest neighbour of 0% of generated cells")
+    real, made = rng.normal(size=(2, 40, 5))
+    figure = joint_embedding(points, [(real, made + 99)], "PCA", "two days")
+    assert figure.axes[0].get_title("left").startswith("two days, PCA: the nearest neighbour of 0% of generated cells")
     assert sorted(c.get_label() for c in figure.axes[0].collections) == sorted(points)
+    alone = mixing(real, made)
+    assert 0.3 < alone < 0.7
+    # the same cells generated for another population are no neighbours
+    figure = joint_embedding(points, [(real, made), (rng.permutation(real), made)], "PCA", "two days")
+    assert f"{alone:.0%} of generated cells" in figure.axes[0].get_title("left")
 
 
 def test_the_latent_title_holds_scikit_learns_silhouette(rng: np.random.Generator) -> None:

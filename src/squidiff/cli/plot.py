@@ -36,7 +36,8 @@ def plot(
     ] = None,
     train: Annotated[Path | None, Parameter(help="the .h5ad file of training cells, which hold the control")] = None,
     population: Annotated[
-        tuple[str, ...], Parameter(help="the population, as evaluate names it; of response, may be repeated")
+        tuple[str, ...],
+        Parameter(help="the population, as evaluate names it; of response and embedding, may be repeated"),
     ] = (),
     gene: Annotated[tuple[str, ...], Parameter(help="a gene to show (default: the data choose); may be repeated")] = (),
     metric: Annotated[

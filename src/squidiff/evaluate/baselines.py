@@ -80,7 +80,7 @@ class Baselines:
     @cached_property
     def principal_axes(self) -> tuple[np.ndarray, np.ndarray]:
         """Of the training cells, as `principal_axes`."""
-        return principal_axes(self.table, self.seed)
+        return principal_axes(self.table, seed=self.seed)
 
     def control_mean(self, key: Population) -> np.ndarray | None:
         """The mean (G,) that a change is measured from; None in plain generation, or without cells to start from.
@@ -254,13 +254,18 @@ PERTURBED = (
 NAMES = tuple(dict.fromkeys((*PERTURBED, *PLAIN)))
 
 
-def principal_axes(table: CellTable, seed: int, max_cells: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (G,) and the first N_COMPONENTS principal axes (G x K) of the cells, or of max_cells drawn from more."""
+def principal_axes(*tables: CellTable, seed: int, max_cells: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (G,) and the first N_COMPONENTS principal axes (G x K) of cells of the same genes.
+
+    Of several tables as many cells of each, since axes follow what is random in the very cells that they are fitted on:
+    cells that lie as near each other as may be would otherwise lie apart.
+    """
     from sklearn.decomposition import PCA
 
     rng = np.random.default_rng(seed)
-    drawn = np.sort(rng.permutation(len(table.names))[:max_cells])
-    cells = table.dense(np.argsort(table.names, kind="stable")[drawn])
+    n = min(max_cells // len(tables), *(len(table.names) for table in tables))
+    drawn = (np.argsort(table.names, kind="stable")[np.sort(rng.permutation(len(table.names))[:n])] for table in tables)
+    cells = np.concatenate([table.dense(rows) for table, rows in zip(tables, drawn, strict=True)])
     n_components = min(N_COMPONENTS, cells.shape[0] - 1, cells.shape[1])
     if n_components == 0 or not np.ptp(cells, axis=0).any():  # cells that are all alike have no axes
         return cells.mean(axis=0), np.zeros((cells.shape[1], 0))

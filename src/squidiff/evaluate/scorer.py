@@ -53,7 +53,11 @@ class Scorer:
     ) -> None:
         self.predictions, self.target, self.seed, self.names = predictions, target, seed, names
         self.baselines = None if train is None else Baselines(train, schema, seed)
-        self.center, self.axes = self.baselines.principal_axes if self.baselines else principal_axes(target, seed)
+        self.center, self.axes = (
+            self.baselines.principal_axes
+            if self.baselines
+            else principal_axes(target, *predictions.values(), seed=seed)
+        )
 
     def is_generated(self, key: Population) -> bool:
         """Whether the task is more cells of a population that training has: there is nothing else to start from."""

@@ -14,7 +14,8 @@ from squidiff.data.queries import FAR, OWN_COLUMNS, told
 from squidiff.data.table import CellTable, read_cells
 from squidiff.estimator import Squidiff
 from squidiff.estimator.draws import choose
-from squidiff.evaluate.baselines import principal_axes
+from squidiff.estimator.upstream import UpstreamFitted
+from squidiff.evaluate.baselines import N_COMPONENTS, principal_axes
 from squidiff.evaluate.distributions import energy_distance
 from squidiff.evaluate.pairs import Pair, Resample
 from squidiff.evaluate.scorer import resample_counts
@@ -37,12 +38,12 @@ def rank_conditions(
     """The candidates (queries, as `Squidiff.predict` takes them), the one that comes nearest to the target first.
 
     All cells of `target` are the population to reach, whatever their labels. Distances are energy distances on the
-    principal components of source and target cells together. Columns: those of the queries; energy_distance of the
-    predicted cells to the target, with the bounds of its 95 % bootstrap interval over cells (low, high); before, the
-    same of the cells that the prediction starts from; share, how much of the way there it is, 1 - energy_distance /
-    before (NaN where these cells are at the target already); anchor and far as in `Squidiff.changes`. A candidate's
-    numbers do not depend on the others, nor on the order of cells. Raises InputError as `predict`, for populations of
-    few cells, and for source cells of one name.
+    principal components of the source cells and of the mean responses of training. Columns: those of the queries;
+    energy_distance of the predicted cells to the target, with the bounds of its 95 % bootstrap interval over cells
+    (low, high); before, the same of the cells that the prediction starts from; share, how much of the way there it is,
+    1 - energy_distance / before (NaN where these cells are at the target already); anchor and far as in
+    `Squidiff.changes`. A candidate's numbers do not depend on the others, nor on the order of cells. Raises InputError
+    as `predict`, for populations of few cells, and for source cells of one name.
     """
     check_seed(seed)
     source, target = read_cells(source), read_cells(target)
@@ -50,8 +51,8 @@ def rank_conditions(
         raise InputError("cells of the source have one name: make names unique (adata.obs_names_make_unique())")
     there, starts = model.table(target, "the target", Schema()), model.table(source, "the source", Schema())
     goal = _some(there, np.arange(len(there.names)), "the target", seed)
-    some_starts = _some(starts, np.arange(len(starts.names)), "the source", seed)
-    center, axes = _axes(np.concatenate([some_starts, goal]), seed)
+    _require(len(starts.names), "the source")
+    center, axes = _axes(model, starts, seed)
     predicted = model.predict(candidates, source, sampling, on_query=on_query)
     row_of = {name: row for row, name in enumerate(starts.names)}
     number = predicted.obs_names.str.split("-").str[0].astype(int)
@@ -59,8 +60,7 @@ def rank_conditions(
     for i, obs in predicted.obs.groupby(number, sort=True):
         rng, where = np.random.default_rng(seed), f"candidate {i + 1}"
         cells = CellTable.from_anndata(predicted[obs.index], Schema())
-        if len(obs) < MIN_CELLS:
-            raise InputError(f"{where} has {len(obs)} cells: give {MIN_CELLS} or more")
+        _require(len(obs), where)
         moved = cells.dense(np.arange(min(len(obs), MAX_CELLS)))  # they come in an order that means nothing
         own = np.array([row_of[name] for name in sorted(set(obs["source_cell"]))])
         start = _some(starts, own, f"what {where} starts from", seed)
@@ -83,18 +83,29 @@ def rank_conditions(
 
 def _some(table: CellTable, rows: np.ndarray, where: str, seed: int) -> np.ndarray:
     """At most MAX_CELLS of these cells, N x G: those that their names and the seed choose, in an order of theirs."""
-    if len(rows) < MIN_CELLS:
-        raise InputError(f"{where} has {len(rows)} cells: give {MIN_CELLS} or more")
+    _require(len(rows), where)
     chosen, _ = choose(table.names[rows], min(len(rows), MAX_CELLS), seed)
     return table.dense(rows[chosen])
 
 
-def _axes(cells: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and principal axes of cells."""
-    names = pd.Index([str(i) for i in range(len(cells))])
-    genes = pd.DataFrame(index=pd.Index([str(i) for i in range(cells.shape[1])]))
-    adata = ad.AnnData(cells.astype(np.float32), obs=pd.DataFrame(index=names), var=genes)
-    return principal_axes(CellTable.from_anndata(adata, Schema()), seed)
+def _require(n_cells: int, where: str) -> None:
+    if n_cells < MIN_CELLS:
+        raise InputError(f"{where} has {n_cells} cells: give {MIN_CELLS} or more")
+
+
+def _axes(model: Squidiff, starts: CellTable, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and principal axes of the source cells and, off these, of the mean responses that the model was trained on.
+
+    Not of the target: axes follow what is random in the cells that they are fitted on, and cells as near as may be
+    would lie apart.
+    """
+    center, axes = principal_axes(starts, seed=seed)
+    if isinstance(model.fitted, UpstreamFitted):  # it keeps no cells' means
+        return center, axes
+    shifts = model.fitted.populations.mean - center
+    _, lengths, further = np.linalg.svd(shifts - shifts @ axes @ axes.T, full_matrices=False)
+    further = further[lengths > 1e-6 * max(lengths.max(initial=0.0), 1e-12)][:N_COMPONENTS]
+    return center, np.concatenate([axes, further.T], axis=1)
 
 
 def _distances(

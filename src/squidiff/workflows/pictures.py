@@ -192,30 +192,38 @@ def embedding(
     *,
     train: Cells | None = None,
     schema: Schema | None = None,
+    populations: Sequence[str] = (),
     method: str = "pca",
     seed: int = 0,
     figure: Figure | None = None,
 ) -> Figure:
-    """Real, generated and control cells of all populations in one plane, by PCA or UMAP ('pca', 'umap')."""
+    """Real, generated and control cells of all populations, or of some, in one plane ('pca' or 'umap').
+
+    As many real as generated cells of each, and in a space that is fitted on all: where it is of real cells alone,
+    generated ones lie apart though they be alike.
+    """
     beside = _beside(predicted, truth, train, schema, ["truth"])
     assert beside.truth is not None
-    groups: dict[str, list[np.ndarray]] = {beside.start: [], "real cells": [], "generated cells": []}
-    seen = set()
-    for key in beside.keys:
-        generated, real = beside.cells(beside.predicted, key), beside.cells(beside.truth, key)
-        groups["generated cells"].append(generated)
-        groups["real cells"].append(real)
+    keys, rng = [beside.choose(name) for name in populations] or beside.keys, np.random.default_rng(seed)
+    real, generated, starts = list[np.ndarray](), list[np.ndarray](), dict[Population, np.ndarray]()
+    for key in keys:
+        of_both = [beside.cells(table, key) for table in (beside.truth, beside.predicted)]
+        n = min(*map(len, of_both), max(MAX_EMBEDDED // len(keys), 2))
+        for groups, cells in zip((real, generated), of_both, strict=True):
+            groups.append(_some(cells, n, rng))
         source = None if beside.train is None else beside.source(beside.train, key)
-        if source is not None and beside.train is not None and source not in seen:
-            seen.add(source)
-            groups[beside.start].append(beside.cells(beside.train, source))
-    rng = np.random.default_rng(seed)
-    n_real = min(MAX_EMBEDDED, sum(map(len, groups["real cells"])))
-    some = {name: _some(np.concatenate(cells), n_real, rng) for name, cells in groups.items() if cells}
-    components = _components(np.concatenate([some["real cells"], *(some[n] for n in some if n == beside.start)]))
-    near = {name: components.transform(cells) for name, cells in some.items()}
-    plane = _plane(near, method, seed)
-    return plots.joint_embedding(plane, near, method.upper(), figure=figure)
+        if source is not None and beside.train is not None and source not in starts:
+            starts[source] = beside.cells(beside.train, source)
+    some = {"real cells": np.concatenate(real), "generated cells": np.concatenate(generated)}
+    if starts:
+        some = {beside.start: _some(np.concatenate(list(starts.values())), len(some["real cells"]), rng)} | some
+    components = _components(np.concatenate(list(some.values())))
+    plane = _plane({name: components.transform(cells) for name, cells in some.items()}, method, seed)
+    near = [
+        (components.transform(true), components.transform(made)) for true, made in zip(real, generated, strict=True)
+    ]
+    of = str(keys[0]) if len(keys) == 1 else f"{len(keys)} populations"
+    return plots.joint_embedding(plane, near, method.upper(), of, figure=figure)
 
 
 def response(

@@ -100,13 +100,19 @@ def violins(
 
 
 def joint_embedding(
-    points: Mapping[str, np.ndarray], near: Mapping[str, np.ndarray], method: str, *, figure: Figure | None = None
+    points: Mapping[str, np.ndarray],
+    near: Sequence[tuple[np.ndarray, np.ndarray]],
+    method: str,
+    of: str,
+    *,
+    figure: Figure | None = None,
 ) -> Figure:
-    """Real, generated and control cells in one plane.
+    """Real, generated and control cells in one plane; `of` says which.
 
-    points: by "control cells" or "source cells" (optional), "real cells" and "generated cells", N x 2 each. near: "real
-    cells" and "generated cells" in the space in which cells are near each other, N x D, of which the title tells how
-    well they mix: the share of generated cells whose nearest neighbour is real, among equal numbers of both.
+    points: by "control cells" or "source cells" (optional), "real cells" and "generated cells", N x 2 each. near: the
+    real and the generated cells of each population in the space in which cells are near each other, N x D, of which the
+    title tells how well they mix: the share of generated cells whose nearest neighbour in their population is real.
+    (Generated cells of two populations may come from the same source cells, and are then nearest to each other.)
     """
     figure = canvas(7.2, 6.4, figure)
     axes = figure.subplots()
@@ -116,11 +122,13 @@ def joint_embedding(
         if name in points:
             some = points[name][:MAX_POINTS]
             axes.scatter(*some.T, s=size, c=colour, marker=marker, alpha=0.6, linewidths=0.8, label=name)
-    share = mixing(near["real cells"], near["generated cells"])
+    shares = [(mixing(real, made), len(made)) for real, made in near]
+    known = [(share, n) for share, n in shares if np.isfinite(share)]
     said = "too few cells, or too alike, to tell how they mix"
-    if np.isfinite(share):
+    if known:
+        share = np.average([share for share, _ in known], weights=[n for _, n in known])
         said = f"the nearest neighbour of {share:.0%} of generated cells is real (50% if alike)"
-    finish(axes, f"{method}: {said}", x=f"{method} 1", y=f"{method} 2", size=10)
+    finish(axes, f"{of}, {method}: {said}", x=f"{method} 1", y=f"{method} 2", size=10)
     _plane(axes)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9, markerscale=1.4)
     return figure
