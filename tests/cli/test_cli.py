@@ -118,7 +118,7 @@ WRONG = {
     ),
     "unknown condition": (
         [*PREDICT, "--query", f"condition=drag,cell_type={HELD_OUT}"],
-        "condition 'drag' is unknown to this model",
+        "condition 'drag' is unknown",
     ),
     "unknown context": ([*PREDICT, "--query", "condition=drug,cell_type=type X"], "context 'type X'"),
     "query without '='": ([*PREDICT, "--query", "drug"], "'drug' is not of the form COLUMN=VALUE"),

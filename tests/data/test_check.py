@@ -382,6 +382,24 @@ def test_a_part_without_an_embedding_is_an_error(tmp_path: Path) -> None:
     assert "none.csv does not exist" in error.what
 
 
+def test_labels_that_read_like_a_control_are_warned_of() -> None:
+    cells = good()
+    labels = cells.obs[PLAIN.condition_key].astype(str)
+    labels.iloc[:2] = ["Vehicle ", "un-treated"]
+    cells.obs[PLAIN.condition_key] = labels
+    found = [f for f in check(cells, PLAIN).findings if "read like one" in f.what]
+    (warning,) = found
+    assert "'Vehicle ', 'un-treated'" in warning.what
+    assert (warning.severity, warning.count) == ("warning", 2)
+
+
+def test_open_times_are_warned_of_with_what_they_are_read_as() -> None:
+    cells = good()
+    cells.obs["bin"] = ["330-390", "> 650"] * (cells.n_obs // 2) + ["330-390"] * (cells.n_obs % 2)
+    (warning,) = [f for f in check(cells, Schema(time_key="bin")).findings if "open to one side" in f.what]
+    assert "'> 650' as 650" in warning.what
+
+
 # --- the report
 
 

@@ -161,7 +161,7 @@ def test_one_hot_features_are_sums_over_the_parts() -> None:
 
 def test_an_unknown_part_is_refused_with_those_that_are_spelled_alike() -> None:
     encoder = ConditionEncoder.fit([(Part("KLF1"), Part("MAPK1")), (Part("BAK1"),)], GENES)
-    with pytest.raises(InputError, match=r"^condition 'KLF2' is unknown .*it knows 3, such as 'KLF1'\): train"):
+    with pytest.raises(InputError, match=r"^condition 'KLF2' is unknown .*3 are known, such as 'KLF1'\): train"):
         encoder.encode((Part("KLF2"),))
     with pytest.raises(InputError, match="such as 'BAK1', 'KLF1', 'MAPK1'"):  # nothing alike: those there are
         encoder.encode((Part("BAK1"), Part("xyz")))

@@ -61,6 +61,24 @@ def test_the_table_names_who_is_best_and_shades_by_goodness(rows: pd.DataFrame) 
     assert bold == {"0.800", "0.200"}
 
 
+def test_the_headline_counts_who_is_best_alone_and_where_a_baseline_is() -> None:
+    methods, values = ["a", "b"], {"pearson": (0.5, 0.5), "mean_squared_error": (0.1, 0.2), "spearman": (0.2, 0.3)}
+    rows = pd.DataFrame(
+        [
+            {"condition": "p", "metric": metric, "method": m, "value": v, "floor": 0.15, "ceiling": 1.0}
+            for metric, of in values.items()
+            for m, v in zip(methods, of, strict=True)
+        ]
+    )
+    figure = side_by_side(rows, methods, "p")
+    (title,) = [text.get_text() for text in figure.findobj(Text) if "best value" in text.get_text()]
+    assert title == "p: a has the best value in 2 of 3 rows (1 shared)"
+    rows["floor"] = [0.6, 0.6, 0.3, 0.3, 0.1, 0.1]
+    figure = side_by_side(rows, methods, "p")
+    (title,) = [text.get_text() for text in figure.findobj(Text) if "best value" in text.get_text()]
+    assert title.replace("\n", " ").endswith("(1 shared); the best baseline is better in 1")
+
+
 def test_a_table_without_values_is_refused(rows: pd.DataFrame) -> None:
     nothing = rows[rows["metric"] == "pearson"]
     for draw in (lambda: floor_to_ceiling(nothing, "A"), lambda: side_by_side(nothing, ["ours"], "A")):

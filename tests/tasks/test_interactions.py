@@ -67,7 +67,7 @@ def test_without_a_pair_that_can_be_compared_it_says_so() -> None:
         interactions(screen(np.zeros(4), condition="A+C"), SCHEMA)
     with pytest.raises(InputError, match="need a condition and its control"):
         interactions(screen(np.zeros(4)), Schema())
-    with pytest.raises(InputError, match=r"^no cell is labelled 'nobody', the control: name the label"):
+    with pytest.raises(InputError, match=r"^no cell is labelled 'nobody', the control: give a file that has control"):
         interactions(screen(np.zeros(4)), Schema(condition_key="gene", control="nobody"))
 
 

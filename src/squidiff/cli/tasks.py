@@ -103,6 +103,7 @@ def interactions(
 ) -> None:
     """Whether combinations do more or less than the sum of their parts, against a null, as CSV."""
     from squidiff.tasks import interactions as find
+    from squidiff.tasks.combination import LEFT_OUT, MIN_CELLS
 
     refuse_overwriting(cells, out, pairs)
     require_ending(out, ".csv")
@@ -111,7 +112,10 @@ def interactions(
     _write(out, table)
     columns = ["context", "condition", "additive", "interaction", "expected", "strength", "fit", "p", "q"]
     show_table(columns, list(table[columns].head(MAX_SHOWN).itertuples(index=False, name=None)))
-    say(f"all combinations: {out}")
+    if table.attrs[LEFT_OUT]:
+        few = f"{MIN_CELLS} cells of their own, of a part alone or of the control"
+        say(f"{table.attrs[LEFT_OUT]:,} combinations are left out, as they lack {few} in their context")
+    say(f"all other combinations: {out}" if table.attrs[LEFT_OUT] else f"all combinations: {out}")
 
 
 def dose_curve(

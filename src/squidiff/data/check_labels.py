@@ -16,7 +16,7 @@ from squidiff.data.conditions import ConditionEncoder, Part, canonical_smiles, p
 from squidiff.data.finding import Finding, Mend
 from squidiff.data.manifest import hash_profiles
 from squidiff.data.matrix import as_matrix, blocks
-from squidiff.data.table import as_text, group_rows
+from squidiff.data.table import OPEN_TIME, as_text, group_rows, read_time
 
 FEW_CELLS = 10
 """A population of fewer cells says little of its mean."""
@@ -26,6 +26,12 @@ BATCHES = re.compile(
     r".*(batch|plate|lane|chip|pool|library|channel|replicate|donor|patient|sample|run).*", re.IGNORECASE
 )
 """Names that obs columns go by whose cells were handled together."""
+CONTROLS = {
+    *("control", "ctrl", "ctl", "negctrl", "negativecontrol", "untreated", "unstimulated", "unperturbed", "vehicle"),
+    *("mock", "dmso", "nontargeting", "nt"),
+}
+"""What control cells are called, squeezed."""
+MAX_SHOWN = 4
 Conditions = Mapping[tuple[Part, ...], int]
 """Number of cells of each condition."""
 
@@ -53,7 +59,9 @@ def check_labels(adata: ad.AnnData, schema: Schema, mend: Mend) -> Iterator[Find
     errors = [*_control(adata.obs, schema, is_control), *_conditions(adata, schema)]
     yield from errors
     yield from _spellings(adata.obs, schema)
+    yield from _like_control(adata.obs, schema)
     if not errors:
+        yield from _open_times(adata.obs, schema)
         yield from _populations(adata, schema, mend)
         yield from _batches(adata.obs, schema, is_control)
 
@@ -101,7 +109,8 @@ def _control(obs: pd.DataFrame, schema: Schema, is_control: np.ndarray) -> Itera
     if schema.control is not None and not is_control.any():
         labels = sorted(as_text(obs[schema.condition_key]).unique())
         alike = [label for label in labels if _squeezed(label) == _squeezed(schema.control)]
-        remedy = f"name the control: column {schema.condition_key!r} has {', '.join(alike or labels[:5])}"
+        there = ", ".join(map(repr, alike or labels[:5]))
+        remedy = f"name the control: column {schema.condition_key!r} has {there}"
         yield Finding("error", f"no control {schema.control!r}", f"obs column {schema.condition_key!r}", 1, remedy)
 
 
@@ -126,8 +135,9 @@ def _conditions(adata: ad.AnnData, schema: Schema) -> Iterator[Finding]:
     for message, n in problems.items():
         about_file = schema.embeddings is not None and message.startswith("embeddings file")
         where, remedy = ("--embeddings", "correct the file") if about_file else ("obs", "correct the column")
-        if schema.embeddings is not None and message.endswith("add a row for it to the embeddings"):
-            remedy = "or leave its cells out"
+        what, _, own_remedy = message.rpartition(": ")
+        if schema.embeddings is not None and own_remedy == "add a row for it to the embeddings":
+            message, remedy = what, f"{own_remedy}, or leave its cells out"
         yield Finding("error", message, where, n, remedy)
     if not problems:
         yield from _doses(conditions)
@@ -191,13 +201,39 @@ def _spellings(obs: pd.DataFrame, schema: Schema) -> Iterator[Finding]:
                 alike[_squeezed(label)].add(label)
             groups = [sorted(of) for of in alike.values() if len(of) > 1]
             if groups:
-                what = f"labels that are nearly the same, such as {groups[0][0]!r} and {groups[0][1]!r}"
+                some = "; ".join(" and ".join(map(repr, of)) for of in groups[:MAX_SHOWN])
+                what = f"labels that are nearly the same, such as {some}"
                 remedy = "if they mean one thing, write them alike"
                 counts = labels.value_counts()
                 best = [max(of, key=lambda label: (label == schema.control, counts[label])) for of in groups]
                 new = {label: to for of, to in zip(groups, best, strict=True) for label in of if label != to}
                 command = f"adata.obs[{column!r}] = adata.obs[{column!r}].astype(str).replace({new!r})"
                 yield Finding("warning", what, f"obs column {column!r}", len(groups), remedy, command)
+
+
+def _like_control(obs: pd.DataFrame, schema: Schema) -> Iterator[Finding]:
+    """Labels beside the control that read like one."""
+    if schema.control is None:
+        return
+    counts = as_text(obs[schema.condition_key]).value_counts().sort_index()
+    like = [label for label in counts.index if label != schema.control and _squeezed(label) in CONTROLS]
+    if like:
+        what = f"labels beside the control that read like one, such as {', '.join(map(repr, like[:MAX_SHOWN]))}"
+        remedy = f"if their cells are untreated, label them {schema.control!r}: as they are they count as treated"
+        column = f"obs column {schema.condition_key!r}"
+        yield Finding("warning", what, column, int(counts[like].sum()), remedy)
+
+
+def _open_times(obs: pd.DataFrame, schema: Schema) -> Iterator[Finding]:
+    if schema.time_key is None:
+        return
+    labels = as_text(obs[schema.time_key])
+    is_open = labels.str.match(OPEN_TIME)
+    if is_open.any():
+        there = ", ".join(f"{label!r} as {read_time(label):g}" for label in sorted(labels[is_open].unique()))
+        what = f"times that are open to one side, which are read as their end: {there}"
+        remedy = "how fast cells change there is wrong unless that is when they are: name a column of numbers"
+        yield Finding("warning", what, f"obs column {schema.time_key!r}", int(is_open.sum()), remedy)
 
 
 def _squeezed(label: str) -> str:

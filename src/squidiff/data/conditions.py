@@ -270,7 +270,7 @@ class ConditionEncoder:
             "embedding": "add a row for it to the embeddings",
         }[self.kind]
         raise InputError(
-            f"condition {part.name!r} is unknown to this model (it knows {len(self.names)}, such as "
+            f"condition {part.name!r} is unknown ({len(self.names)} are known, such as "
             f"{', '.join(map(repr, near))}): {remedy}"
         )
 

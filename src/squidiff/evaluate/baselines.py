@@ -131,7 +131,7 @@ class Baselines:
         Raises CannotPredict when the baseline has nothing to say of it, InputError when there is no such baseline.
         """
         if name not in NAMES:
-            raise InputError(f"there is no baseline {name!r}: choose one of {', '.join(NAMES)}")
+            raise InputError(f"there is no baseline {name!r}: choose one of {', '.join(map(repr, NAMES))}")
         source = self.populations.source(key)
         if source is None:
             raise CannotPredict(f"there are no cells to start from in context {key.context!r}")

@@ -96,7 +96,7 @@ class Anchor:
             return source.mean, "no change", None
         reasons = []
         span = self.populations.time_span
-        if key.condition and key.time is not None and span is not None and span[0] < span[1]:
+        if key.time is not None and span is not None and span[0] < span[1]:
             beyond = max(span[0] - key.time, key.time - span[1])
             if beyond > span[1] - span[0]:
                 seen = f"the times seen, {span[0]:g} to {span[1]:g},"

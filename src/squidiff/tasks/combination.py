@@ -15,6 +15,7 @@ from squidiff.response.populations import Population
 
 N_NULL = 1000
 MIN_CELLS = 10
+LEFT_OUT = "left_out"
 N_GENES = 5
 """That are named: those that add least to what is seen."""
 
@@ -37,7 +38,7 @@ def interactions(
     (`n_null` bootstraps of the cells of all populations around their means), and q, p corrected for the number of
     combinations (Benjamini and Hochberg 1995); genes, those that r is largest in. Combinations come from `pairs`
     where it is given, such as predicted cells, else from `cells`; control cells and parts always from `cells`. Raises
-    InputError when there is none.
+    InputError when there is none; attrs[LEFT_OUT] is how many lack cells of their own, of a part or of the control.
     """
     from scipy.stats import false_discovery_control
 
@@ -51,12 +52,15 @@ def interactions(
     table = both = CellTable.from_anndata(adata, schema)
     _require_logged(table, "the cells")
     if all(key[1] for key in table.keys):
-        raise InputError(f"no cell is labelled {schema.control!r}, the control: name the label of control cells")
+        raise InputError(
+            f"no cell is labelled {schema.control!r}, the control: give a file that has control cells (combinations of "
+            "another file are its pairs), or name their label"
+        )
     if pairs is not None:
         both = CellTable.from_anndata(read_cells(pairs), schema, table.genes, "the pairs", whose="the cells")
         _require_logged(both, "the pairs")
         Normalisation.of(table.survey, {}, "the values").require(both.survey, "the pairs")
-    rows = []
+    rows, n_left_out = [], 0
     for key, of_pair in sorted(
         zip((Population(*k) for k in both.keys), both.parts, strict=True), key=lambda x: str(x[0])
     ):
@@ -64,7 +68,10 @@ def interactions(
         rng = np.random.default_rng(seed)  # the same for every pair: none depends on the others
         alone = [_cells_of(table, key._replace(condition=part)) for part in parts]
         together, control = _cells_of(both, key), _cells_of(table, key._replace(condition=""))
-        if len(parts) < 2 or together is None or control is None or any(part is None for part in alone):
+        if len(parts) < 2:
+            continue
+        if together is None or control is None or any(part is None for part in alone):
+            n_left_out += 1
             continue
         found = _one(together, [part for part in alone if part is not None], control, n_null, rng, table.genes)
         rows.append(dict(zip(("context", "condition", "time"), key, strict=True)) | found)
@@ -74,6 +81,7 @@ def interactions(
             "nothing to compare it with"
         )
     scores = pd.DataFrame(rows)
+    scores.attrs[LEFT_OUT] = n_left_out
     scores.insert(scores.columns.get_loc("p") + 1, "q", false_discovery_control(scores["p"]))
     return scores.sort_values(["p", "strength"], ascending=[True, False], kind="stable", ignore_index=True)
 

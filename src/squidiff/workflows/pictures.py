@@ -368,7 +368,8 @@ def latent(
     schema = model.schema
     column = color or schema.condition_key or schema.time_key or next(iter(schema.context_keys), None)
     if column is None or column not in adata.obs:
-        raise InputError(f"obs has no column {column!r} to colour by: choose one with --color")
+        there = ", ".join(map(repr, adata.obs)) or "none"
+        raise InputError(f"obs has no column {column!r} to colour by: choose one with --color, of {there}")
     rows = np.sort(_some(np.arange(adata.n_obs), 2 * MAX_EMBEDDED, np.random.default_rng(seed)))
     z = model.encode(adata[rows].copy())
     labels = adata.obs[column].astype(str).to_numpy()[rows].tolist()

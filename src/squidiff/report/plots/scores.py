@@ -95,10 +95,16 @@ def side_by_side(rows: pd.DataFrame, methods: Sequence[str], title: str, *, figu
     goodness = np.where(higher[:, None], numbers, -numbers)
     lowest, highest = np.nanmin(goodness, axis=1, keepdims=True), np.nanmax(goodness, axis=1, keepdims=True)
     span = np.where(highest > lowest, highest - lowest, 1.0)
-    best = np.nanargmax(np.where(np.isnan(goodness[:, : len(methods)]), -np.inf, goodness[:, : len(methods)]), axis=1)
-    wins = pd.Series(best).map(dict(enumerate(methods))).value_counts()
+    of_methods = goodness[:, : len(methods)]
+    is_best = of_methods == np.nanmax(of_methods, axis=1, keepdims=True)
     if len(methods) > 1:
-        title += f": {clipped(str(wins.index[0]))} has the best value in {wins.iloc[0]} of {len(values)} rows"
+        n_best, alone = is_best.sum(axis=0), is_best.sum(axis=1) == 1
+        first = int(np.argmax(n_best))
+        shared = int((is_best[:, first] & ~alone).sum())
+        title += f": {clipped(methods[first])} has the best value in {n_best[first]} of {len(values)} rows"
+        title += f" ({shared} shared)" if shared else ""
+    n_behind = int((bounds["floor"].to_numpy() * np.where(higher, 1, -1) > np.nanmax(of_methods, axis=1)).sum())
+    title += f"; the best baseline is better in {n_behind}" if n_behind else ""
 
     several = values.index.get_level_values(0).nunique() > 1
     labels = [f"{clipped(c)}: {m.replace('_', ' ')}" if several else m.replace("_", " ") for c, m in values.index]
@@ -109,7 +115,7 @@ def side_by_side(rows: pd.DataFrame, methods: Sequence[str], title: str, *, figu
     axes.imshow((goodness - lowest) / span, cmap=PALE, aspect="auto", vmin=0, vmax=1)
     for i, j in np.ndindex(*numbers.shape):
         text = shown(numbers[i, j])
-        weight = "bold" if len(methods) > 1 and j == best[i] else "normal"
+        weight = "bold" if len(methods) > 1 and j < len(methods) and is_best[i, j] else "normal"
         axes.text(j, i, text, ha="center", va="center", fontsize=9, fontweight=weight)
     axes.axvline(len(methods) - 0.5, color="white", linewidth=4)
     axes.set_xticks(range(len(columns)), columns, fontsize=9, parse_math=False)
