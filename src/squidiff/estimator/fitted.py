@@ -24,6 +24,7 @@ from squidiff.response.populations import Population, Populations
 from squidiff.response.shape import N_QUANTILES, nonzero_quantiles
 from squidiff.response.stack import Anchor
 from squidiff.response.uncertainty import Uncertainty
+from squidiff.response.variation import N_AXES, Covariances
 from squidiff.train.checkpoint import Saved, load_standardisation, require_finite_tensors
 from squidiff.train.loop import RECIPE, Recipe
 
@@ -63,6 +64,8 @@ class Fitted:
     highest: float
     """The largest value of all."""
     normalisation: Normalisation
+    covariances: Covariances | None
+    """Of the populations; None of a run that was made without."""
     time_span: tuple[float, float] | None
     """Earliest and latest time of the first training, by which the network is told of times; None without time."""
 
@@ -156,6 +159,8 @@ class Fitted:
         if self.populations.parts is not None:
             parts = self.populations.parts
             arrays |= {f"parts.{field.name}": getattr(parts, field.name) for field in fields(parts)}
+        if self.covariances is not None:
+            arrays |= {f"covariances.{name}": values for name, values in self.covariances._asdict().items()}
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         return tensors | {f"network.{name}": t for name, t in self.network.state_dict().items()}
 
@@ -200,6 +205,7 @@ def begin_anchored(
     found = table.survey
     highest = float(found.highest.max())
     quantiles = nonzero_quantiles(sample.cells)
+    axes = standardisation.axes[:, :N_AXES].double().numpy()
     fitted = Fitted(
         table.genes,
         encoder,
@@ -209,6 +215,7 @@ def begin_anchored(
         quantiles,
         highest,
         normalisation,
+        Covariances.of(sample.cells, sample.population, len(populations.keys), axes),
         populations.time_span,
     )
     return fitted, _pairs(fitted, table, config), RECIPE
@@ -259,6 +266,7 @@ def begin_from(
         _quantiles_of(sample, earlier),
         max(earlier.highest, float(found.highest.max())),
         earlier.normalisation,
+        _covariances_of(sample, own, earlier, populations),
         earlier.time_span,
     )
     return fitted, _pairs(fitted, table, config), RECIPE
@@ -268,6 +276,13 @@ def _quantiles_of(sample: Sample, earlier: Fitted) -> np.ndarray:
     """Those of the earlier training, and of genes that were silent there those of the new cells."""
     new = nonzero_quantiles(sample.cells)
     return np.where(earlier.quantiles[-1] > 0, earlier.quantiles, new)
+
+
+def _covariances_of(sample: Sample, own: Populations, earlier: Fitted, joined: Populations) -> Covariances | None:
+    if earlier.covariances is None:
+        return None
+    new = Covariances.of(sample.cells, sample.population, len(own.keys), earlier.covariances.axes)
+    return earlier.covariances.joined(new, [(earlier.populations.find(key), own.find(key)) for key in joined.keys])
 
 
 def begin_again(fitted: Fitted, pairs: Pairs, config: Config, state: Saved) -> tuple[Fitted, Pairs]:
@@ -370,6 +385,9 @@ def rebuild(saved: dict[str, Any], tensors: dict[str, torch.Tensor], config: Con
             course=None if saved["time_span"] is None else Course(arrays["course.change"], arrays["course.noise"]),
             parts=_parts(arrays, len(saved["populations"])),
         )
+        covariances = None
+        if "covariances.axes" in arrays:
+            covariances = Covariances(*(arrays[f"covariances.{name}"] for name in Covariances._fields))
         network = Network.initialise(config, standardisation, n_condition(populations, standardisation))
         network.load_state_dict(weights)
         encoder = load_vocabulary(saved, tensors)
@@ -381,6 +399,7 @@ def rebuild(saved: dict[str, Any], tensors: dict[str, torch.Tensor], config: Con
             "populations.n_cells": (len(populations.keys),),
             "populations.variance": (len(populations.keys), len(genes)),
             "non_negative": (len(genes),),
+            **({} if covariances is None else covariances.shapes(len(populations.keys), len(genes))),
             **({} if populations.course is None else {"course.change": (len(populations.keys), len(genes))}),
             "quantiles": (N_QUANTILES, len(genes)),
             "network.center": (len(genes),),
@@ -398,6 +417,7 @@ def rebuild(saved: dict[str, Any], tensors: dict[str, torch.Tensor], config: Con
             arrays["quantiles"],
             float(saved["highest"]),
             Normalisation(**saved["normalisation"]),
+            covariances,
             None if saved["time_span"] is None else (float(saved["time_span"][0]), float(saved["time_span"][1])),
         )
     except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:

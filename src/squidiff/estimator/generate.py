@@ -24,10 +24,11 @@ from squidiff.estimator.draws import choose, distinct, draw
 from squidiff.estimator.fitted import Fitted, summarise
 from squidiff.response.groups import Group
 from squidiff.response.populations import Population, Populations, Source
-from squidiff.response.shape import ZeroLaw, covary_as, move_to_mean, take_values
+from squidiff.response.shape import ZeroLaw, covary_as, move_to_mean, set_mean, take_values
 from squidiff.response.shift import CannotPredict
 from squidiff.response.time import interpolate, times_around
 from squidiff.response.uncertainty import Interval
+from squidiff.response.variation import Variation, widened
 
 N_TOGETHER = 10
 """Cells that are given the predicted mean together, at least, or all where fewer are to start from. A query for fewer
@@ -36,6 +37,8 @@ N_BLOCK = 2048
 """Cells generated at once, about: memory does not grow with the number that is asked for."""
 PLAIN_STRENGTH = 0.9
 """Of plain generation, at least: so noised, training cells give cells that lie as far from them as true cells do."""
+REPEATED_STRENGTH = 0.75
+"""Of cells that start from few source cells, each of which is used many times: less noised, they are its copies."""
 MAX_ASSIGNED = 1024
 """Cells that optimal transport pairs at once."""
 MAX_NAMED = 20
@@ -74,6 +77,8 @@ class Plan:
     """In what the query lies far from training; '' where it does not."""
     condition: np.ndarray
     """(C,)"""
+    relatives: tuple[int, ...]
+    """Populations of training that tell how its cells vary, see `response.variation`."""
     is_plain: bool
     """Plain generation: the source cells are of the very population that is asked for, and must not be handed back."""
 
@@ -114,6 +119,12 @@ class Generator:
         """How zero fractions follow the mean, over the training populations."""
         return ZeroLaw().fit(self.fitted.populations.mean, self.fitted.populations.zero_fraction)
 
+    @cached_property
+    def variation(self) -> Variation:
+        """How conditions change the way in which cells vary."""
+        fitted = self.fitted
+        return Variation(fitted.populations, self.law, fitted.quantiles, fitted.non_negative, fitted.covariances)
+
     def plan(self, index: int, query: Query) -> Plan:
         """What will be generated for a query, from which cells. Raises InputError when it cannot be predicted."""
         key, starts = Population(*query.key), self.starts
@@ -141,7 +152,8 @@ class Generator:
         interval = self.fitted.uncertainty.interval(key, mean, group, source)
         far = "; ".join(self.fitted.uncertainty.far(key, features, source, group))
         is_new = is_plain and not self.paired
-        return Plan(index, query, start, onward, mean, predictor, interval, far, condition, is_new)
+        relatives = () if onward or source.key == key or not is_treated(query) else self.variation.relatives(key)
+        return Plan(index, query, start, onward, mean, predictor, interval, far, condition, tuple(relatives), is_new)
 
     def _answer(
         self, key: Population, query: Query, features: np.ndarray, source: Source
@@ -149,7 +161,7 @@ class Generator:
         """The mean, where it is from, and the group that answered."""
         if len(query.parts) > 1:
             self.fitted.anchor.described |= {str(p): self.fitted.encoder.describe((p,)) for p in query.parts}
-        if not query.parts or any(part.strength for part in query.parts):
+        if not query.parts or is_treated(query):
             return self.fitted.anchor.answer(key, features, source)
         untreated = key._replace(condition="")  # a drug at dose 0 changes nothing, but control cells change with time
         if source.key != untreated:
@@ -188,7 +200,7 @@ class Generator:
             zeros, mean = (
                 (1 - share) * of[plan.start] + share * of[after] for of in (self.starts.zero_fraction, self.starts.mean)
             )
-        zero_fraction = self.law.follow(mean, zeros, plan.mean)
+        zero_fraction = self.variation.zero_fraction(plan.relatives, self.law.follow(mean, zeros, plan.mean))
         n = self._n_made(plan)
         picks = [self._pick(plan.start, n)]
         if plan.onward is not None:
@@ -245,7 +257,12 @@ class Generator:
         # what each gene's values are
         moved = move_to_mean(given.given, plan.mean, zero_fraction, fitted.quantiles, given.lots, fitted.highest)
         shifted = given.given + (plan.mean - given.given.mean(axis=0))
-        moved = np.where(fitted.non_negative, moved, shifted).astype(np.float32)
+        moved = np.where(fitted.non_negative, moved, shifted)
+        width = self.variation.width(plan.relatives)
+        if width is not None:
+            wide = widened(moved, width, fitted.non_negative)
+            moved = np.where(fitted.non_negative, set_mean(wide, plan.mean, fitted.highest), wide)
+        moved = moved.astype(np.float32)
         if self.sampling.first_level:
             return sp.csr_matrix(moved), self._encoded(given.source, plan).cpu().numpy()
         # the diffusion starts halfway: what is switched on by lot forgets how genes go together, what is shifted zeros
@@ -253,6 +270,7 @@ class Generator:
         cells, z_sem = self._denoised(given, start.astype(np.float32), plan)
         if plan.is_plain:  # the source cells are of this very population, and show how its genes go together
             cells = covary_as(cells, given.given, min(len(cells), int(self.starts.n_cells[plan.start])))
+        cells = self.variation.correlate(plan.relatives, cells)
         return sp.csr_matrix(take_values(cells, moved)), z_sem
 
     @torch.no_grad()
@@ -264,8 +282,7 @@ class Generator:
         """
         network = self.fitted.network
         device = network.center.device
-        strength = max(PLAIN_STRENGTH, self.sampling.strength) if plan.is_plain else self.sampling.strength
-        levels = sampling_levels(self.sampling.n_sample_steps, strength)
+        levels = sampling_levels(self.sampling.n_sample_steps, self._strength(plan))
         anchor = torch.from_numpy(plan.mean.astype(np.float32)).to(device)
         cells, latents = [], []
         n = len(given.source)
@@ -280,6 +297,14 @@ class Generator:
             cells.append(network.restore(x0, anchor).cpu().numpy())
             latents.append(z_sem.cpu().numpy())
         return np.concatenate(cells), np.concatenate(latents)
+
+    def _strength(self, plan: Plan) -> float:
+        """More than is asked for where source cells are used several times, or given back as they are."""
+        strength = self.sampling.strength
+        if plan.is_plain:
+            return max(PLAIN_STRENGTH, strength)
+        repeated = 1 - min(1.0, int(self.starts.n_cells[plan.start]) / self._n_made(plan))
+        return strength + repeated * max(REPEATED_STRENGTH - strength, 0.0)
 
     def _encoded(self, source: np.ndarray, plan: Plan) -> torch.Tensor:
         return self.fitted.encode(source, np.tile(plan.condition, (len(source), 1)))
@@ -299,6 +324,11 @@ class Generator:
         cells, anchor = (torch.from_numpy(a.astype(np.float32)).to(network.center.device) for a in (source, mean))
         clean = levels[-1].alpha * network.standardise(cells, anchor)
         return last(invert_ddim(network.denoise(z_sem), clean.float(), levels))
+
+
+def is_treated(query: Query) -> bool:
+    """Whether it asks for something given at a dose above 0."""
+    return any(part.strength for part in query.parts)
 
 
 def understood(queries: Sequence[Query], plan: Callable[[int, Query], AnyPlan]) -> list[AnyPlan]:

@@ -134,9 +134,8 @@ def take_values(cells: np.ndarray, others: np.ndarray) -> np.ndarray:
 def covary_as(cells: np.ndarray, like: np.ndarray, n_different: int) -> np.ndarray:
     """Cells (N x G) with the covariance of others (M x G, `n_different` of them different) on the main axes of these.
 
-    In units of each gene's standard deviation, and by the map that moves cells least: with C their covariance on the
-    axes and D the wanted one, C^-1/2 (C^1/2 D C^1/2)^1/2 C^-1/2, the optimal transport between normal laws (Olkin and
-    Pukelsheim 1982). Their mean, and what lies off the axes, stay.
+    In units of each gene's standard deviation, and by the map that moves cells least. Their mean, and what lies off the
+    axes, stay.
     """
     from sklearn.decomposition import PCA
 
@@ -149,10 +148,18 @@ def covary_as(cells: np.ndarray, like: np.ndarray, n_different: int) -> np.ndarr
     pca = PCA(n_axes, random_state=0).fit(scaled)
     axes = pca.components_[pca.explained_variance_ > 1e-9 * pca.explained_variance_[0]].T.astype(np.float64)
     on_axes = (cells - center) / spread @ axes
-    wanted = np.atleast_2d(np.cov(scaled @ axes, rowvar=False))
-    root, inverse = _root(np.atleast_2d(np.cov(on_axes, rowvar=False)))
-    change = inverse @ _root(root @ wanted @ root)[0] @ inverse - np.eye(axes.shape[1])
+    here, wanted = (np.atleast_2d(np.cov(of, rowvar=False)) for of in (on_axes, scaled @ axes))
+    change = least_map(here, wanted) - np.eye(axes.shape[1])
     return np.asarray(cells + (on_axes @ change @ axes.T) * spread)
+
+
+def least_map(covariance: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The map (K x K) that gives points of a covariance C the wanted one D and moves them least.
+
+    C^-1/2 (C^1/2 D C^1/2)^1/2 C^-1/2, the optimal transport between normal laws (Olkin and Pukelsheim 1982).
+    """
+    root, inverse = _root(covariance)
+    return np.asarray(inverse @ _root(root @ wanted @ root)[0] @ inverse)
 
 
 def _root(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

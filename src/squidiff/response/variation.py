@@ -1,0 +1,208 @@
+"""How a condition changes the zeros, the spread and the correlation of genes, beside their means, as training shows.
+
+Cells that are moved to a mean keep what else their source has: of cells half of which answer, all would be half moved.
+What a move like that misses of treated populations in training is learned here, and expected of others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from squidiff.response.noise import CAUTIONS, beyond_noise, risks
+from squidiff.response.populations import Population, Populations
+from squidiff.response.shape import ZeroLaw, least_map
+
+N_AXES = 20
+MIN_SAMPLED = 50
+"""Cells of a population, that its covariance is known by."""
+LOG_VARIANCE_NOISE = 2.5
+"""Variance of the logarithm of a variance, times the number of cells: 2 of normal values, more of longer tails."""
+LARGEST_CHANGE = 2.0
+"""Of the logit of a zero fraction and the logarithm of a variance."""
+
+
+class Covariances(NamedTuple):
+    """How the genes of P populations go together, on axes that all have in common."""
+
+    axes: np.ndarray
+    """G x K"""
+    matrices: np.ndarray
+    """P x K x K, the covariance of standardised genes"""
+    n_cells: np.ndarray
+    """(P,) that tell it"""
+
+    @classmethod
+    def of(cls, cells: np.ndarray, population: np.ndarray, n_populations: int, axes: np.ndarray) -> Covariances:
+        """From cells (N x G) of known population (N,)."""
+        matrices = np.zeros((n_populations, axes.shape[1], axes.shape[1]))
+        n_cells = np.bincount(population, minlength=n_populations)
+        for i in np.flatnonzero(n_cells >= MIN_SAMPLED):
+            matrices[i] = np.cov(_standardised(cells[population == i]) @ axes, rowvar=False)
+        return cls(axes, matrices, n_cells)
+
+    def shapes(self, n_populations: int, n_genes: int) -> dict[str, tuple[int, ...]]:
+        """What the arrays of so many populations and genes must be, by their names in a run."""
+        k = self.axes.shape[-1]
+        return {
+            "covariances.axes": (n_genes, k),
+            "covariances.matrices": (n_populations, k, k),
+            "covariances.n_cells": (n_populations,),
+        }
+
+    def joined(self, others: Covariances, rows: Sequence[tuple[int | None, int | None]]) -> Covariances:
+        """Of populations that lie here, there (rows of both, on the same axes) or in both: that of more cells."""
+        of_each = [
+            (self, i) if j is None or (i is not None and self.n_cells[i] > others.n_cells[j]) else (others, j)
+            for i, j in rows
+        ]
+        matrices, n_cells = (np.stack([of[field][i] for of, i in of_each]) for field in (1, 2))
+        return Covariances(self.axes, matrices, n_cells)
+
+
+class Variation:
+    """What a move to a new mean misses of how cells vary, over the training populations."""
+
+    def __init__(
+        self,
+        populations: Populations,
+        law: ZeroLaw,
+        quantiles: np.ndarray,
+        non_negative: np.ndarray,
+        covariances: Covariances | None,
+    ) -> None:
+        """`quantiles` (Q x G): values of genes that are switched on; `non_negative` (G,): genes that have zeros."""
+        self.populations, self.law, self.covariances = populations, law, covariances
+        self.switched_on = quantiles.mean(axis=0), quantiles.var(axis=0)
+        self.non_negative = non_negative
+
+    def relatives(self, key: Population) -> list[int]:
+        """The treated populations that are most like one: itself, its condition elsewhere, or other conditions here."""
+        populations = self.populations
+        seen = populations.find(key)
+        if not populations.has_control or not key.condition:
+            return []
+        if seen is not None:
+            return [seen] if populations.sources[seen] >= 0 else []
+        return populations.elsewhere(key) or populations.treated_at.get((key.context, key.time), [])
+
+    def zero_fraction(self, relatives: Sequence[int], zeros: np.ndarray) -> np.ndarray:
+        """What the law says (G,), set right by what it misses in relatives, in logits."""
+        if not relatives:
+            return zeros
+        populations, at, start = self.populations, list(relatives), self.populations.sources[list(relatives)]
+        expected = np.stack(
+            [
+                self.law.follow(populations.mean[s], populations.zero_fraction[s], populations.mean[i])
+                for i, s in zip(at, start, strict=True)
+            ]
+        )
+        variance = expected * (1 - expected)
+        tells = (expected > 0.01) & (expected < 0.99)  # beyond, a cell more or less is a large change
+        missed = np.divide(populations.zero_fraction[at] - expected, variance, out=np.zeros_like(variance), where=tells)
+        n_cells = 1 / (1 / populations.n_cells[at] + 1 / populations.n_cells[start])
+        change = _pooled(missed, n_cells[:, None] * variance * tells)
+        odds = np.divide(zeros, 1 - zeros, out=np.ones_like(zeros), where=zeros < 1) * np.exp(change)
+        return np.where((zeros > 0) & (zeros < 1) & self.non_negative, odds / (1 + odds), zeros)
+
+    def width(self, relatives: Sequence[int]) -> np.ndarray | None:
+        """By what the spread of each gene's values that are not zero changes, (G,); None where nothing is known."""
+        if not relatives:
+            return None
+        populations, at, start = self.populations, list(relatives), self.populations.sources[list(relatives)]
+        mean, variance, shown = self._of_shown(at)
+        mean_before, variance_before, shown_before = self._of_shown(start.tolist())
+        # after a move: some keep their value, those switched on take others, and all are scaled where they come down
+        kept = np.minimum(1.0, np.divide(shown_before, shown, out=np.ones_like(shown), where=shown > 0))
+        moved = kept * mean_before + (1 - kept) * self.switched_on[0]
+        squares = kept * (variance_before + mean_before**2) + (1 - kept) * (
+            self.switched_on[1] + self.switched_on[0] ** 2
+        )
+        down = np.minimum(1.0, np.divide(mean, moved, out=np.ones_like(mean), where=moved > 0))
+        expected = np.where(self.non_negative, (squares - moved**2) * down**2, variance_before)
+        n_shown = shown * populations.n_cells[at][:, None], shown_before * populations.n_cells[start][:, None]
+        tells = (np.minimum(*n_shown) >= 10) & (variance > 1e-9) & (expected > 1e-9)
+        missed = np.log(np.divide(variance, expected, out=np.ones_like(variance), where=tells))
+        noise = LOG_VARIANCE_NOISE * sum(1 / np.maximum(n, 1.0) for n in n_shown)
+        return np.asarray(np.exp(_pooled(missed, tells / noise) / 2))
+
+    def _of_shown(self, indices: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean and variance of the values that are not zero, of genes that may be negative of all, and their share."""
+        populations = self.populations
+        mean, variance = populations.mean[indices], populations.variance[indices]
+        shown = np.where(self.non_negative, 1 - populations.zero_fraction[indices], 1.0)
+        squares = np.divide(variance + mean**2, shown, out=np.zeros_like(mean), where=shown > 0)
+        mean = np.divide(mean, shown, out=np.zeros_like(mean), where=shown > 0)
+        return mean, np.maximum(squares - mean**2, 0.0), shown
+
+    def correlate(self, relatives: Sequence[int], cells: np.ndarray) -> np.ndarray:
+        """Cells (N x G) whose genes go together as the condition makes them do, as far as that stands out of noise.
+
+        By the mean, over relatives, of the maps that give the cells of the source the covariance of the treated by
+        moving them least (optimal transport between normal laws). Of what few cells tell, only the directions are kept
+        that are longer than noise makes the longest (the semicircle law, Wigner 1958).
+        """
+        change = self._turned(relatives)
+        if change is None:
+            return cells
+        assert self.covariances is not None
+        axes, spread = self.covariances.axes, cells.std(axis=0)
+        return np.asarray(cells + _standardised(cells) @ axes @ change @ axes.T * spread)
+
+    def _turned(self, relatives: Sequence[int]) -> np.ndarray | None:
+        """The mean map but for the identity, K x K."""
+        if self.covariances is None:
+            return None
+        n, sources = self.covariances.n_cells, self.populations.sources
+        pairs = [(i, int(sources[i])) for i in relatives if min(n[i], n[sources[i]]) >= MIN_SAMPLED]
+        if not pairs:
+            return None
+        matrices = self.covariances.matrices
+        identity = np.eye(matrices.shape[1])
+        maps = np.stack([least_map(matrices[s], matrices[i]) - identity for i, s in pairs])
+        noise = np.array([0.5 * (1 / n[i] + 1 / n[s]) for i, s in pairs])  # of an entry
+        weights = (1 / noise) / (1 / noise).sum()
+        mean = np.einsum("j,jab->ab", weights, maps)
+        of_entry = float((weights**2 * noise).sum())
+        if len(pairs) > 1:  # contexts that differ by more than noise tell less
+            apart = float(weights**2 @ np.square(maps - mean).mean(axis=(1, 2))) * len(pairs) / (len(pairs) - 1)
+            of_entry = max(of_entry, apart)
+        lengths, directions = np.linalg.eigh(mean)
+        edge = 2 * len(identity) * of_entry
+        kept = np.where(lengths**2 > edge / 2, lengths**2 / (lengths**2 + edge), 0.0)
+        return np.asarray((directions * (lengths * kept)) @ directions.T)
+
+
+def widened(cells: np.ndarray, width: np.ndarray, non_negative: np.ndarray) -> np.ndarray:
+    """Cells (N x G) whose values that are not zero, or all of genes that may be negative, lie so much farther apart."""
+    shown = (cells != 0) | ~non_negative
+    mean = np.divide(cells.sum(axis=0), shown.sum(axis=0), out=np.zeros(cells.shape[1]), where=shown.any(axis=0))
+    lowest = np.where(non_negative, np.minimum(np.where(shown, cells, np.inf).min(axis=0), mean) / 2, -np.inf)
+    return np.where(shown, np.maximum(mean + (cells - mean) * width, lowest), 0.0)
+
+
+def _standardised(cells: np.ndarray) -> np.ndarray:
+    center, spread = cells.mean(axis=0, dtype=np.float64), cells.std(axis=0, dtype=np.float64)
+    return np.divide(cells - center, spread, out=np.zeros(cells.shape), where=spread > 1e-6)
+
+
+def _pooled(missed: np.ndarray, information: np.ndarray) -> np.ndarray:
+    """What is missed (J x G, with its information: inverse variances) as far as it stands out of noise, (G,).
+
+    What all genes have in common, as of deeper sequencing, and what a gene has beyond that. Relatives that differ by
+    more than their noise tell less, all alike (Birge 1932).
+    """
+    total = information.sum(axis=0)
+    tells = total > 0
+    if not tells.any():
+        return np.zeros_like(total)
+    mean = np.divide((information * missed).sum(axis=0), total, out=np.zeros_like(total), where=tells)
+    n = len(missed)
+    apart = (information * np.square(missed - mean)).sum(axis=0)[tells].mean() / (n - 1) if n > 1 else 1.0
+    noise = np.divide(max(1.0, apart), total, out=np.zeros_like(total), where=tells)
+    common = float(total @ mean / total.sum())
+    own = np.where(tells, mean - common, 0.0)
+    kept = beyond_noise(own, noise, CAUTIONS[int(np.argmin(risks(own, noise)))])
+    return np.clip(common + kept, -LARGEST_CHANGE, LARGEST_CHANGE)
