@@ -117,7 +117,7 @@ def predict(
             n_cells = write_shards(out, map(noted, parts), cells_per_shard)
     if cells_per_shard is None:
         write_cells(out, predicted)
-    say(f"the mean response is from: {', '.join(sorted(anchors))}")
+    say(f"the mean response is from: {', or '.join(sorted(anchors))}")
     say_far(far)
     say(f"{n_cells:,} predicted cells of {len(model.fitted.genes):,} genes: {out}")
 

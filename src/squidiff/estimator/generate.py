@@ -152,8 +152,8 @@ class Generator:
         interval = self.fitted.uncertainty.interval(key, mean, group, source)
         far = "; ".join(self.fitted.uncertainty.far(key, features, source, group))
         is_new = is_plain and not self.paired
-        relatives = () if onward or source.key == key or not is_treated(query) else self.variation.relatives(key)
-        return Plan(index, query, start, onward, mean, predictor, interval, far, condition, tuple(relatives), is_new)
+        relatives = () if onward or is_plain or not is_treated(query) else self.variation.relatives(key)
+        return Plan(index, query, start, onward, mean, predictor, interval, far, condition, relatives, is_new)
 
     def _answer(
         self, key: Population, query: Query, features: np.ndarray, source: Source
@@ -258,9 +258,8 @@ class Generator:
         moved = move_to_mean(given.given, plan.mean, zero_fraction, fitted.quantiles, given.lots, fitted.highest)
         shifted = given.given + (plan.mean - given.given.mean(axis=0))
         moved = np.where(fitted.non_negative, moved, shifted)
-        width = self.variation.width(plan.relatives)
-        if width is not None:
-            wide = widened(moved, width, fitted.non_negative)
+        if plan.relatives:
+            wide = widened(moved, self.variation.missed(plan.relatives).width, fitted.non_negative)
             moved = np.where(fitted.non_negative, set_mean(wide, plan.mean, fitted.highest), wide)
         moved = moved.astype(np.float32)
         if self.sampling.first_level:

@@ -68,7 +68,9 @@ def _experiment(record: Mapping[str, Any], words: Mapping[str, str]) -> NewSecti
         Block(f"{name}/observations", _callout("Important", words["observations"], _observations(record, words))),
     )
     said = record["said"]
-    issues = [f"- {_inline(text)}" for text in said["issues"]] or [f"- {words['no_issues']}"]
+    issues = [f"- {_inline(text)}" for text in said["issues"]] or [
+        f"- {words['write_here' if record['failure'] else 'no_issues']}"
+    ]
     steps = [f"- [ ] {_inline(text)}" for text in said["next_steps"]] or [f"- [ ] {words['no_next_steps']}"]
     title = f" ({_inline(said['title'])})" if said["title"] else ""
     lines = [f"## {words['experiment']}{record['number']}: Exp{record['number']:02}{title}", ""]
@@ -110,7 +112,8 @@ def _results(record: Mapping[str, Any], name: str, words: Mapping[str, str]) -> 
         findings += [words["failure"].format(failure=record["failure"])]
     judged = [row for row in record["metrics"] if row["met"] is not None]
     n_met = sum(row["met"] for row in judged)
-    findings += [words["met"].format(met=n_met, n=len(judged)) if judged else words["no_targets"]]
+    if judged or not record["failure"]:
+        findings += [words["met"].format(met=n_met, n=len(judged)) if judged else words["no_targets"]]
     missed = [_metric(row["name"], words) for row in judged if not row["met"]]
     if missed:
         findings += [words["worst"].format(names=", ".join(missed))]

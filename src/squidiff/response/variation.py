@@ -14,12 +14,14 @@ import numpy as np
 from squidiff.response.noise import CAUTIONS, beyond_noise, risks
 from squidiff.response.populations import Population, Populations
 from squidiff.response.shape import ZeroLaw, least_map
+from squidiff.response.shift import drawn
 
 N_AXES = 20
 MIN_SAMPLED = 50
 """Cells of a population, that its covariance is known by."""
 LOG_VARIANCE_NOISE = 2.5
 """Variance of the logarithm of a variance, times the number of cells: 2 of normal values, more of longer tails."""
+MAX_RELATIVES = 24
 LARGEST_CHANGE = 2.0
 """Of the logit of a zero fraction and the logarithm of a variance."""
 
@@ -62,6 +64,17 @@ class Covariances(NamedTuple):
         return Covariances(self.axes, matrices, n_cells)
 
 
+class Missed(NamedTuple):
+    """What a move to a mean misses of some populations."""
+
+    logits: np.ndarray
+    """(G,) by which zero fractions are to be changed"""
+    width: np.ndarray
+    """(G,) the factor of the spread of values that are not zero, of genes that may be negative of all"""
+    turn: np.ndarray | None
+    """K x K on the common axes: the map but for the identity; None where nothing stands out"""
+
+
 class Variation:
     """What a move to a new mean misses of how cells vary, over the training populations."""
 
@@ -77,22 +90,39 @@ class Variation:
         self.populations, self.law, self.covariances = populations, law, covariances
         self.switched_on = quantiles.mean(axis=0), quantiles.var(axis=0)
         self.non_negative = non_negative
+        self._missed: dict[tuple[int, ...], Missed] = {}
 
-    def relatives(self, key: Population) -> list[int]:
-        """The treated populations that are most like one: itself, its condition elsewhere, or other conditions here."""
+    def relatives(self, key: Population) -> tuple[int, ...]:
+        """The treated populations that are most like one: itself, its condition elsewhere, or other conditions here.
+
+        At most MAX_RELATIVES; none of cells that nothing was given.
+        """
         populations = self.populations
         seen = populations.find(key)
         if not populations.has_control or not key.condition:
-            return []
+            return ()
         if seen is not None:
-            return [seen] if populations.sources[seen] >= 0 else []
-        return populations.elsewhere(key) or populations.treated_at.get((key.context, key.time), [])
+            return (seen,) if populations.sources[seen] >= 0 else ()
+        others = populations.elsewhere(key) or populations.treated_at.get((key.context, key.time), [])
+        return tuple(drawn(others, MAX_RELATIVES))
 
-    def zero_fraction(self, relatives: Sequence[int], zeros: np.ndarray) -> np.ndarray:
-        """What the law says (G,), set right by what it misses in relatives, in logits."""
+    def missed(self, relatives: tuple[int, ...]) -> Missed:
+        """What is missed of these populations, which many queries may share."""
+        if relatives not in self._missed:
+            at, start = list(relatives), self.populations.sources[list(relatives)].tolist()
+            self._missed[relatives] = Missed(self._logits(at, start), self._width(at, start), self._turned(at, start))
+        return self._missed[relatives]
+
+    def zero_fraction(self, relatives: tuple[int, ...], zeros: np.ndarray) -> np.ndarray:
+        """What the law says (G,), set right by what it misses in relatives."""
         if not relatives:
             return zeros
-        populations, at, start = self.populations, list(relatives), self.populations.sources[list(relatives)]
+        change = np.exp(self.missed(relatives).logits)
+        odds = np.divide(zeros, 1 - zeros, out=np.ones_like(zeros), where=zeros < 1) * change
+        return np.where((zeros > 0) & (zeros < 1) & self.non_negative, odds / (1 + odds), zeros)
+
+    def _logits(self, at: list[int], start: list[int]) -> np.ndarray:
+        populations = self.populations
         expected = np.stack(
             [
                 self.law.follow(populations.mean[s], populations.zero_fraction[s], populations.mean[i])
@@ -103,17 +133,12 @@ class Variation:
         tells = (expected > 0.01) & (expected < 0.99)  # beyond, a cell more or less is a large change
         missed = np.divide(populations.zero_fraction[at] - expected, variance, out=np.zeros_like(variance), where=tells)
         n_cells = 1 / (1 / populations.n_cells[at] + 1 / populations.n_cells[start])
-        change = _pooled(missed, n_cells[:, None] * variance * tells)
-        odds = np.divide(zeros, 1 - zeros, out=np.ones_like(zeros), where=zeros < 1) * np.exp(change)
-        return np.where((zeros > 0) & (zeros < 1) & self.non_negative, odds / (1 + odds), zeros)
+        return _pooled(missed, n_cells[:, None] * variance * tells)
 
-    def width(self, relatives: Sequence[int]) -> np.ndarray | None:
-        """By what the spread of each gene's values that are not zero changes, (G,); None where nothing is known."""
-        if not relatives:
-            return None
-        populations, at, start = self.populations, list(relatives), self.populations.sources[list(relatives)]
+    def _width(self, at: list[int], start: list[int]) -> np.ndarray:
+        populations = self.populations
         mean, variance, shown = self._of_shown(at)
-        mean_before, variance_before, shown_before = self._of_shown(start.tolist())
+        mean_before, variance_before, shown_before = self._of_shown(start)
         # after a move: some keep their value, those switched on take others, and all are scaled where they come down
         kept = np.minimum(1.0, np.divide(shown_before, shown, out=np.ones_like(shown), where=shown > 0))
         moved = kept * mean_before + (1 - kept) * self.switched_on[0]
@@ -137,26 +162,25 @@ class Variation:
         mean = np.divide(mean, shown, out=np.zeros_like(mean), where=shown > 0)
         return mean, np.maximum(squares - mean**2, 0.0), shown
 
-    def correlate(self, relatives: Sequence[int], cells: np.ndarray) -> np.ndarray:
+    def correlate(self, relatives: tuple[int, ...], cells: np.ndarray) -> np.ndarray:
         """Cells (N x G) whose genes go together as the condition makes them do, as far as that stands out of noise.
 
         By the mean, over relatives, of the maps that give the cells of the source the covariance of the treated by
         moving them least (optimal transport between normal laws). Of what few cells tell, only the directions are kept
         that are longer than noise makes the longest (the semicircle law, Wigner 1958).
         """
-        change = self._turned(relatives)
-        if change is None:
+        turn = self.missed(relatives).turn if relatives else None
+        if turn is None:
             return cells
         assert self.covariances is not None
         axes, spread = self.covariances.axes, cells.std(axis=0)
-        return np.asarray(cells + _standardised(cells) @ axes @ change @ axes.T * spread)
+        return np.asarray(cells + _standardised(cells) @ axes @ turn @ axes.T * spread)
 
-    def _turned(self, relatives: Sequence[int]) -> np.ndarray | None:
-        """The mean map but for the identity, K x K."""
+    def _turned(self, at: list[int], start: list[int]) -> np.ndarray | None:
         if self.covariances is None:
             return None
-        n, sources = self.covariances.n_cells, self.populations.sources
-        pairs = [(i, int(sources[i])) for i in relatives if min(n[i], n[sources[i]]) >= MIN_SAMPLED]
+        n = self.covariances.n_cells
+        pairs = [(i, s) for i, s in zip(at, start, strict=True) if min(n[i], n[s]) >= MIN_SAMPLED]
         if not pairs:
             return None
         matrices = self.covariances.matrices
