@@ -156,9 +156,9 @@ WRONG = {
         ["prepare", "raw.h5ad", "--out", "new/t.h5ad", "--test-fraction", "0.2"],
         "--held-out) go together",
     ),
-    "no cell follows": (
+    "no cell matches": (
         ["prepare", "raw.h5ad", "--normalize", "--out", "new/t.h5ad", "--drop", "cell_type=type X"],
-        "no cell follows 'cell_type=type X'",
+        "no cell matches 'cell_type=type X'",
     ),
     "no population in both": (
         ["evaluate", "train.h5ad", "truth.h5ad", *SCHEMA_FLAGS, "--out", "new"],

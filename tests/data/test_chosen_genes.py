@@ -77,7 +77,7 @@ def test_genes_that_hardly_a_cell_shows_are_counted_among_the_chosen() -> None:
     adata = ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(20)]))
     report = prepare(adata, Schema(context_keys=("type",)), Preparation(normalize=True, n_genes=19)).report
     told = next(line for line in report if line.startswith("kept the"))
-    assert any(told.endswith(f"; {n} of them less than 0.5% of these cells show") for n in (2, 3))
+    assert any(told.endswith(f"; {n} of them are found in less than 0.5% of these cells") for n in (2, 3))
 
 
 # --- what genes cannot be chosen on

@@ -145,9 +145,9 @@ def test_dropped_cells_are_in_neither_part() -> None:
 
 def test_the_column_at_fault_is_named_and_none_where_values_never_meet() -> None:
     obs = pd.DataFrame({"type": ["T", "B"], "condition": ["A", "ctrl"]}, index=["1", "2"])
-    with pytest.raises(InputError, match=r"^no cell follows 'type=Z,condition=A': column 'type' has values such as "):
+    with pytest.raises(InputError, match=r"^no cell matches 'type=Z,condition=A': column 'type' has values such as "):
         follow_any(obs, ["type=Z,condition=A"])
-    with pytest.raises(InputError, match=r"^no cell follows 'type=T,condition=ctrl': each value is there, but never "):
+    with pytest.raises(InputError, match=r"^no cell matches 'type=T,condition=ctrl': each value is there, but never "):
         follow_any(obs, ["type=T,condition=ctrl"])
 
 
@@ -185,16 +185,16 @@ def test_a_rule_finds_a_number_however_it_is_written(dtype: object) -> None:
     assert follow_any(obs, ["name=2"]).tolist() == [False, True, False, True, False]  # names stay what they are
     obs["treated"] = [True, False, True, False, False]
     assert follow_any(obs, ["treated=True"]).tolist() == obs["treated"].tolist()
-    with pytest.raises(InputError, match="no cell follows 'treated=1'"):
+    with pytest.raises(InputError, match="no cell matches 'treated=1'"):
         follow_any(obs, ["treated=1"])
-    with pytest.raises(InputError, match="no cell follows 'dose=two'"):
+    with pytest.raises(InputError, match="no cell matches 'dose=two'"):
         follow_any(obs, ["dose=two"])
 
 
 def test_rules_that_leave_nothing_are_refused() -> None:
-    with pytest.raises(InputError, match=r"^no cell follows 'type=NK': column 'type' has values such as 'T', 'B'"):
+    with pytest.raises(InputError, match=r"^no cell matches 'type=NK': column 'type' has values such as 'T', 'B'"):
         made(drop=("type=NK",))
-    with pytest.raises(InputError, match=r"^no cell follows 'type=T,condition=C'"):
+    with pytest.raises(InputError, match=r"^no cell matches 'type=T,condition=C'"):
         made(hold_out=("type=T,condition=C",))
     with pytest.raises(InputError, match=r"^column 'donor' is missing in obs: it has type, "):
         made(hold_out=("donor=1",))

@@ -121,7 +121,7 @@ def test_a_table_of_genes_by_cells_is_told() -> None:
         upright = ad.AnnData(np.random.default_rng(0).poisson(2.0, (20, 30)).astype(np.float32))
         upright.obs_names, upright.var_names = barcodes, genes
         found = [[f.what for f in check(of, normalize=True).findings] for of in (upright, upright.T)]
-        assert [any("named as genes" in what for what in of) for of in found] == [False, True]
+        assert [any("those of genes" in what for what in of) for of in found] == [False, True]
 
 
 def test_a_loom_file_needs_its_package_or_is_read(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def evaluate(
     schema: SchemaOptions = Schema(),
     seed: Seed = 0,
 ) -> None:
-    """Score predicted cells against true ones, beside the simple baselines, with intervals and a verdict.
+    """Score predicted cells and simple baselines against true cells, with intervals and a verdict.
 
     Without schema options a file that remembers says which column means what.
     """
@@ -134,7 +134,11 @@ def _say_the_rest(scores: pd.DataFrame, out: Path, train: Path | None) -> None:
     unscored = scores.attrs[UNSCORED]
     if any(unscored.values()):
         n_predicted, n_true = unscored["predicted"], unscored["true"]
-        say(f"not scored: {n_predicted} predicted populations have no truth, {n_true} true ones no prediction")
+        missing = (
+            (n_predicted, "predicted populations have no truth"),
+            (n_true, "true populations were not predicted"),
+        )
+        say(f"not scored: {', '.join(f'{n:,} {what}' for n, what in missing if n)}")
     if train is None:
         say("without --train there are no baselines and no verdicts, and only copied cells are found as leaks")
     say(f"all methods and metrics: {out / 'metrics.csv'}")

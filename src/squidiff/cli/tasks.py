@@ -34,7 +34,7 @@ def changes(
     query: OneQuery = (),
     device: Device = "auto",
 ) -> None:
-    """Which genes a prediction changes, and how surely: a row a query and gene, with intervals, as CSV."""
+    """Which genes a prediction changes, and with what certainty: a row a query and gene, with intervals, as CSV."""
     asked = read_asked(queries, query)
     model = _ready(run, device, out, source, queries)
     count_known(model, asked, queries)

@@ -42,7 +42,9 @@ def train(
     ] = "squidiff",
     settings: Annotated[
         Path | None,
-        Parameter(help="a TOML file with a table [config] of settings, as `squidiff tune` writes. Options given win"),
+        Parameter(
+            help="a TOML file with a table [config] of settings, as `squidiff tune` writes; options take precedence"
+        ),
     ] = None,
     schema: SchemaOptions = Schema(),
     config: ConfigOptions = Config(),

@@ -95,7 +95,7 @@ def _unused_gaps(obs: pd.DataFrame, schema: Schema) -> Iterator[Finding]:
     columns = [str(c) for c, gaps in zip(obs.columns, has_gaps, strict=True) if gaps and c not in schema.columns]
     if columns:
         what = f"other columns with empty values, such as {columns[0]!r}"
-        yield Finding("warning", what, "obs", len(columns), "nothing to do, unless an option is to name them")
+        yield Finding("warning", what, "obs", len(columns), "nothing to do unless you use these columns")
 
 
 def _is_control(obs: pd.DataFrame, schema: Schema) -> np.ndarray:

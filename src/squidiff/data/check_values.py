@@ -73,7 +73,7 @@ def _empty(found: Survey, mend: Mend) -> Iterator[Finding]:
     command = mend(f"--n-genes {min(2000, n_varying)}") if n_varying else ""
     for what, chosen in (("genes without a single count", is_zero), ("constant genes", ~is_varying & ~is_zero)):
         if chosen.any():
-            remedy = "they cannot be learned from: choose genes that vary"
+            remedy = "they carry no information: choose genes that vary, as `prepare --n-genes` does"
             yield Finding("warning", what, "X", int(chosen.sum()), remedy, command)
     n_empty = int((found.n_expressed == 0).sum())
     if n_empty:
@@ -92,7 +92,7 @@ def check_names(adata: ad.AnnData, kinds: Counter[str]) -> Iterator[Finding]:
             example = names[names.duplicated()][0]
             yield Finding(severity, f"{what}, such as {example!r}", where, n, f"run `{call}`", call)  # type: ignore[arg-type]
     if looks_transposed(adata, kinds):
-        what, remedy = "cells that are named as genes, and genes that are not", "rows are cells: transpose the table"
+        what, remedy = "cell names that are those of genes", "the table looks transposed: rows must be cells"
         yield Finding("warning", what, "obs_names", adata.n_obs, remedy, "adata = adata.T")
     there = [(kind, n) for kind, n in kinds.most_common() if kind in MIXABLE and n >= SOME * adata.n_vars]
     if len(there) > 1:

@@ -52,7 +52,7 @@ class Prepared:
 def prepare(source: ad.AnnData | str | Path, schema: Schema, settings: Preparation) -> Prepared:
     """Drops, normalises, holds out and chooses genes, in this order. The data set passed in stays as it is.
 
-    Raises InputError for a missing column, a rule that no cell follows, values that are not finite, more genes asked
+    Raises InputError for a missing column, a rule that no cell matches, values that are not finite, more genes asked
     for than there are, or a share so small that it holds no cell out.
     """
     require_kind(schema, Schema, "the schema", "Schema(...)")
@@ -128,7 +128,7 @@ def _with_chosen_genes(adata: ad.AnnData, held_out: np.ndarray, settings: Prepar
     adata = adata[:, chosen].copy()
     n_showing = np.asarray((as_matrix(adata[~held_out]) != 0).sum(axis=0)).ravel()
     n_rare = int((n_showing < RARE * (~held_out).sum()).sum())
-    rare = f"; {n_rare:,} of them less than {RARE:.1%} of these cells show" if n_rare else ""
+    rare = f"; {n_rare:,} of them are found in less than {RARE:.1%} of these cells" if n_rare else ""
     which = f"that vary most over the training cells, by {settings.genes_by}{_besides(settings.keep)}"
     return adata, [f"kept the {chosen.sum():,} genes {which}{rare}"]
 

@@ -94,10 +94,10 @@ def follow_any(obs: pd.DataFrame, rules: Sequence[str]) -> np.ndarray:
         if not follows.any():
             column = next((column for column, here in has.items() if not here.any()), None)
             if column is None:
-                raise InputError(f"no cell follows {rule!r}: each value is there, but never all in one cell")
+                raise InputError(f"no cell matches {rule!r}: each value is there, but never all in one cell")
             values = as_text(obs[column]).value_counts().index[:6]
             raise InputError(
-                f"no cell follows {rule!r}: column {column!r} has values such as {', '.join(map(repr, values))}"
+                f"no cell matches {rule!r}: column {column!r} has values such as {', '.join(map(repr, values))}"
             )
         total |= follows
     return total
