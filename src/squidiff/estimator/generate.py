@@ -28,7 +28,7 @@ from squidiff.response.shape import ZeroLaw, covary_as, move_to_mean, set_mean, 
 from squidiff.response.shift import CannotPredict
 from squidiff.response.time import interpolate, times_around
 from squidiff.response.uncertainty import Interval
-from squidiff.response.variation import Variation, widened
+from squidiff.response.variation import Relatives, Variation
 
 N_TOGETHER = 10
 """Cells that are given the predicted mean together, at least, or all where fewer are to start from. A query for fewer
@@ -77,8 +77,8 @@ class Plan:
     """In what the query lies far from training; '' where it does not."""
     condition: np.ndarray
     """(C,)"""
-    relatives: tuple[int, ...]
-    """Populations of training that tell how its cells vary, see `response.variation`."""
+    relatives: Relatives
+    """What tells how its cells vary, see `response.variation`."""
     is_plain: bool
     """Plain generation: the source cells are of the very population that is asked for, and must not be handed back."""
 
@@ -152,7 +152,9 @@ class Generator:
         interval = self.fitted.uncertainty.interval(key, mean, group, source)
         far = "; ".join(self.fitted.uncertainty.far(key, features, source, group))
         is_new = is_plain and not self.paired
-        relatives = () if onward or is_plain or not is_treated(query) else self.variation.relatives(key)
+        relatives = Relatives()
+        if is_treated(query) and not onward and not is_plain:
+            relatives = self.variation.relatives(key, mean - source.mean)
         return Plan(index, query, start, onward, mean, predictor, interval, far, condition, relatives, is_new)
 
     def _answer(
@@ -258,9 +260,9 @@ class Generator:
         moved = move_to_mean(given.given, plan.mean, zero_fraction, fitted.quantiles, given.lots, fitted.highest)
         shifted = given.given + (plan.mean - given.given.mean(axis=0))
         moved = np.where(fitted.non_negative, moved, shifted)
-        if plan.relatives:
-            wide = widened(moved, self.variation.missed(plan.relatives).width, fitted.non_negative)
-            moved = np.where(fitted.non_negative, set_mean(wide, plan.mean, fitted.highest), wide)
+        if plan.relatives.at:
+            moved = self.variation.spread_out(plan.relatives, moved)
+            moved = np.where(fitted.non_negative, set_mean(moved, plan.mean, fitted.highest), moved)
         moved = moved.astype(np.float32)
         if self.sampling.first_level:
             return sp.csr_matrix(moved), self._encoded(given.source, plan).cpu().numpy()
@@ -269,7 +271,7 @@ class Generator:
         cells, z_sem = self._denoised(given, start.astype(np.float32), plan)
         if plan.is_plain:  # the source cells are of this very population, and show how its genes go together
             cells = covary_as(cells, given.given, min(len(cells), int(self.starts.n_cells[plan.start])))
-        cells = self.variation.correlate(plan.relatives, cells)
+        cells = self.variation.correlate(plan.relatives, cells, given.source)
         return sp.csr_matrix(take_values(cells, moved)), z_sem
 
     @torch.no_grad()

@@ -21,6 +21,9 @@ MIN_SAMPLED = 50
 """Cells of a population, that its covariance is known by."""
 LOG_VARIANCE_NOISE = 2.5
 """Variance of the logarithm of a variance, times the number of cells: 2 of normal values, more of longer tails."""
+N_ROUNDS = 5
+SMALLEST_SHARE = 1e-3
+"""Of the longest direction's variance, that the shortest keeps: what is taken from it may be more than it has."""
 MAX_RELATIVES = 24
 LARGEST_CHANGE = 2.0
 """Of the logit of a zero fraction and the logarithm of a variance."""
@@ -64,6 +67,14 @@ class Covariances(NamedTuple):
         return Covariances(self.axes, matrices, n_cells)
 
 
+class Relatives(NamedTuple):
+    """Treated populations of training that tell how cells vary under a condition."""
+
+    at: tuple[int, ...] = ()
+    share: float = 1.0
+    """How much of what they tell is expected."""
+
+
 class Missed(NamedTuple):
     """What a move to a mean misses of some populations."""
 
@@ -92,19 +103,24 @@ class Variation:
         self.non_negative = non_negative
         self._missed: dict[tuple[int, ...], Missed] = {}
 
-    def relatives(self, key: Population) -> tuple[int, ...]:
-        """The treated populations that are most like one: itself, its condition elsewhere, or other conditions here.
+    def relatives(self, key: Population, shift: np.ndarray) -> Relatives:
+        """What is most like a population: itself, its condition elsewhere, or other conditions here.
 
-        At most MAX_RELATIVES; none of cells that nothing was given.
+        Of other conditions as much is expected as the predicted shift of the mean (G,) is of theirs: a dose that does
+        little changes little. None of cells that nothing was given.
         """
         populations = self.populations
         seen = populations.find(key)
         if not populations.has_control or not key.condition:
-            return ()
+            return Relatives()
         if seen is not None:
-            return (seen,) if populations.sources[seen] >= 0 else ()
-        others = populations.elsewhere(key) or populations.treated_at.get((key.context, key.time), [])
-        return tuple(drawn(others, MAX_RELATIVES))
+            return Relatives((seen,)) if populations.sources[seen] >= 0 else Relatives()
+        elsewhere = populations.elsewhere(key)
+        if elsewhere:
+            return Relatives(tuple(drawn(elsewhere, MAX_RELATIVES)))
+        here = drawn(populations.treated_at.get((key.context, key.time), []), MAX_RELATIVES)
+        theirs = np.square(populations.shifts(here)).sum() / max(len(here), 1)
+        return Relatives(tuple(here), min(1.0, float(np.sqrt(np.square(shift).sum() / theirs))) if theirs > 0 else 1.0)
 
     def missed(self, relatives: tuple[int, ...]) -> Missed:
         """What is missed of these populations, which many queries may share."""
@@ -113,11 +129,11 @@ class Variation:
             self._missed[relatives] = Missed(self._logits(at, start), self._width(at, start), self._turned(at, start))
         return self._missed[relatives]
 
-    def zero_fraction(self, relatives: tuple[int, ...], zeros: np.ndarray) -> np.ndarray:
+    def zero_fraction(self, relatives: Relatives, zeros: np.ndarray) -> np.ndarray:
         """What the law says (G,), set right by what it misses in relatives."""
-        if not relatives:
+        if not relatives.at:
             return zeros
-        change = np.exp(self.missed(relatives).logits)
+        change = np.exp(relatives.share * self.missed(relatives.at).logits)
         odds = np.divide(zeros, 1 - zeros, out=np.ones_like(zeros), where=zeros < 1) * change
         return np.where((zeros > 0) & (zeros < 1) & self.non_negative, odds / (1 + odds), zeros)
 
@@ -153,6 +169,12 @@ class Variation:
         noise = LOG_VARIANCE_NOISE * sum(1 / np.maximum(n, 1.0) for n in n_shown)
         return np.asarray(np.exp(_pooled(missed, tells / noise) / 2))
 
+    def spread_out(self, relatives: Relatives, cells: np.ndarray) -> np.ndarray:
+        """Cells (N x G) whose values lie as much farther apart, or nearer, as those of relatives do after the move."""
+        if not relatives.at:
+            return cells
+        return widened(cells, self.missed(relatives.at).width ** relatives.share, self.non_negative)
+
     def _of_shown(self, indices: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mean and variance of the values that are not zero, of genes that may be negative of all, and their share."""
         populations = self.populations
@@ -162,19 +184,26 @@ class Variation:
         mean = np.divide(mean, shown, out=np.zeros_like(mean), where=shown > 0)
         return mean, np.maximum(squares - mean**2, 0.0), shown
 
-    def correlate(self, relatives: tuple[int, ...], cells: np.ndarray) -> np.ndarray:
-        """Cells (N x G) whose genes go together as the condition makes them do, as far as that stands out of noise.
+    def correlate(self, relatives: Relatives, cells: np.ndarray, source: np.ndarray) -> np.ndarray:
+        """Cells (N x G) whose genes go together otherwise than those of source cells (M x G), as the condition wants.
 
         By the mean, over relatives, of the maps that give the cells of the source the covariance of the treated by
         moving them least (optimal transport between normal laws). Of what few cells tell, only the directions are kept
-        that are longer than noise makes the longest (the semicircle law, Wigner 1958).
+        that are longer than noise makes the longest (the semicircle law, Wigner 1958). Means and spread stay.
         """
-        turn = self.missed(relatives).turn if relatives else None
+        turn = self.missed(relatives.at).turn if relatives.at else None
         if turn is None:
             return cells
         assert self.covariances is not None
-        axes, spread = self.covariances.axes, cells.std(axis=0)
-        return np.asarray(cells + _standardised(cells) @ axes @ turn @ axes.T * spread)
+        axes, identity = self.covariances.axes, np.eye(len(turn))
+        moved, change = _standardised(cells), identity + relatives.share * turn
+        before, here = (np.cov(of @ axes, rowvar=False) for of in (_standardised(source), moved))
+        lengths, directions = np.linalg.eigh(here + change @ before @ change - before)
+        wanted = (directions * np.maximum(lengths, SMALLEST_SHARE * lengths.max())) @ directions.T
+        for _ in range(N_ROUNDS):  # genes that go together more vary more, until they are standardised again
+            turned = least_map(np.cov(moved @ axes, rowvar=False), wanted) - identity
+            moved = _standardised(moved + moved @ axes @ turned @ axes.T)
+        return np.asarray(cells.mean(axis=0) + moved * cells.std(axis=0))
 
     def _turned(self, at: list[int], start: list[int]) -> np.ndarray | None:
         if self.covariances is None:
