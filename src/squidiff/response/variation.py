@@ -24,7 +24,7 @@ LOG_VARIANCE_NOISE = 2.5
 N_ROUNDS = 5
 SMALLEST_SHARE = 1e-3
 """Of the longest direction's variance, that the shortest keeps: what is taken from it may be more than it has."""
-MAX_RELATIVES = 24
+MAX_RELATIVES = 12
 LARGEST_CHANGE = 2.0
 """Of the logit of a zero fraction and the logarithm of a variance."""
 
