@@ -119,6 +119,7 @@ def test_the_order_of_populations_means_nothing_and_few_cells_tell_no_covariance
     )
     few = of_cells([drawn(rng)[:20] for _ in KEYS])
     assert few.correlate(ELSEWHERE, source, source) is source
+    assert variation.correlate(ELSEWHERE, source[:20], source[:1]).shape == (20, G)  # no covariance, and no fault
 
 
 def test_of_covariances_that_are_joined_that_of_more_cells_counts(rng: np.random.Generator) -> None:

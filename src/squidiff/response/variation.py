@@ -45,7 +45,7 @@ class Covariances(NamedTuple):
         matrices = np.zeros((n_populations, axes.shape[1], axes.shape[1]))
         n_cells = np.bincount(population, minlength=n_populations)
         for i in np.flatnonzero(n_cells >= MIN_SAMPLED):
-            matrices[i] = np.cov(_standardised(cells[population == i]) @ axes, rowvar=False)
+            matrices[i] = _covariance(_standardised(cells[population == i]), axes)
         return cls(axes, matrices, n_cells)
 
     def shapes(self, n_populations: int, n_genes: int) -> dict[str, tuple[int, ...]]:
@@ -192,16 +192,16 @@ class Variation:
         that are longer than noise makes the longest (the semicircle law, Wigner 1958). Means and spread stay.
         """
         turn = self.missed(relatives.at).turn if relatives.at else None
-        if turn is None:
+        if turn is None or len(cells) < MIN_SAMPLED:
             return cells
         assert self.covariances is not None
         axes, identity = self.covariances.axes, np.eye(len(turn))
         moved, change = _standardised(cells), identity + relatives.share * turn
-        before, here = (np.cov(of @ axes, rowvar=False) for of in (_standardised(source), moved))
+        before, here = (_covariance(of, axes) for of in (_standardised(source), moved))
         lengths, directions = np.linalg.eigh(here + change @ before @ change - before)
         wanted = (directions * np.maximum(lengths, SMALLEST_SHARE * lengths.max())) @ directions.T
         for _ in range(N_ROUNDS):  # genes that go together more vary more, until they are standardised again
-            turned = least_map(np.cov(moved @ axes, rowvar=False), wanted) - identity
+            turned = least_map(_covariance(moved, axes), wanted) - identity
             moved = _standardised(moved + moved @ axes @ turned @ axes.T)
         return np.asarray(cells.mean(axis=0) + moved * cells.std(axis=0))
 
@@ -239,6 +239,11 @@ def widened(cells: np.ndarray, width: np.ndarray, non_negative: np.ndarray) -> n
 def _standardised(cells: np.ndarray) -> np.ndarray:
     center, spread = cells.mean(axis=0, dtype=np.float64), cells.std(axis=0, dtype=np.float64)
     return np.divide(cells - center, spread, out=np.zeros(cells.shape), where=spread > 1e-6)
+
+
+def _covariance(cells: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    """K x K, of cells (N x G) on axes (G x K)."""
+    return np.atleast_2d(np.cov(cells @ axes, rowvar=False))
 
 
 def _pooled(missed: np.ndarray, information: np.ndarray) -> np.ndarray:
