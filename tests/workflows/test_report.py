@@ -132,6 +132,24 @@ def test_of_several_tables_each_verdict_names_its_own(copied: Path) -> None:
     assert "Training of task/seed-0/runs/ours" in page
 
 
+def test_a_page_replaces_pages_alone(folder: Path, tmp_path: Path) -> None:
+    """Also those of earlier versions, which do not say who made them."""
+    run, page = folder / "run", tmp_path / "page.html"
+    said = text_of(write_report(run, page))
+    assert '<meta name="generator" content="squidiff">' in said
+    page.write_text(said.replace('<meta name="generator" content="squidiff">\n', ""), encoding="utf-8")
+    assert text_of(write_report(run, page)) == said
+    page.write_text("<html>mine</html>")
+    with pytest.raises(InputError, match=r"page\.html is there already and no page of squidiff's: name another file"):
+        write_report(run, page)
+    assert page.read_text() == "<html>mine</html>"
+    weights = (run / "model.safetensors").read_bytes()
+    for name in ("model.safetensors", "page"):
+        with pytest.raises(InputError, match=r"but it will be written as a page: name it \.html$"):
+            report(run, out=run / name)
+    assert (run / "model.safetensors").read_bytes() == weights
+
+
 def test_a_folder_without_anything_of_ours_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no run, no metrics\.csv"):
         write_report(tmp_path)

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from squidiff.cli.show import say
+from squidiff.config import InputError
 from squidiff.files import require_writable
 
 
@@ -22,5 +23,7 @@ def report(
     """Write one self-contained HTML page about a run, or about all that a folder holds."""
     from squidiff.workflows.report import PAGE, write_report
 
+    if out is not None and out.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"{out} ends in {out.suffix!r}, but it will be written as a page: name it .html")
     require_writable(out or folder / PAGE)
     say(f"{write_report(folder, out, title=title, question=question)}")

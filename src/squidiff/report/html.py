@@ -19,6 +19,7 @@ import markupsafe
 import numpy as np
 import pandas as pd
 
+from squidiff.config import InputError
 from squidiff.files import write_atomically
 from squidiff.report.numbers import shown
 
@@ -90,6 +91,24 @@ class Section:
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = ()
     commands: tuple[str, ...] = ()
+
+
+_MARKS = (
+    b'<meta name="generator" content="squidiff">',
+    b"img-src data:; style-src 'unsafe-inline'; script-src 'sha256-",
+)
+"""In the head of a page: of ours, and of ours before it said so."""
+
+
+def require_own(path: Path) -> None:
+    """Raises InputError when there is a file that is no page of ours, and so not to be replaced."""
+    if path.is_file():
+        with path.open("rb") as file:
+            head = file.read(1000)
+        if not any(mark in head for mark in _MARKS):
+            raise InputError(
+                f"{path} is there already and no page of squidiff's: name another file by --out, or move it"
+            )
 
 
 def write_page(path: Path, *, title: str, lead: Sequence[str], sections: Sequence[Section]) -> Path:

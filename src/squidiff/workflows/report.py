@@ -17,7 +17,7 @@ from squidiff.evaluate.metrics import HEADLINE
 from squidiff.evaluate.scoring import OVERALL
 from squidiff.evaluate.verdict import severity
 from squidiff.files import read_json
-from squidiff.report.html import Picture, Section, Table, write_page
+from squidiff.report.html import Picture, Section, Table, require_own, write_page
 from squidiff.report.plots import to_png
 from squidiff.report.tables import METRICS_CSV, models_of, read_scores
 from squidiff.workflows import pictures
@@ -94,9 +94,12 @@ def write_report(
 
     Runs, tables of scores and of a benchmark are looked for in the folder and in those below it. `question` is what
     was asked, `commands` what makes all of it again; without them they are told from the files. `missing` is what its
-    caller knows not to be there, and why. Raises InputError when the folder holds none of these, unless that is given.
-    `failure` is why the work that it is about did not end.
+    caller knows not to be there, and why. Raises InputError when the folder holds none of these, unless that is given,
+    and when there is a file in the page's place that is no page of ours. `failure` is why the work that it is about did
+    not end.
     """
+    page = out or folder / PAGE
+    require_own(page)
     runs = sorted({path.parent for path in _below(folder, "config.json") if (path.parent / "manifest.json").is_file()})
     tables = sorted(path.parent for path in _below(folder, METRICS_CSV))
     benchmark = folder / BENCHMARK_CSV
@@ -137,7 +140,6 @@ def write_report(
     for scores in scored:
         lead += [sentence if len(scored) == 1 else f"{scores.name}: {sentence}" for sentence in scores.lead()]
     lead += [run.state for run in told if not run.is_whole]
-    page = out or folder / PAGE
     return write_page(
         page, title=title or _title(folder), lead=lead or ["Nothing has been scored yet."], sections=sections
     )
