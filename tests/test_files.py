@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from squidiff.config import InputError
-from squidiff.files import read_json, require_writable, sweep, write_atomically, write_json, write_together
+from squidiff.files import (
+    read_json,
+    require_empty,
+    require_writable,
+    sweep,
+    write_atomically,
+    write_json,
+    write_together,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -155,18 +165,55 @@ def test_a_file_that_is_missing_or_a_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
-    for name in (".model-123.pt", ".model-9.pt", ".model-ab.pt", "model.pt", ".other-1.pt", ".model-1.txt"):
+    others = (
+        ".model-1.pt",
+        ".model.squidiff-a1.pt",
+        ".other.squidiff-1.pt",
+        ".model.squidiff-1.txt",
+        ".m*.squidiff-1.pt",
+    )
+    for name in (".model.squidiff-123.pt", ".model.squidiff-9.pt", "model.pt", *others):
         (tmp_path / name).write_text("x")
 
     def killed(temporary: Path) -> None:
         temporary.write_text("half")
         (tmp_path / "left").write_bytes(temporary.read_bytes())
-        (tmp_path / "left").rename(temporary.with_name(".model-77.pt"))  # as a process of another number leaves it
+        (tmp_path / "left").rename(
+            temporary.with_name(".model.squidiff-77.pt")
+        )  # as a process of another number leaves it
         temporary.write_text("whole")
 
     write_atomically(tmp_path / "model.pt", killed)
-    sweep([tmp_path / "model.pt", tmp_path / "none" / "a.txt"])
-    assert sorted(contents(tmp_path)) == [".model-1.txt", ".model-ab.pt", ".other-1.pt", "model.pt"]
+    sweep([tmp_path / "model.pt", tmp_path / "none" / "a.txt", tmp_path / "[a-z]*.txt"])
+    assert sorted(contents(tmp_path)) == sorted(["model.pt", *others])
+
+
+def test_a_link_stays_and_its_file_is_written(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "a.txt").symlink_to("data/real.txt")
+    for text in ("new", "newer"):  # at first nothing is there
+        write_atomically(tmp_path / "a.txt", lambda temporary, text=text: temporary.write_text(text))
+        assert (tmp_path / "a.txt").is_symlink()
+        assert contents(tmp_path / "data") == {"real.txt": text.encode()}
+
+
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for refused in (
+        lambda: require_writable(tmp_path / "pipe"),
+        lambda: write_atomically(tmp_path / "pipe", lambda temporary: temporary.touch()),
+        lambda: write_atomically(Path("/dev/null"), lambda temporary: temporary.touch()),
+    ):
+        with pytest.raises(InputError, match=r"is a device or a pipe, which a file cannot replace: name a file$"):
+            refused()
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("refuse", [require_writable, require_empty])
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 300 + "/a.txt"])
+def test_a_name_that_is_too_long_is_refused(tmp_path: Path, refuse: Callable[[Path], None], name: str) -> None:
+    with pytest.raises(InputError, match=r"cannot be written: File name too long; choose another place$"):
+        refuse(tmp_path / name)
 
 
 def test_a_place_that_cannot_be_written_is_known_before(tmp_path: Path) -> None:

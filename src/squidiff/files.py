@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,50 +26,73 @@ def write_atomically(path: Path, write: Write) -> None:
 
 def write_together(writes: Mapping[Path, Write]) -> None:
     """Writes several files as `write_atomically` does; none is renamed before all are whole on the disk."""
-    temporaries = {path: _temporary(path, str(os.getpid())) for path in writes if path.name}
     for path in writes:
-        if path not in temporaries or path.is_dir():
-            raise InputError(f"{path} is a folder: name a file")
+        with saying_where(path):
+            _require_file(path)
+    temporaries = {path: _temporary(path) for path in writes}
     try:
         for path, temporary in temporaries.items():
             with saying_where(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
+                temporary.parent.mkdir(parents=True, exist_ok=True)
                 writes[path](temporary)
                 with temporary.open("r+b") as file:  # Windows syncs only what is open for writing
                     os.fsync(file.fileno())
         for path, temporary in temporaries.items():
             with saying_where(path):
-                temporary.replace(path)
+                temporary.replace(_real(path))
     finally:
         for temporary in temporaries.values():
             _remove(temporary)
 
 
-def _temporary(path: Path, process: str) -> Path:
-    return path.with_name(f".{path.stem}-{process}{path.suffix}")
+def _real(path: Path) -> Path:
+    """Where a file lies that may be named by a link, which stays."""
+    return Path(os.path.realpath(path))
+
+
+def _temporary(path: Path) -> Path:
+    path = _real(path)
+    return path.with_name(f".{path.stem}.squidiff-{os.getpid()}{path.suffix}")
+
+
+def is_temporary(name: str, path: Path) -> bool:
+    """Whether a file of this name is what a writer of `path`, of whichever process, was writing."""
+    return re.fullmatch(rf"\.{re.escape(path.stem)}\.squidiff-[0-9]+{re.escape(path.suffix)}", name) is not None
 
 
 def sweep(paths: Iterable[Path]) -> None:
     """Removes what writers of these files left behind when they were killed; for whoever alone writes them now."""
-    for path in paths:
-        for left in path.parent.glob(_temporary(path, "*[0-9]").name):
-            _remove(left)
+    for path in map(_real, paths):
+        for left in path.parent.iterdir() if path.parent.is_dir() else ():
+            if is_temporary(left.name, path):
+                _remove(left)
 
 
 def require_writable(path: Path) -> None:
     """Raises InputError when a file cannot be written there, before the work that it would hold is done."""
-    folder = next((parent for parent in path.parents if parent.exists()), Path())
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: name a file")
+    with saying_where(path):
+        _require_file(path)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            _temporary(path).stat()  # whose name is the longer one
+        folder = next((parent for parent in path.parents if parent.exists()), Path())
     if not folder.is_dir():
         raise InputError(f"{path} cannot be written: {folder} is a file, not a folder; choose another place")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{path} cannot be written: {folder} may not be written to; choose another place")
 
 
+def _require_file(path: Path) -> None:
+    if not path.name or path.is_dir():
+        raise InputError(f"{path} is a folder: name a file")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is a device or a pipe, which a file cannot replace: name a file")
+
+
 def require_empty(folder: Path) -> None:
-    """Raises InputError when there is a file in its place, or anything in the folder."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    """Raises InputError when there is a file in its place, or anything in the folder, or it may not be read."""
+    with saying_where(folder):
+        is_empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not is_empty:
         raise InputError(f"{folder} is there already and not an empty folder: choose another")
 
 

@@ -51,7 +51,7 @@ def test_what_is_left_must_be(here: Path, drops: list[str], message: str, capsys
 @pytest.mark.slow
 def test_warnings_of_the_data_are_said_by_prepare_and_by_train(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And what a killed writer left is removed."""
-    left = Path(".prepared-4711.h5ad")
+    left = Path(".prepared.squidiff-4711.h5ad")
     left.touch()
     drops = ["--drop", "condition=", "--drop", "quality=bad", "--drop", "cell_type=type B,condition=control"]
     assert squidiff("prepare", "cells.h5ad", *SCHEMA_FLAGS, *drops, "--out", "prepared.h5ad") == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from squidiff.config import InputError, flag
-from squidiff.files import read_json, sweep, write_json
+from squidiff.files import is_temporary, read_json, sweep, write_json
 from squidiff.train.run import METRICS
 from squidiff.train.saving import LOCK, PREVIOUS, STATE
 
@@ -103,7 +103,7 @@ def end_folder(folder: Path) -> None:
 def _is_ours(resume: Path) -> bool:
     """Whether a folder holds nothing but a run's saved states."""
     names = {path.name for path in resume.iterdir()} if resume.is_dir() else set()
-    return all(name in (STATE.name, PREVIOUS.name, LOCK.name) or name.startswith(f".{STATE.stem}-") for name in names)
+    return all(name in (STATE.name, PREVIOUS.name, LOCK.name) or is_temporary(name, STATE) for name in names)
 
 
 def read_object(path: Path) -> dict[str, Any]:
