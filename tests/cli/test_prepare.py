@@ -48,6 +48,12 @@ def test_what_is_left_must_be(here: Path, drops: list[str], message: str, capsys
     assert not Path("prepared.h5ad").exists()
 
 
+def test_the_file_of_genes_is_not_written_over(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("g.manifest.json").write_text("gene_001\n")
+    assert squidiff("prepare", "cells.h5ad", *SCHEMA_FLAGS, "--genes", "g.manifest.json", "--out", "g.h5ad") == 2
+    assert "g.manifest.json is named twice, as input or output" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.slow
 def test_warnings_of_the_data_are_said_by_prepare_and_by_train(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And what a killed writer left is removed."""

@@ -88,6 +88,8 @@ def prepare(
         raise InputError("give the file of cells to prepare, or several")
     manifest = out.with_suffix(".manifest.json")
     refuse_overwriting(*raw, obs, out, held_out, manifest)
+    for file in (out, held_out, manifest) if preparation.genes is not None else ():
+        refuse_overwriting(Path(preparation.genes), file)
     holds_out = bool(preparation.hold_out) or preparation.test_fraction > 0
     if holds_out != (held_out is not None):
         raise InputError("cells to hold out (--hold-out, --test-fraction) and a file for them (--held-out) go together")
