@@ -74,7 +74,7 @@ def test_a_time_is_a_number(tmp_path: Path) -> None:
 # --- what cannot be read
 
 
-@pytest.mark.parametrize("bad", ["0", "-3", "2.5", "many", "nan"])
+@pytest.mark.parametrize("bad", ["0", "-3", "2.5", "many", "nan", "inf", "1_0"])
 def test_a_number_of_cells_must_be_whole_and_positive(tmp_path: Path, bad: str) -> None:
     message = f"^n_cells of a query is '{bad}': it must be a whole number of 1 or more$"
     with pytest.raises(InputError, match=message):
@@ -88,9 +88,9 @@ def test_a_query_without_a_number_beside_one_with_it_takes_all_cells(tmp_path: P
     assert [q.n_cells for q in read_queries(frame, SCHEMA)] == [None, 3]
 
 
-def test_infinitely_many_cells_are_refused(tmp_path: Path) -> None:
+def test_too_many_cells_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"n_cells of a query is more than 10,000,000"):
-        read(tmp_path, "type,condition,dose,n_cells\nT,A,1,inf\n")
+        read(tmp_path, "type,condition,dose,n_cells\nT,A,1,10000001\n")
 
 
 def test_rows_longer_than_the_header_are_refused(tmp_path: Path) -> None:
@@ -122,6 +122,9 @@ def test_a_file_that_is_no_csv_is_refused(tmp_path: Path, content: bytes) -> Non
     (tmp_path / "q.csv").write_bytes(content)
     with pytest.raises(InputError, match=r"q\.csv cannot be read as a CSV file: "):
         read_queries(tmp_path / "q.csv", SCHEMA)
+    if b"\xff" in content:
+        with pytest.raises(InputError, match=r"; save it as UTF-8$"):
+            read_queries(tmp_path / "q.csv", SCHEMA)
     for path in (tmp_path / "none.csv", tmp_path):
         with pytest.raises(InputError, match=r"does not exist or is not a file: give a CSV file of queries$"):
             read_queries(path, SCHEMA)
@@ -145,6 +148,8 @@ def test_empty_columns_and_rows_of_a_spreadsheet_are_left_out(tmp_path: Path) ->
     [
         ("type,condition,dose,\nT,A,1,x\n", r"^column '' of the queries cannot name a column of an \.h5ad file"),
         ("type,condition,dose,a/b\nT,A,1,x\n", r"^column 'a/b' of the queries cannot name a column"),
+        ("type,condition,dose,.\nT,A,1,x\n", r"^column '\.' of the queries cannot name a column"),
+        ("type,condition,dose,..\nT,A,1,x\n", r"^column '\.\.' of the queries cannot name a column"),
         ("type,condition,dose,anchor\nT,A,1,x\n", r"^column 'anchor' of the queries has a name that predictions keep"),
         ("type,condition,dose,_index\nT,A,1,x\n", r"^column '_index' of the queries has a name"),
         ("type,condition,dose,note\nT,A,1,x\0y\n", r"^column 'note' of the queries holds the character NUL: remove"),

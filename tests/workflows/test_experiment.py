@@ -285,6 +285,18 @@ def test_what_cannot_be_asked_is_said_before_training(tmp_path: Path) -> None:
     assert not (note.parent / "exp01" / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [("dose", ""), ("library_size", "columns.library_size is a column that the data have already: name it otherwise")],
+)
+def test_columns_are_added_and_none_is_replaced(tmp_path: Path, column: str, message: str) -> None:
+    file = write(tmp_path)
+    text = file.read_text().replace("[schema]", f'[data.columns.{column}]\ndrug = "1"\n[schema]')
+    text = text.replace('context_keys = ["cell_type", "condition"]', CONTROLLED)
+    file.write_text(text.replace("test_fraction = 0.3333", 'hold_out = ["condition=control"]'))
+    assert run(file)[0].failure.startswith(message or "only control cells")
+
+
 CONTROLLED = 'condition_key = "condition"\ncontrol = "control"\ncontext_keys = ["cell_type"]'
 
 
@@ -363,6 +375,8 @@ def test_another_experiments_damaged_record_is_left_out_and_said(tmp_path: Path)
         ("[config]", '[targets]\nquality = "> 1"\n[config]', "name 'quality': known are"),
         ("[config]", '[evaluate]\nmetrics = ["r"]\n[config]', "choose some of"),
         ("[config]", "[grid]\nseed = [1]\n[config]", "has 'seed'"),
+        ("[schema]", '[data.columns."a/b"]\n[schema]', "columns.a/b of data"),
+        ("[schema]", "[data.columns._index]\n[schema]", "cannot name a column of an .h5ad file"),
         ('next_steps = ["more genes"]', "next_steps = 3", "give a list of texts"),
         ("[data]", "[data", "cannot be read as TOML"),
     ],

@@ -12,7 +12,7 @@ import pandas as pd
 
 from squidiff.config import InputError, Schema
 from squidiff.data.conditions import Part
-from squidiff.data.table import Key, as_text, group_rows
+from squidiff.data.table import Key, as_text, can_name_column, group_rows
 
 N_CELLS = "n_cells"
 MAX_CELLS = 10_000_000
@@ -112,7 +112,7 @@ def _named(table: pd.DataFrame, schema: Schema) -> pd.DataFrame:
             raise InputError(
                 f"column {name!r} of the queries has a name that predictions keep for themselves: rename it"
             )
-        if not name.strip() or "\0" in name or ("/" in name and name not in schema.columns):
+        if not can_name_column(name.replace("/", "|") if name in schema.columns else name):
             raise InputError(f"column {name!r} of the queries cannot name a column of an .h5ad file: rename it")
     return table
 
@@ -125,7 +125,9 @@ def _read_csv(path: Path) -> pd.DataFrame:
         with path.open(newline="", encoding="utf-8-sig") as file:
             header, *rows = [row for row in csv.reader(file, strict=True) if row] or [[]]
         header, rows = [name.strip() for name in header], [[value.strip() for value in row] for row in rows]
-    except (csv.Error, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} cannot be read as a CSV file: {error}; save it as UTF-8") from error
+    except csv.Error as error:
         raise InputError(f"{path} cannot be read as a CSV file: {error}") from error
     for mark, name in ((";", "semicolons"), ("\t", "tabs")):
         if len(header) == 1 and mark in header[0]:
@@ -144,7 +146,7 @@ def _n_cells(table: pd.DataFrame) -> list[int | None]:
     counts = pd.to_numeric(table[N_CELLS], errors="coerce").to_numpy(dtype=float)
     is_empty = (table[N_CELLS].isna() | (table[N_CELLS].astype(str).str.strip() == "")).to_numpy()
     is_count = np.isfinite(counts) & (counts >= 1) & (counts == np.rint(counts)) | is_empty
-    if (counts > MAX_CELLS).any():
+    if (np.isfinite(counts) & (counts > MAX_CELLS)).any():
         raise InputError(f"{N_CELLS} of a query is more than {MAX_CELLS:,}: split it into several predictions")
     if not is_count.all():
         bad = table[N_CELLS].to_numpy()[~is_count][0]

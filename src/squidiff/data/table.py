@@ -263,6 +263,11 @@ def gene_order(
     return None if list(there) == list(genes) else there.get_indexer(list(genes))
 
 
+def can_name_column(name: str) -> bool:
+    """Whether a column of an .h5ad file can have this name."""
+    return bool(name.strip()) and name not in (".", "..", "_index") and not {"/", "\0"} & set(name)
+
+
 def require_columns(obs: pd.DataFrame, columns: Sequence[str], where: str) -> None:
     """Raises InputError that names a missing column and the columns there are."""
     for column in columns:

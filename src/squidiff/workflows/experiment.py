@@ -273,6 +273,8 @@ class _Runner:
         else:
             cells = simulate_perturbation(**{"seed": self.experiment.config.seed, **wanted.simulate})
         for column, values in wanted.columns.items():
+            if column in cells.obs:
+                raise InputError(f"columns.{column} is a column that the data have already: name it otherwise")
             labels = cells.obs[self.experiment.schema.condition_key].astype(str)
             unknown = sorted(set(labels) - set(values) - {str(self.experiment.schema.control)})
             if unknown:

@@ -12,6 +12,7 @@ from typing import Any
 
 from squidiff.config import Config, InputError, Preparation, Sampling, Schema
 from squidiff.data.simulate import simulate_perturbation
+from squidiff.data.table import can_name_column
 from squidiff.evaluate.metrics import HEADLINE, METRICS
 from squidiff.workflows.settings_file import part, read_toml, refuse_others, text
 
@@ -160,6 +161,8 @@ def _data(said: Mapping[str, Any], schema: Schema, where: str) -> Data:
     refuse_others(simulate, set(inspect.signature(simulate_perturbation).parameters), f"simulate of data of {where}")
     columns = _table(data, "columns", where)
     for column, values in columns.items():
+        if not can_name_column(column):
+            raise InputError(f"columns.{column} of data of {where} cannot name a column of an .h5ad file: rename it")
         if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
             raise InputError(f"columns.{column} of data of {where} must give a text for each condition")
     if columns and schema.condition_key is None:
