@@ -154,6 +154,21 @@ def test_a_run_is_trained_further(here: Path) -> None:
             "trained without doses",
         ),
         (
+            (
+                "dose-curve",
+                "run",
+                "--source",
+                "train.h5ad",
+                "--query",
+                "condition=low",
+                "--doses",
+                "-1,1_0",
+                "--out",
+                "d",
+            ),
+            "--doses is '-1,1_0': give numbers, separated by ','",
+        ),
+        (
             ("trajectory", "timed", "--source", "days.h5ad", "--times", "1,x", "--out", "t.h5ad"),
             "--times is '1,x': give numbers, separated by ','",
         ),

@@ -132,6 +132,8 @@ def test_strength_is_the_logarithm_of_the_dose_with_the_sign_of_the_direction(
         (("A", "1+2", "activation"), "^condition 'A' has 1 parts but dose '1.2' has 2$"),
         (("A+B", "1", "activation+activation+activation"), "has 2 parts but direction .* has 3$"),
         (("A", "much", "activation"), "^dose 'much' of condition 'A' is not a number: write"),
+        (("A", "1_0", "activation"), "^dose '1_0' of condition 'A' is not a number: write"),
+        (("A", "\uff11\uff10", "activation"), "of condition 'A' is not a number: write"),
         (("A", "-1", "activation"), "^dose '-1' of condition 'A' must be a number of 0 or more$"),
         (("A", "nan", "activation"), "^dose 'nan' of condition 'A' must be a number of 0 or more$"),
         (("A", "inf", "activation"), "^dose 'inf' of condition 'A' must be a number of 0 or more$"),
@@ -302,7 +304,7 @@ def test_two_drugs_of_one_name_are_refused_and_two_spellings_of_one_are_not() ->
         ConditionEncoder.fit(halogens, dataclasses.replace(schema, fingerprint="morgan"))
 
 
-@pytest.mark.parametrize("text", ["1e+3", "1000", "1000.0"])
+@pytest.mark.parametrize("text", ["1e+3", "1000", "1000.0", " 1000 "])
 def test_a_dose_with_an_exponent_is_one_dose(text: str) -> None:
     schema = Schema(condition_key="c", control="ctrl", dose_key="d")
     (part,) = parse_condition({"c": "A", "d": text}, schema)

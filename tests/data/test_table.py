@@ -222,6 +222,8 @@ def test_only_the_smiles_may_be_left_out() -> None:
         ("1.2.3-4", "time '1.2.3-4' in column 'day' is not a number"),
         ("noon", "'noon' in column 'day' is not a number"),
         ("inf", "is not a number"),
+        ("1_0", "time '1_0' in column 'day' is not a number"),
+        ("\uff11-\uff13", "is not a number"),
     ],
 )
 def test_a_time_that_is_no_time_is_refused(time: str, message: str) -> None:

@@ -59,7 +59,9 @@ def rank(
     /,
     *,
     source: Source,
-    target: Annotated[Path, Parameter(help="the .h5ad file of the cells to come near to, all of them one population")],
+    target: Annotated[
+        Path, Parameter(help="the .h5ad file of the cells to come near to: all of them are the target together")
+    ],
     out: Csv,
     queries: Queries = None,
     query: OneQuery = (),
@@ -124,18 +126,19 @@ def dose_curve(
     *,
     source: Source,
     out: Csv,
-    doses: Annotated[str, Parameter(help="in training's unit, ascending, separated by ','")],
+    doses: Annotated[str, Parameter(help="in training's unit, ascending, separated by ','", allow_leading_hyphen=True)],
     query: Annotated[str, Parameter(help="the population but for its dose, as COLUMN=VALUE,COLUMN=VALUE")],
     device: Device = "auto",
 ) -> None:
     """How each gene's mean goes with the dose of one condition, with intervals, as CSV."""
+    from squidiff.data.conditions import read_number
     from squidiff.data.queries import require_known
     from squidiff.data.splits import parse_rule
     from squidiff.tasks import dose_curves, monotonicity
 
     model = _ready(run, device, out, source)
     require_known(parse_rule(query), model.schema)
-    table = dose_curves(model, parse_rule(query), _numbers(doses, "--doses"), source)
+    table = dose_curves(model, parse_rule(query), _numbers(doses, "--doses", read_number), source)
     _write(out, table)
     say_far(table["far"])
     ways = monotonicity(table, str(model.schema.dose_key))
@@ -205,7 +208,7 @@ def _write(out: Path, table: pd.DataFrame) -> None:
     write_atomically(out, lambda temporary: table.to_csv(temporary, index=False))
 
 
-def _numbers(text: str, option: str, read: Callable[[str], float] = float) -> list[float]:
+def _numbers(text: str, option: str, read: Callable[[str], float]) -> list[float]:
     try:
         return [read(part) for part in text.split(",")]
     except ValueError:

@@ -114,9 +114,19 @@ def _spread(
     return list(parts)
 
 
+def read_number(text: str) -> float:
+    """A number as people write one: Python itself takes 1_0, and the digits of every script.
+
+    Raises ValueError where it is none.
+    """
+    if "_" in text or not text.strip().isascii():
+        raise ValueError(f"{text!r} is not a number")
+    return float(text)
+
+
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        read_number(text)
     except ValueError:
         return False
     return True
@@ -127,7 +137,7 @@ def _dose(text: str | None, label: str) -> float | None:
         return None
     if not _is_number(text):
         raise InputError(f"dose {text!r} of condition {label!r} is not a number: write numbers, all in one unit")
-    dose = float(text)
+    dose = read_number(text)
     if not dose >= 0 or dose == float("inf"):
         raise InputError(f"dose {text!r} of condition {label!r} must be a number of 0 or more")
     return dose

@@ -27,7 +27,7 @@ from squidiff.config import (
     settings_from_json,
     settings_to_json,
 )
-from squidiff.data.conditions import Part, canonical_label, parse_condition
+from squidiff.data.conditions import Part, canonical_label, parse_condition, read_number
 from squidiff.data.matrix import CellsOnDisk, Matrix, as_matrix, blocks, dense, of_genes
 from squidiff.data.readers import noted, open_file, quiet_about_names, read_file
 from squidiff.data.survey import Survey, survey
@@ -351,7 +351,7 @@ def read_time(text: str) -> float:
     """
     within = TIME_RANGE.fullmatch(text)
     ends = [text.strip().lstrip("<>=\u2264\u2265 ")] if within is None else within.groups()
-    time = sum(map(float, ends)) / len(ends)
+    time = sum(map(read_number, ends)) / len(ends)
     if not np.isfinite(time):
         raise ValueError(f"{text} is not finite")
     return float(f"{time:.12g}")  # 0.1 * 3 is 0.3, as it is of doses

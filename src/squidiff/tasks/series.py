@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from squidiff.config import InputError
+from squidiff.data.conditions import read_number
 
 
 def along(key: str, values: Sequence[object], query: Mapping[str, object], what: str, order: str) -> pd.DataFrame:
@@ -26,7 +27,7 @@ def along(key: str, values: Sequence[object], query: Mapping[str, object], what:
 
 def _as_numbers(values: Sequence[object], what: str) -> list[float]:
     try:
-        numbers = [float(str(value)) for value in values]
+        numbers = [read_number(str(value)) for value in values]
     except ValueError:
         raise InputError(f"{what} are {list(values)}: give numbers") from None
     if not np.isfinite(numbers).all():
