@@ -187,6 +187,7 @@ WRONG = {
         "none.npz does",
     ),
     "no such tool": (["adopt", "truth.h5ad", "--tool", "oracle", "--out", "new/p.h5ad"], "oracle"),
+    "a name that is too long": (["check", f"{'x' * 300}.h5ad"], ".h5ad cannot be read or written: File name too long"),
     "no such prediction": (["evaluate", "none.h5ad", "truth.h5ad", "--out", "new"], "none.h5ad does not exist"),
 }
 

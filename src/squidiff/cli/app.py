@@ -77,13 +77,13 @@ def main(tokens: Sequence[str] | None = None) -> None:
 
 @contextmanager
 def ending_with_a_sentence(interrupted: str) -> Iterator[None]:
-    """Inside, input that cannot be used ends the process with one sentence and code 2, a signal with 128 + number."""
+    """Inside, what cannot be used ends the process with one sentence and code 2, a signal with 128 + its number."""
     for name, value in THREADS.items():
         os.environ.setdefault(name, value)
     with heard_or_not():
         try:
             yield
-        except (InputError, CycloptsError) as error:
+        except (InputError, CycloptsError, OSError) as error:
             # the main process says it and ends so: Fabric is not to kill it first for one of the others
             if not is_main_process() and getattr(error, "is_shared", False):
                 sys.exit(0)
@@ -104,4 +104,6 @@ def _sentence(error: Exception) -> str:
     cause = error.__cause__
     if isinstance(error, CycloptsError) and isinstance(cause, InputError):
         return str(cause)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename} cannot be read or written: {error.strerror}; name another file or folder"
     return " ".join(str(error).split())
