@@ -192,6 +192,15 @@ def test_a_loaded_model_predicts_the_same_bits(model: Squidiff, tmp_path: Path) 
     assert np.array_equal(loaded.encode(TRAIN), model.encode(TRAIN))
 
 
+def test_one_gene_is_enough(tmp_path: Path) -> None:
+    """Its tensors have one value each."""
+    train = TRAIN[:, :1].copy()
+    trained = Squidiff(SCHEMA, small(n_train_steps=2), "cpu").fit(train, out=tmp_path / "run")
+    one, other = (m.predict(QUERY, train) for m in (trained, Squidiff.load(tmp_path / "run", "cpu")))
+    assert one.var_names.equals(train.var_names)
+    assert np.array_equal(dense(one), dense(other))
+
+
 @pytest.mark.parametrize("kind", ["path", "text", "backed", "dense"])
 def test_a_path_and_backed_and_dense_data_give_the_same_bits(
     model: Squidiff, run: Path, tmp_path: Path, kind: str

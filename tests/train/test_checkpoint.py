@@ -178,6 +178,8 @@ def test_the_standardisation_of_a_state_comes_back_or_is_missed(saved: Path) -> 
 def test_tensors_and_note_come_back_as_they_were(tmp_path: Path) -> None:
     tensors = {
         "transposed": torch.arange(6.0).reshape(2, 3).T,
+        "one value": torch.zeros(1, 3)[:, :1].T,
+        "repeated": torch.ones(1).expand(1, 1),
         "bytes": torch.arange(5, dtype=torch.uint8),
         "scalar": torch.tensor(float("nan"), dtype=torch.float64),
     }

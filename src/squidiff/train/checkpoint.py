@@ -57,7 +57,11 @@ def _hash(tensors: Mapping[str, torch.Tensor]) -> str:
     whole = hashlib.sha256()
     for name in sorted(tensors):
         whole.update(name.encode())
-        whole.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+        values = tensors[name].reshape(-1)
+        values = values.as_strided(
+            values.shape, (1,)
+        )  # a single one is contiguous whatever its stride, which view refuses
+        whole.update(values.view(torch.uint8).numpy().data)
     return whole.hexdigest()
 
 
