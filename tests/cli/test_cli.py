@@ -17,6 +17,7 @@ import pytest
 
 from made_cells import HELD_OUT, contents, counts, dense, mean_of, split
 from squidiff.cli.app import main
+from squidiff.cli.show import say, say_error, show_table
 from squidiff.config import PRESETS, Config, Preparation, Sampling, Schema
 
 SCHEMA_FLAGS = ["--condition-key", "condition", "--control", "control", "--context-key", "cell_type"]
@@ -374,6 +375,28 @@ def test_texts_from_data_are_shown_as_they_are(
     assert "[i]p.h5ad" in capsys.readouterr().out
     assert squidiff("evaluate", "[i]p.h5ad", "[red]t.h5ad", *SCHEMA_FLAGS, "--out", "scores") == 0
     assert MARKUP in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b]0;title\x07\x1b[2J", r"\x1b]0;title\x07\x1b[2J"),
+        ("a\rb\tc\x9bd", r"a\rb\tc\x9bd"),
+        ("\N{RIGHT-TO-LEFT OVERRIDE}gnp", r"\u202egnp"),
+        ("\N{ZERO WIDTH SPACE}T", r"\u200bT"),
+        ("[b]細胞 é \N{EN DASH}", "[b]細胞 é \N{EN DASH}"),
+        ("two\nlines", "two\nlines"),
+    ],
+)
+def test_what_would_tell_the_terminal_something_is_shown_escaped(
+    text: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say(text)
+    say_error(text)
+    assert capsys.readouterr() == (f"{shown}\n", f"squidiff: {shown}\n")
+    show_table([text], [[text]], title=text)
+    lines = [line.strip("┃│ ") for line in capsys.readouterr().out.splitlines()]
+    assert all(lines.count(line) == 3 for line in shown.splitlines())
 
 
 # --- the whole chain

@@ -44,7 +44,7 @@ def check(
         say_unused(schema, data)
     report = examine(data, given(schema), normalize=normalize, held_out=held_out)
     if as_json:
-        say(json.dumps(report.to_json(), ensure_ascii=False))
+        say(json.dumps(report.to_json()))
     else:
         say(f"{data}: {report.n_cells:,} cells, {report.n_genes:,} genes")
         say(f"X holds: {report.unit}; genes have: {report.gene_names}")

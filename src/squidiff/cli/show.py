@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -67,9 +68,20 @@ def heard_or_not() -> Iterator[None]:
             yield
 
 
+def _visible(text: str) -> str:
+    """The text with an escape for each character that data may tell a terminal something by, but for line ends.
+
+    These are the control and the format characters of Unicode, such as those that turn the direction of writing.
+    """
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in ("Cc", "Cf") and c != "\n" else c
+        for c in text
+    )
+
+
 def say(text: str) -> None:
     """A line of output; the text is shown as it is, whatever brackets the data put into it."""
-    _console().print(text, markup=False)
+    _console().print(_visible(text), markup=False)
 
 
 def say_where(data: Path, on_disk: bool | None) -> None:
@@ -108,7 +120,7 @@ def say_warnings(report: CheckReport) -> None:
 
 def say_error(text: str) -> None:
     """One sentence on standard error, of whichever process."""
-    _console(stderr=True, of_all=True).print(f"squidiff: {text}", markup=False)
+    _console(stderr=True, of_all=True).print(f"squidiff: {_visible(text)}", markup=False)
 
 
 def refuse_overwriting(*files: Path | None) -> None:
@@ -139,12 +151,12 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: 
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title) if title else None, title_justify="left")
+    table = Table(title=Text(_visible(title)) if title else None, title_justify="left")
     numeric = [all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(columns))]
     for name, is_number in zip(columns, numeric, strict=True):
-        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
+        table.add_column(Text(_visible(name)), justify="right" if is_number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_cell(value)) for value in row))
+        table.add_row(*(Text(_visible(_cell(value))) for value in row))
     _console().print(table)
 
 
@@ -170,10 +182,10 @@ def progress(label: str, total: int | None = None) -> Iterator[Callable[..., Non
         TextColumn("{task.fields[note]}", markup=False),
     )
     bar = Progress(*columns, console=_console(stderr=True))
-    task = bar.add_task(label, total=total, note="")
+    task = bar.add_task(_visible(label), total=total, note="")
 
     def advance(done: int, note: object = "", total: int | None = None) -> None:
-        bar.update(task, completed=done, note=str(note), total=total)
+        bar.update(task, completed=done, note=_visible(str(note)), total=total)
 
     if bar.console.is_terminal:
         with bar:
