@@ -158,6 +158,16 @@ def test_a_file_that_was_cut_is_refused(tmp_path: Path) -> None:
             read_json(path)
 
 
+def test_what_is_nested_too_deep_is_refused_and_a_number_too_large_is_infinite(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("[" * 200_000)
+    with pytest.raises(InputError, match=r"a\.json is not valid JSON \(.*\): it was cut or changed by hand$"):
+        read_json(path)
+    for n_digits in (400, 5000):
+        path.write_text(f"[{'9' * n_digits}, -{'9' * n_digits}, {'9' * 30}]")
+        assert read_json(path) == [float("inf"), float("-inf"), int("9" * 30)]
+
+
 def test_a_file_that_is_missing_or_a_folder_is_refused(tmp_path: Path) -> None:
     for path, reason in ((tmp_path / "none.json", "No such file or directory"), (tmp_path, "Is a directory")):
         with pytest.raises(InputError, match=f"^{path} cannot be read: {reason}$"):

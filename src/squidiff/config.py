@@ -7,9 +7,9 @@ the diffusion, and the one exception that stands for bad input. Must not know: A
 from __future__ import annotations
 
 import dataclasses
-import math
 import numbers
 import shlex
+import sys
 import types
 import typing
 from dataclasses import dataclass, field
@@ -373,7 +373,7 @@ def _coerce(name: str, hint: Any, value: Any) -> Any:
     wanted = {int: numbers.Integral, float: numbers.Real}.get(hint, hint)
     if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
         raise InputError(f"{flag(name)} is {value!r}: it must be of type {hint.__name__}")
-    if hint is float and not math.isfinite(value):
+    if hint is float and not abs(value) <= sys.float_info.max:
         raise InputError(f"{flag(name)} is {value}: it must be finite")
     return hint(value)
 

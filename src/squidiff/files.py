@@ -130,8 +130,9 @@ def json_writer(value: Any) -> Write:
 def read_json(path: Path) -> Any:
     """Raises InputError when the file is missing or is not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        # what no float holds is infinite, which is refused where a finite number is wanted
+        return json.loads(path.read_text(encoding="utf-8"), parse_int=lambda d: int(d) if len(d) < 300 else float(d))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error}): it was cut or changed by hand") from error

@@ -194,6 +194,10 @@ WRONG = {
         FILE.replace('name = "floor"', 'name = "mean shift"'),
         "as a baseline or a file that every table has",
     ),
+    "a run that is no name": (
+        FILE.replace('name = "floor"', 'name = "floor"\nrun = [1]'),
+        r"has run \[1\]: name a method",
+    ),
     "two of one name": (FILE.replace('name = "floor"', 'name = "ours"'), "two of method 'ours'"),
     "a name that is a path": (FILE.replace('"held-out type"', '"../x"'), "give a text that can name a folder"),
     "the name of a file": (

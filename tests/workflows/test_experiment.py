@@ -374,6 +374,12 @@ def test_another_experiments_damaged_record_is_left_out_and_said(tmp_path: Path)
         ("[config]", '[targets]\npearson = "good"\n[config]', "write it as '< 0.05'"),
         ("[config]", '[targets]\nquality = "> 1"\n[config]', "name 'quality': known are"),
         ("[config]", '[evaluate]\nmetrics = ["r"]\n[config]', "choose some of"),
+        ("[config]", '[targets]\npearson = "> 1e999"\n[config]', "write it as '< 0.05'"),
+        ("[config]", '[evaluate]\nmetrics = [["pearson"]]\n[config]', "choose some of"),
+        ("[config]", "[grid]\nlearning_rate = [nan]\n[config]", "give a list of finite numbers"),
+        ("width = 16", f"learning_rate = {'9' * 400}", "it must be finite"),
+        ("width = 16", f"width = {'9' * 5000}", "cannot be read as TOML: Exceeds the limit"),
+        ("[data]", f"x = {'[' * 20_000}\n[data]", "cannot be read as TOML: maximum recursion depth"),
         ("[config]", "[grid]\nseed = [1]\n[config]", "has 'seed'"),
         ("[schema]", '[data.columns."a/b"]\n[schema]', "columns.a/b of data"),
         ("[schema]", "[data.columns._index]\n[schema]", "cannot name a column of an .h5ad file"),
@@ -390,6 +396,12 @@ def test_a_wrong_file_is_said_in_a_sentence(before: str, after: str, message: st
     with pytest.raises(InputError, match=re.escape(message)):
         run(file)
     assert not (tmp_path / "results").exists()
+
+
+def test_a_file_of_an_editor_that_marks_its_beginning_is_read(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    file.write_text(file.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert read_experiment(file).name == "testing"
 
 
 def test_both_languages_have_the_same_words_with_the_same_places() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import inspect
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,7 +179,7 @@ def _targets(said: Mapping[str, Any], where: str) -> dict[str, Target]:
         if name not in METRICS and name not in MEASURED:
             raise InputError(f"targets of {where} name {name!r}: known are {', '.join((*MEASURED, *METRICS))}")
         found = _TARGET.fullmatch(value.strip()) if isinstance(value, str) else None
-        if found is None:
+        if found is None or float(found[2]) == float("inf"):
             raise InputError(f"target {name} of {where} is {value!r}: write it as '< 0.05' or '> 0.8'")
         targets[name] = Target(found[1], float(found[2]))
     return targets
@@ -186,7 +187,7 @@ def _targets(said: Mapping[str, Any], where: str) -> dict[str, Target]:
 
 def _metrics(evaluate: Mapping[str, Any], where: str) -> tuple[str, ...]:
     metrics = evaluate.get("metrics", list(HEADLINE))
-    if not isinstance(metrics, list) or not metrics or not set(metrics) <= set(METRICS):
+    if not isinstance(metrics, list) or not metrics or not all(name in [*METRICS] for name in metrics):
         raise InputError(f"metrics of evaluate of {where} are {metrics!r}: choose some of {', '.join(METRICS)}")
     return tuple(metrics)
 
@@ -195,8 +196,12 @@ def _grid(said: Mapping[str, Any], where: str) -> dict[str, tuple[float, ...]]:
     grid = _table(said, "grid", where)
     refuse_others(grid, set(GRID), f"grid of {where}")
     for name, values in grid.items():
-        if not isinstance(values, list) or not values or not all(type(v) in (int, float) for v in values):
-            raise InputError(f"grid.{name} of {where} is {values!r}: give a list of numbers")
+        if (
+            not isinstance(values, list)
+            or not values
+            or not all(type(v) in (int, float) and abs(v) <= sys.float_info.max for v in values)
+        ):
+            raise InputError(f"grid.{name} of {where} is {values!r}: give a list of finite numbers")
     return {name: tuple(values) for name, values in grid.items()}
 
 

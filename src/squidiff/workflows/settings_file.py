@@ -19,10 +19,10 @@ Part = TypeVar("Part", Schema, Preparation, Config, Sampling)
 def read_toml(file: Path) -> dict[str, Any]:
     """Raises InputError when there is no such file, or it is no TOML."""
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{file} does not exist") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read as TOML: {error}") from error
 
 
