@@ -6,7 +6,9 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -19,7 +21,7 @@ from squidiff.estimator import Squidiff
 from squidiff.report.note_words import WORDS
 from squidiff.train.run import Record as LogLine
 from squidiff.train.run import read_records
-from squidiff.workflows.experiment import FAILED
+from squidiff.workflows.experiment import FAILED, read_record
 from squidiff.workflows.experiment_file import read_experiment
 from squidiff.workflows.lab_note import run_into_note
 from squidiff.workflows.measure import early_oscillation, memory_growth
@@ -344,6 +346,32 @@ def test_a_picture_that_could_not_be_drawn_is_forgotten_once_it_can(tmp_path: Pa
     assert "Not shown: sample_quality.png" in run(file)[1].read_text(encoding="utf-8")
     predicted.write_bytes(cells)
     assert "Not shown" not in run(file)[1].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda record: record["said"].pop("title"),
+        lambda record: record["said"].update(language="fr"),
+        lambda record: record["said"].update(tags=3),
+        lambda record: record["metrics"][0].pop("met"),
+        lambda record: record["metrics"][0].update(value="good"),
+        lambda record: record["samples"][0].update(n_cells=None),
+        lambda record: record.update(number="1"),
+        lambda record: record.update(status="fine"),
+        lambda record: record.update(observations=[]),
+    ],
+)
+def test_a_record_that_a_note_could_not_tell_is_none(
+    done: tuple[Path, object, Path], tmp_path: Path, edit: Callable[[dict[str, Any]], object]
+) -> None:
+    whole = done[2].parent / "exp01" / "metrics.json"
+    assert read_record(whole).number == 1
+    record = json.loads(whole.read_text())
+    edit(record)
+    (tmp_path / "metrics.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="is no record of an experiment: it was changed by hand; delete its folder"):
+        read_record(tmp_path / "metrics.json")
 
 
 @pytest.mark.slow

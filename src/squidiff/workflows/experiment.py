@@ -28,6 +28,7 @@ from squidiff.estimator.run_folder import BEFORE_DIVERGENCE, RUN_FILES, WEIGHTS
 from squidiff.evaluate.scoring import LEAKS, MODEL, OVERALL
 from squidiff.evaluate.verdict import severity
 from squidiff.files import read_json, write_atomically, write_json
+from squidiff.report.note_text import head, sections
 from squidiff.report.plots import save
 from squidiff.report.tables import METRICS_CSV, read_scores
 from squidiff.response.populations import Population
@@ -138,8 +139,13 @@ def read_record(path: Path) -> Record:
     """Raises InputError when the file is no record of an experiment."""
     said = read_json(path)
     try:
-        return Record(**said)
-    except TypeError as error:
+        record = Record(**said)
+        for value in (record.number, *(row["value"] for row in record.metrics)):
+            _number(value)
+        for tell in (sections, lambda records: head(records, "")):  # what the note could not tell is no record
+            tell([dataclasses.asdict(record)])
+        return record
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise InputError(f"{path} is no record of an experiment: it was changed by hand; delete its folder") from error
 
 
