@@ -5,8 +5,11 @@ Owns: the generative model and the record of what it drew. Must not know: models
 
 from __future__ import annotations
 
+import math
+import numbers
 import string
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 
 import anndata as ad
 import numpy as np
@@ -14,12 +17,15 @@ import pandas as pd
 import scipy.sparse as sp
 from scipy.special import ndtri
 
-from squidiff.config import InputError
+from squidiff.config import InputError, check_seed, require_kind
 
 N_POSITION = 2
 """Dimensions of the space in which the cell types lie."""
 LARGEST_CHANGE = 1.5
 """Bound, in natural logs, of a type's and of a condition's common effect: no single gene may take over the counts."""
+COUNTED = ("n_genes", "n_cell_types", "n_cells", "n_programmes")
+MAX_VALUES = 5_000_000_000
+"""Of genes by cells, zeros too: tens of GB."""
 
 
 def gamma_poisson(mean: np.ndarray, dispersion: float, rng: np.random.Generator) -> np.ndarray:
@@ -89,6 +95,9 @@ def simulate_perturbation(
     settings = {k: v for k, v in locals().items() if k not in ("conditions", "control", "seed")}
     if isinstance(conditions, str):
         raise InputError(f"conditions is one text, {conditions!r}: give a tuple, ({conditions!r},)")
+    require_kind(conditions, Iterable, "what names the conditions", "a tuple of texts")
+    require_kind(seed, numbers.Integral, "seed", "a whole number")
+    check_seed(seed)
     names = (control, *conditions)
     _check(settings, names)
 
@@ -124,7 +133,11 @@ def simulate_perturbation(
             library = median_library * np.exp(cell_rng.normal(0.0, library_sd, n_cells))
             programme = cell_rng.normal(size=(n_cells, n_programmes)) @ loading.T - 0.5 * (loading**2).sum(axis=1)
             mean = library[:, None] * share[:, t] * np.exp(programme)  # n_cells x G
-            counts.append(sp.csr_matrix(gamma_poisson(mean, dispersion, cell_rng).astype(np.float32)))
+            try:
+                drawn = gamma_poisson(mean, dispersion, cell_rng)
+            except ValueError:  # of numpy, for means that are not finite or beyond int64
+                raise InputError("the cells have too many counts to draw: lower median_library, library_sd or programme_sd") from None
+            counts.append(sp.csr_matrix(drawn.astype(np.float32)))
             obs.append(pd.DataFrame({"cell_type": cell_type, "condition": name, "library_size": library}))
 
     table = pd.concat(obs, ignore_index=True)
@@ -146,6 +159,13 @@ def _check(settings: dict[str, float], names: Sequence[str]) -> None:
     at_least = {"n_genes": 2, "n_cell_types": 1, "n_cells": 1, "n_programmes": 0} | dict.fromkeys(
         ("library_sd", "dispersion", "base_sd", "type_sd", "response_median", "programme_sd"), 0.0
     )
+    for name, value in settings.items():
+        if name in COUNTED:
+            require_kind(value, numbers.Integral, name, "a whole number")
+        else:
+            require_kind(value, numbers.Real, name, "a number")
+        if not abs(value) <= sys.float_info.max:
+            raise InputError(f"{name} is {value}: it must be finite")
     for name, low in at_least.items():
         if not settings[name] >= low:
             raise InputError(f"{name} is {settings[name]}: it must be at least {low}")
@@ -158,6 +178,13 @@ def _check(settings: dict[str, float], names: Sequence[str]) -> None:
         raise InputError(
             f"n_cell_types is {settings['n_cell_types']}: it must be at most {len(string.ascii_uppercase)}"
         )
+    n_values = len(names) * math.prod(settings[name] for name in ("n_genes", "n_cell_types", "n_cells"))
+    if n_values > MAX_VALUES or settings["n_genes"] * max(settings["n_programmes"], 1) > MAX_VALUES / 100:
+        raise InputError(
+            f"{n_values:,} values of genes by cells are too many to hold: lower n_cells, n_genes or n_programmes"
+        )
+    for name in names:
+        require_kind(name, str, "the name of a condition", "a text")
     if len(set(names)) < len(names):
         raise InputError(
             f"the conditions {', '.join(names)} hold one name twice: name the control and each condition once"
