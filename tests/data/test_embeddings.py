@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -44,6 +45,23 @@ def in_uns(value: object) -> Callable[[Path], str]:
     return write
 
 
+def dates(folder: Path) -> str:
+    np.savez(folder / "e.npz", a=np.array(["2020-01-01"], dtype="datetime64[D]"))
+    return str(folder / "e.npz")
+
+
+def records(folder: Path) -> str:
+    np.savez(folder / "e.npz", a=np.zeros(2, dtype=[("x", "f4")]))
+    return str(folder / "e.npz")
+
+
+def of_another_encoding(folder: Path) -> str:
+    where = in_uns({"a": [1.0]})(folder)
+    with h5py.File(folder / "e.h5ad", "a") as file:
+        file["uns/mine"].attrs["encoding-type"] = "of next year"
+    return where
+
+
 WRITERS = {
     "csv": as_csv,
     "npz": as_npz,
@@ -78,12 +96,32 @@ def test_a_gene_that_was_never_seen_is_described_by_its_vector(name: str, tmp_pa
         (lambda folder: in_uns({"a": [1.0]})(folder).removesuffix(":mine"), "needs a key of uns: write .*e.h5ad:KEY"),
         (in_uns({"a": [1.0, 2.0], "b": [1.0]}), "must have vectors of numbers, all of one length"),
         (in_uns({"a": [1.0, np.nan]}), "and no gaps"),
+        (
+            in_uns({"a": np.array([1 + 2j])}),
+            "must have vectors of numbers, all of one length: they are of type complex128",
+        ),
+        (in_uns(pd.DataFrame({"x": [1 + 2j]}, ["a"])), "they are of type complex128"),
+        (dates, "they are of type datetime64"),
+        (records, "they are of type "),
+        (of_another_encoding, "cannot be read: "),
         (in_uns("words"), "must hold a table, or a vector for each name"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_one_sentence(write: Callable[[Path], str], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         read_embeddings(write(tmp_path))
+
+
+def test_an_npz_file_that_is_damaged_or_locked_is_refused(tmp_path: Path) -> None:
+    whole = Path(as_npz(tmp_path)).read_bytes()
+    file = tmp_path / "damaged.npz"
+    for at in range(0, len(whole), 3):
+        for byte in (1, 255):
+            file.write_bytes(whole[:at] + bytes([whole[at] ^ byte]) + whole[at + 1 :])
+            try:
+                read_embeddings(str(file))
+            except InputError:
+                continue
 
 
 def test_an_npz_file_with_objects_is_refused_and_not_run(tmp_path: Path) -> None:

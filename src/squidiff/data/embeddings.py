@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +44,24 @@ def read_embeddings(where: str) -> tuple[tuple[str, ...], np.ndarray]:
     return names, vectors
 
 
+def refuse_other_marks(header: Sequence[object], what: str) -> None:
+    """Raises InputError where a CSV file has other marks than commas between its columns, by its header."""
+    for mark, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(header) == 1 and mark in str(header[0]):
+            raise InputError(f"{what} has {name} between its columns: write it with commas")
+
+
 def _of_csv(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
     try:
         table = pd.read_csv(path, dtype={0: str}, keep_default_na=False)  # a gene may be called NA
         vectors = table.iloc[:, 1:].replace("", "nan").to_numpy(dtype=np.float32)
     except (ValueError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise InputError(f"embeddings file {path} cannot be read as a table of names and numbers: {error}") from None
+    refuse_other_marks(list(table.columns), f"embeddings file {path}")
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first field of longer rows as the index
+        raise InputError(
+            f"embeddings file {path} has rows of more fields than its header: name every column, also the first"
+        )
     return tuple(map(str, table.iloc[:, 0])), vectors
 
 
@@ -60,7 +71,7 @@ def _of_npz(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
             return _of_arrays(dict(file), str(path))
     except InputError:
         raise
-    except (OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of numpy, zipfile and zlib, of which each has its own
         raise InputError(f"embeddings file {path} cannot be read as arrays: {error}") from None
 
 
@@ -73,7 +84,9 @@ def _of_uns(path: Path, key: str) -> tuple[tuple[str, ...], np.ndarray]:
             if key not in there:
                 raise InputError(f"embeddings file {path} has no {key!r} in uns: it has {', '.join(there) or 'none'}")
             value = ad.io.read_elem(file["uns"][key])
-    except (OSError, KeyError, RuntimeError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # of h5py and anndata, likewise
         raise InputError(f"embeddings file {path} cannot be read: {error}") from None
     if isinstance(value, pd.DataFrame):
         return _of_arrays({NAMES: value.index.to_numpy(dtype=str), VECTORS: value.to_numpy()}, str(path))
@@ -86,8 +99,17 @@ def _of_arrays(arrays: Any, where: str) -> tuple[tuple[str, ...], np.ndarray]:
         raise InputError(f"embeddings file {where} must hold a table, or a vector for each name")
     try:
         if set(arrays) == {NAMES, VECTORS}:
-            return tuple(map(str, arrays[NAMES])), np.asarray(arrays[VECTORS], dtype=np.float32)
+            return tuple(map(str, arrays[NAMES])), _numbers(arrays[VECTORS])
         names = tuple(map(str, arrays))
-        return names, np.array([np.ravel(vector) for vector in arrays.values()], dtype=np.float32)
+        return names, np.array([_numbers(vector).ravel() for vector in arrays.values()])
     except (TypeError, ValueError) as error:
         raise InputError(f"embeddings file {where} must have vectors of numbers, all of one length: {error}") from None
+
+
+def _numbers(values: Any) -> np.ndarray:
+    """As float32. Raises TypeError where they are dates, complex numbers or records, which numpy would take too."""
+    values = np.asarray(values)
+    if values.dtype.kind in "cmMV":
+        raise TypeError(f"they are of type {values.dtype}")
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused
+        return values.astype(np.float32)

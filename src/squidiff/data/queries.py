@@ -12,6 +12,7 @@ import pandas as pd
 
 from squidiff.config import InputError, Schema
 from squidiff.data.conditions import Part
+from squidiff.data.embeddings import refuse_other_marks
 from squidiff.data.table import Key, as_text, can_name_column, group_rows
 
 N_CELLS = "n_cells"
@@ -129,9 +130,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
         raise InputError(f"{path} cannot be read as a CSV file: {error}; save it as UTF-8") from error
     except csv.Error as error:
         raise InputError(f"{path} cannot be read as a CSV file: {error}") from error
-    for mark, name in ((";", "semicolons"), ("\t", "tabs")):
-        if len(header) == 1 and mark in header[0]:
-            raise InputError(f"{path} has {name} between its columns: write it with commas")
+    refuse_other_marks(header, str(path))
     rows = [row for row in rows if any(row)]
     for i, row in enumerate(rows):
         if len(row) != len(header):

@@ -136,7 +136,9 @@ def simulate_perturbation(
             try:
                 drawn = gamma_poisson(mean, dispersion, cell_rng)
             except ValueError:  # of numpy, for means that are not finite or beyond int64
-                raise InputError("the cells have too many counts to draw: lower median_library, library_sd or programme_sd") from None
+                raise InputError(
+                    "the cells have too many counts to draw: lower median_library, library_sd or programme_sd"
+                ) from None
             counts.append(sp.csr_matrix(drawn.astype(np.float32)))
             obs.append(pd.DataFrame({"cell_type": cell_type, "condition": name, "library_size": library}))
 
