@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import scipy.sparse as sp
 from squidiff.config import InputError
 from squidiff.data.readers import SHARDS
 from squidiff.data.shards import join, write_shards
-from squidiff.data.table import read_cells
+from squidiff.data.table import read_cells, write_cells
 
 
 def parts(sizes: list[int]) -> Iterator[ad.AnnData]:
@@ -65,14 +66,19 @@ def test_nothing_that_is_there_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_list_of_shards_that_are_missing_or_no_list_is_said(tmp_path: Path) -> None:
-    write_shards(tmp_path, parts([2, 2]), 2)
-    (tmp_path / "00001.h5ad").unlink()
+    folder = tmp_path / "shards"
+    write_shards(folder, parts([2, 2]), 2)
+    (folder / "00001.h5ad").unlink()
     with pytest.raises(InputError, match=r"00001.h5ad does not exist"):
-        read_cells(tmp_path)
-    for text in ("[]", "{}", '{"files": 3}', '{"files": []}', "{"):
-        (tmp_path / SHARDS).write_text(text)
+        read_cells(folder)
+    write_cells(tmp_path / "00000.h5ad", read_cells(folder / "00000.h5ad"))
+    elsewhere = ["../00000.h5ad", str(tmp_path / "00000.h5ad"), ".", "00000.h5ad\0"]
+    lists = [json.dumps({"files": [name], "n_cells": 2}) for name in elsewhere]
+    lists += [json.dumps({"files": ["00000.h5ad"] * 2, "n_cells": 4})]
+    for text in ("[]", "{}", '{"files": 3}', '{"files": []}', "{", *lists):
+        (folder / SHARDS).write_text(text)
         with pytest.raises(InputError, match=r"does not list the files of a prediction|is not valid JSON"):
-            read_cells(tmp_path)
-    (tmp_path / SHARDS).write_text('{"files": ["00000.h5ad"], "n_cells": 4}')
+            read_cells(folder)
+    (folder / SHARDS).write_text('{"files": ["00000.h5ad"], "n_cells": 4}')
     with pytest.raises(InputError, match="does not hold the cells and genes that its"):
-        read_cells(tmp_path)
+        read_cells(folder)

@@ -13,7 +13,17 @@ import scipy.sparse as sp
 from made_cells import logged
 from squidiff.config import InputError, Schema
 from squidiff.data.matrix import as_matrix
-from squidiff.data.table import CellTable, as_text, group_rows, matched, read_cells, require_columns, write_cells
+from squidiff.data.table import (
+    CellTable,
+    as_text,
+    group_rows,
+    matched,
+    read_cells,
+    remembered_schema,
+    require_columns,
+    schema_of,
+    write_cells,
+)
 
 SCHEMA = Schema(
     condition_key="condition", control="ctrl", context_keys=("type", "donor"), time_key="day", dose_key="dose"
@@ -331,6 +341,25 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.h5ad").write_text("not HDF5")
     with pytest.raises(InputError, match=r"text\.h5ad cannot be read as an \.h5ad file: [^\n]*$"):
         read_cells(tmp_path / "text.h5ad")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"context_keys": 3},
+        {"context_keys": "cell_type"},
+        {"context_keys": np.array([1, 2])},
+        {"condition_key": np.array(["a", "b"]), "control": "c"},
+        {"fingerprint": np.array(["a", "b"])},
+        {"another": 1},
+    ],
+)
+def test_a_remembered_schema_that_was_changed_is_refused(values: dict[str, object], tmp_path: Path) -> None:
+    adata = ad.AnnData(np.ones((2, 2), dtype=np.float32), uns={"squidiff_schema": values})
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    for read in (lambda: schema_of(adata, None), lambda: remembered_schema(tmp_path / "a.h5ad")):
+        with pytest.raises(InputError, match=r"^uns\['squidiff_schema'\] of the data cannot be used: "):
+            read()
 
 
 def test_labels_do_not_depend_on_how_numbers_are_stored() -> None:

@@ -349,7 +349,8 @@ def _read_zarr(path: Path) -> ad.AnnData:
 def _read_shards(folder: Path) -> ad.AnnData:
     listed = read_json(folder / SHARDS)
     names = listed.get("files") if isinstance(listed, dict) else None
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+    is_list = isinstance(names, list) and all(isinstance(name, str) and SHARD.fullmatch(name) for name in names)
+    if not names or not is_list or len(set(names)) < len(names):
         raise InputError(f"{folder / SHARDS} does not list the files of a prediction: predict again")
     parts = [read_file(folder / name) for name in names]
     n_cells = sum(part.n_obs for part in parts)

@@ -229,8 +229,11 @@ def remembered_schema(path: Path) -> Schema | None:
 
 
 def _read_schema(values: Mapping[str, Any]) -> Schema:
-    of_schema = {name: list(value) if name == "context_keys" else value for name, value in values.items()}
-    return settings_from_json(Schema, of_schema)
+    of_schema = {str(name): value.tolist() if hasattr(value, "tolist") else value for name, value in values.items()}
+    try:
+        return settings_from_json(Schema, of_schema)
+    except InputError as error:
+        raise InputError(f"uns[{SCHEMA!r}] of the data cannot be used: {error}") from error
 
 
 def matched(adata: ad.AnnData, genes: Sequence[str], where: str = "the data", whose: str = "the model") -> ad.AnnData:
