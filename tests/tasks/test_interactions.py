@@ -94,5 +94,6 @@ def test_raw_counts_and_another_unit_are_refused() -> None:
         interactions(screen(np.zeros(4)), SCHEMA, pairs=counts)
     with pytest.raises(InputError, match="--seed is -3"):
         interactions(screen(np.zeros(4)), SCHEMA, seed=-3)
-    with pytest.raises(InputError, match="--n-null is 0"):
-        interactions(screen(np.zeros(4)), SCHEMA, n_null=0)
+    for n in (0, 10**17):
+        with pytest.raises(InputError, match=f"--n-null is {n}: it must be a whole number from 1 to 100,000"):
+            interactions(screen(np.zeros(4)), SCHEMA, n_null=n)

@@ -61,6 +61,27 @@ NEEDS = {
 WITHOUT_CELLS = ("loss", "scores", "compared", "latent")
 
 
+@pytest.mark.parametrize("which", ["truth", "train"])
+def test_files_in_other_units_are_not_drawn_beside_each_other(which: str, files: dict[str, Path]) -> None:
+    cells = {name: ad.read_h5ad(files[name]) for name in ("predicted", "truth", "train")}
+    cells[which].X = np.rint(np.expm1(cells[which].X))
+    with pytest.raises(InputError, match=r"holds raw counts, but|, but the training data raw counts: give both in one"):
+        sq.pl.quality(cells["predicted"], cells["truth"], train=cells["train"], schema=SCHEMA)
+
+
+def test_genes_of_one_name_are_not_drawn(files: dict[str, Path]) -> None:
+    with pytest.warns(UserWarning, match="Variable names are not unique"):
+        cells = {name: ad.read_h5ad(files[name])[:, [0, 0, 1]].copy() for name in ("predicted", "truth")}
+    with pytest.raises(InputError, match="gene names of the prediction are not unique"):
+        sq.pl.quality(cells["predicted"], cells["truth"], schema=SCHEMA)
+
+
+@pytest.mark.parametrize("kind", ["embedding", "latent"])
+def test_a_seed_must_be_one(kind: str, files: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match="--seed is -1"):
+        KINDS[kind](*(files[name] for name in NEEDS[kind]), seed=-1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_picture_of_every_kind_is_written_as_png_and_as_vectors(

@@ -111,7 +111,7 @@ def compare(
         if trained is None
         else CellTable.from_anndata(trained, schema, genes, "the training data", whose="the prediction")
     )
-    _require_one_unit({label[name]: table for name, table in tables.items()}, target, known)
+    require_one_unit({label[name]: table for name, table in tables.items()}, target, known)
     scored = _common(tables, target, known, schema.control)
     scorer = Scorer(tables, target, known, schema, seed, names)
     generated = {key for key in scored if scorer.is_generated(key)}
@@ -150,22 +150,23 @@ def _schema(given: Schema | None, files: Sequence[ad.AnnData]) -> Schema:
     return next((schema_of(file, None) for file in files if SCHEMA in file.uns), Schema())
 
 
-def _require_one_unit(tables: Mapping[str, CellTable], target: CellTable, train: CellTable | None) -> None:
+def require_one_unit(tables: Mapping[str, CellTable], target: CellTable | None, train: CellTable | None) -> None:
     """Raises InputError where files hold counts, logarithms, other large values or centred ones, and not all alike."""
-    files = {"the truth": target, **tables} | ({} if train is None else {"the training data": train})
+    given = {"the truth": target, **tables, "the training data": train}
+    files = {name: table for name, table in given.items() if table is not None}
     for name, table in files.items():
         largest = max(float(table.survey.highest.max()), -float(table.survey.lowest.min()))
         if largest > LARGEST_VALUE:
             raise InputError(f"{name} holds values up to {largest:.3g}: no counts or logarithms of counts are as large")
     units = {name: _unit(table) for name, table in files.items()}
     # a prediction may be negative where the data are not: not every method knows of zeros
-    first = next((name for name in ("the training data", "the truth") if name in units), "the truth")
+    first = next(name for name in ("the training data", *units) if name in units)
     for name, unit in units.items():
         may_differ = name in tables and {unit, units[first]} == {LOGARITHMS, CENTRED}
         if unit != units[first] and not may_differ:
             raise InputError(f"{name} holds {unit}, but {first} {units[first]}: give both in one unit")
     own, of_training = (None if table is None else scaled_to(table.survey) for table in (target, train))
-    if differ(own, of_training):
+    if own is not None and of_training is not None and differ(own, of_training):
         told = f"the truth holds {PER_TOTAL}{own:g}, but the training data {PER_TOTAL}{of_training:g}"
         raise InputError(f"{told}: give both in one unit")
 

@@ -14,6 +14,8 @@ from squidiff.data.unit import Normalisation
 from squidiff.response.populations import Population
 
 N_NULL = 1000
+MAX_NULL = 100_000
+"""Of 1,000 cells they take 2 GB."""
 MIN_CELLS = 10
 LEFT_OUT = "left_out"
 N_GENES = 5
@@ -43,8 +45,8 @@ def interactions(
     from scipy.stats import false_discovery_control
 
     check_seed(seed)
-    if not isinstance(n_null, int) or n_null < 1:
-        raise InputError(f"--n-null is {n_null!r}: it must be a whole number of 1 or more")
+    if not isinstance(n_null, int) or not 1 <= n_null <= MAX_NULL:
+        raise InputError(f"--n-null is {n_null!r}: it must be a whole number from 1 to {MAX_NULL:,}")
     adata = read_cells(cells)
     schema = schema_of(adata, schema)
     if schema.control is None:

@@ -11,11 +11,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
-from squidiff.config import InputError, Schema
+from squidiff.config import InputError, Schema, check_seed
 from squidiff.data.conditions import Part, canonical_label
 from squidiff.data.table import CellTable, read_cells, schema_of
 from squidiff.evaluate.metrics import HEADLINE
-from squidiff.evaluate.scoring import OVERALL, Cells
+from squidiff.evaluate.scoring import OVERALL, Cells, require_one_unit
 from squidiff.report import plots
 from squidiff.report.plots import Series
 from squidiff.report.tables import models_of, read_scores, training_metrics
@@ -37,14 +37,15 @@ class Beside:
 
     @classmethod
     def read(cls, predicted: Cells, truth: Cells | None, train: Cells | None, schema: Schema | None) -> Beside:
-        """Raises InputError when a file cannot be read, or lacks a column or a gene."""
+        """Raises InputError when a file cannot be read, lacks a column or a gene, or is in another unit than others."""
         first = read_cells(predicted)
         schema = schema_of(first, schema)
-        table = CellTable.from_anndata(first, schema, where="the prediction")
+        table = CellTable.from_anndata(first, schema, tuple(map(str, first.var_names)), "the prediction")
         others = [
             None if cells is None else CellTable.from_anndata(read_cells(cells), schema, table.genes, where)
             for cells, where in ((truth, "the truth"), (train, "the training data"))
         ]
+        require_one_unit({"the prediction": table}, *others)
         return cls(table, others[0], others[1], schema)
 
     @property
@@ -202,6 +203,7 @@ def embedding(
     As many real as generated cells of each, and in a space that is fitted on all: where it is of real cells alone,
     generated ones lie apart though they be alike.
     """
+    check_seed(seed)
     beside = _beside(predicted, truth, train, schema, ["truth"])
     assert beside.truth is not None
     keys, rng = [beside.choose(name) for name in populations] or beside.keys, np.random.default_rng(seed)
@@ -363,6 +365,7 @@ def latent(
     """Cells by the latent that a trained run gives them, by condition (else time, else context) or an obs column."""
     from squidiff.estimator import Squidiff
 
+    check_seed(seed)
     model = Squidiff.load(run, device="cpu")
     adata = read_cells(cells)
     schema = model.schema
