@@ -334,6 +334,13 @@ def test_counts_are_right_only_when_they_are_to_be_normalised() -> None:
     assert check(large, SCHEMA, normalize=True).findings == ()  # counts may be large
 
 
+@pytest.mark.parametrize("other", ["cafe\N{COMBINING ACUTE ACCENT}", "caf\N{ZERO WIDTH SPACE}\xe9", "\uff43af\xe9"])
+def test_labels_that_differ_by_what_nobody_sees_are_told(other: str) -> None:
+    adata = good()
+    adata.obs["type"] = np.where(adata.obs["type"] == "T", "caf\xe9", other)
+    assert any("labels that are nearly the same" in finding.what for finding in check(adata, SCHEMA).findings)
+
+
 def test_raw_counts_are_counted_alike_dense_and_sparse() -> None:
     reports = []
     for sparse in (False, True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
@@ -190,7 +191,7 @@ def _drugs(conditions: Conditions) -> Iterator[Finding]:
 
 
 def _spellings(obs: pd.DataFrame, schema: Schema) -> Iterator[Finding]:
-    """Labels that differ in case, spaces, dashes or underscores alone, and numbers that are stored as text."""
+    """Labels that differ in case, spaces, dashes or what Unicode hides alone, and numbers that are stored as text."""
     for column in schema.columns:
         labels = as_text(obs[column])
         if column in (schema.time_key, schema.dose_key):
@@ -237,7 +238,8 @@ def _open_times(obs: pd.DataFrame, schema: Schema) -> Iterator[Finding]:
 
 
 def _squeezed(label: str) -> str:
-    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", label.strip()).casefold()
+    seen = "".join(c for c in unicodedata.normalize("NFKC", label) if unicodedata.category(c) != "Cf")  # none is seen
+    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", seen.strip()).casefold()
 
 
 def _numbers_as_text(column: pd.Series, labels: pd.Series) -> Iterator[Finding]:
