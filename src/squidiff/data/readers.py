@@ -286,6 +286,7 @@ def _reader_of(path: Path) -> Callable[[Path], ad.AnnData]:
         )
     if not path.is_file():
         raise InputError(f"{path} does not exist or is not a file: give the path of an .h5ad file")
+    path.open("rb").close()  # of a file that may not be read, h5py tells all but that
     if name.endswith((".csv", ".tsv", ".txt")):
         return _read_table
     if name.endswith(".loom"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -17,13 +18,20 @@ Part = TypeVar("Part", Schema, Preparation, Config, Sampling)
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """Raises InputError when there is no such file, or it is no TOML."""
+    """Raises InputError when there is no such file, or it is no TOML, or holds a number that is not finite."""
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"), parse_float=_finite)
     except FileNotFoundError:
         raise InputError(f"{file} does not exist") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read as TOML: {error}") from error
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no finite number")
+    return number
 
 
 def part(kind: type[Part], entry: Mapping[str, Any], name: str, where: str) -> Part:
