@@ -202,6 +202,7 @@ def test_a_training_condition_without_an_embedding_is_refused(tmp_path: Path) ->
         ("name,x\nA,1\nA,2\n", "names a part twice: 'A'$"),
         ("name,x,y\nA,1,\nB,1,2\n", "at least one column of numbers and no gaps$"),
         ("name,x\nA,inf\n", "at least one column of numbers and no gaps$"),
+        ("name,x\nA,1e300\n", "at least one column of numbers and no gaps$"),
         ("name\nA\nB\n", "at least one column of numbers and no gaps$"),
         ("name;x\nA;1\n", "has semicolons between its columns: write it with commas$"),
         ("name\tx\nA\t1\n", "has tabs between its columns: write it with commas$"),

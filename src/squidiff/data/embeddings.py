@@ -54,7 +54,7 @@ def refuse_other_marks(header: Sequence[object], what: str) -> None:
 def _of_csv(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
     try:
         table = pd.read_csv(path, dtype={0: str}, keep_default_na=False)  # a gene may be called NA
-        vectors = table.iloc[:, 1:].replace("", "nan").to_numpy(dtype=np.float32)
+        vectors = _numbers(table.iloc[:, 1:].replace("", "nan"))
     except (ValueError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise InputError(f"embeddings file {path} cannot be read as a table of names and numbers: {error}") from None
     refuse_other_marks(list(table.columns), f"embeddings file {path}")
