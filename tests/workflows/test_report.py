@@ -150,6 +150,17 @@ def test_a_page_replaces_pages_alone(folder: Path, tmp_path: Path) -> None:
     assert (run / "model.safetensors").read_bytes() == weights
 
 
+def test_what_was_changed_by_hand_is_said_or_shown_as_it_is(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "run", tmp_path / "run")
+    provenance, log = (tmp_path / "run" / name for name in ("provenance.json", "metrics.jsonl"))
+    provenance.write_text(json.dumps(json.loads(provenance.read_text()) | {"data": {"a": 1}}))
+    first, *others = log.read_text().splitlines()
+    log.write_text("\n".join([json.dumps(json.loads(first) | {"loss": 10**400}), *others, ""]))
+    page = text_of(write_report(tmp_path / "run"))
+    assert "squidiff train {&#39;a&#39;: 1}" in page
+    assert "int too large to convert to float; it was damaged, or changed by hand" in page
+
+
 def test_a_folder_without_anything_of_ours_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no run, no metrics\.csv"):
         write_report(tmp_path)

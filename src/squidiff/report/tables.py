@@ -29,7 +29,7 @@ def training_metrics(run: Path) -> pd.DataFrame:
             raise InputError(f"{path} holds no line yet: training ended before its first logging interval")
         table = pd.DataFrame(rows).astype({"validation_loss": float})
         return table.astype(dict.fromkeys(("step", "loss", "learning_rate"), float)).astype({"step": int})
-    except (KeyError, OSError, TypeError, ValueError) as error:
+    except (KeyError, OSError, OverflowError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} cannot be read: {error}; it was damaged, or changed by hand") from error
