@@ -58,10 +58,8 @@ def _hash(tensors: Mapping[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         whole.update(name.encode())
         values = tensors[name].reshape(-1)
-        values = values.as_strided(
-            values.shape, (1,)
-        )  # a single one is contiguous whatever its stride, which view refuses
-        whole.update(values.view(torch.uint8).numpy().data)
+        # a single value is contiguous whatever its stride, which `view` refuses
+        whole.update(values.as_strided(values.shape, (1,)).view(torch.uint8).numpy().data)
     return whole.hexdigest()
 
 

@@ -262,7 +262,7 @@ def _method(entry: Mapping[str, Any], where: str, before: tuple[Method, ...]) ->
     if "run" not in entry:
         return Method(name, name, baseline, config, sampling)
     trained = {method.name: method for method in before if method.baseline is None and method.run == method.name}
-    if entry["run"] not in [*trained] or baseline is not None or "config" in entry:
+    if entry["run"] not in list(trained) or baseline is not None or "config" in entry:
         raise InputError(
             f"{where} has run {entry['run']!r}: name a method before it that is trained, and give no baseline or config"
         )
