@@ -21,8 +21,8 @@ from squidiff.estimator import Squidiff
 from squidiff.report.note_words import WORDS
 from squidiff.train.run import Record as LogLine
 from squidiff.train.run import read_records
-from squidiff.workflows.experiment import FAILED, read_record
 from squidiff.workflows.experiment_file import read_experiment
+from squidiff.workflows.experiment_record import FAILED, read_record
 from squidiff.workflows.lab_note import run_into_note
 from squidiff.workflows.measure import early_oscillation, memory_growth
 

@@ -24,8 +24,8 @@ def experiment(
     What the author wrote into the note stays; what is there of the experiment already is not run again.
     """
     from squidiff.report.numbers import shown
-    from squidiff.workflows.experiment import FAILED
     from squidiff.workflows.experiment_file import read_experiment
+    from squidiff.workflows.experiment_record import FAILED
     from squidiff.workflows.lab_note import run_into_note
 
     record, note = run_into_note(read_experiment(file), file, out, device=device, say=say, progress=progress)

@@ -28,7 +28,6 @@ from squidiff.estimator.run_folder import BEFORE_DIVERGENCE, RUN_FILES, WEIGHTS
 from squidiff.evaluate.scoring import LEAKS, MODEL, OVERALL
 from squidiff.evaluate.verdict import severity
 from squidiff.files import read_json, write_atomically, write_json
-from squidiff.report.note_text import head, sections
 from squidiff.report.plots import save
 from squidiff.report.tables import METRICS_CSV, read_scores
 from squidiff.response.populations import Population
@@ -39,14 +38,14 @@ from squidiff.workflows import pictures
 from squidiff.workflows.benchmark import hash_file
 from squidiff.workflows.demo import Progress
 from squidiff.workflows.experiment_file import MEASURED, Experiment
+from squidiff.workflows.experiment_record import DONE, FAILED, RECORD, Record, number, read_record
 from squidiff.workflows.measure import Watch, early_oscillation, memory_growth
 from squidiff.workflows.report import write_report
 from squidiff.workflows.scores import write_scores
 
 DATA, TRAIN, TRUTH, QUERIES, PREDICTED = "data.h5ad", "train.h5ad", "truth.h5ad", "queries.csv", "predicted.h5ad"
 RUN, TRIALS, SCORES = "run", "trials", "scores"
-LOSS, QUALITY, RECORD, ASKED = "training_loss.png", "sample_quality.png", "metrics.json", "asked.json"
-DONE, FAILED = "done", "failed"
+LOSS, QUALITY, ASKED = "training_loss.png", "sample_quality.png", "asked.json"
 FAILURES = (InputError, MemoryError, RuntimeError)
 """Of which torch's, when memory is not enough, are some."""
 N_STEPS_OF_A_TRIAL_BATCH = 12
@@ -58,32 +57,6 @@ Say = Callable[[str], None]
 def silently(label: str, total: int) -> Iterator[Callable[..., None]]:
     """A progress bar that is not shown."""
     yield lambda done, note="": None
-
-
-@dataclass
-class Record:
-    """What is known of an experiment; metrics.json holds it, and the note is made of it alone."""
-
-    number: int
-    said: dict[str, Any]
-    """What its author wrote in the file."""
-    status: str = DONE
-    failure: str = ""
-    date: str = ""
-    samples: list[dict[str, Any]] = field(default_factory=list)
-    steps: list[dict[str, str]] = field(default_factory=list)
-    """kind, command and parameters of each step of the methods."""
-    metrics: list[dict[str, Any]] = field(default_factory=list)
-    """name, value, target and whether it is met: true, false, or null where it was not measured."""
-    verdicts: dict[str, int] = field(default_factory=dict)
-    leaks: list[str] = field(default_factory=list)
-    observations: dict[str, Any] = field(default_factory=dict)
-    trials: list[dict[str, Any]] = field(default_factory=list)
-    figures: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    """What could not be shown or measured, and why."""
-    files: dict[str, str] = field(default_factory=dict)
-    tools: dict[str, str] = field(default_factory=dict)
 
 
 def folder_of(experiment: Experiment, out: Path) -> Path:
@@ -133,20 +106,6 @@ def run_experiment(
     record.metrics = _judged(experiment, runner.measured)
     write_json(here / RECORD, dataclasses.asdict(record))
     return record
-
-
-def read_record(path: Path) -> Record:
-    """Raises InputError when the file is no record of an experiment."""
-    said = read_json(path)
-    try:
-        record = Record(**said)
-        for value in (record.number, *(row["value"] for row in record.metrics)):
-            _number(value)
-        for tell in (sections, lambda records: head(records, "")):  # what the note could not tell is no record
-            tell([dataclasses.asdict(record)])
-        return record
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is no record of an experiment: it was changed by hand; delete its folder") from error
 
 
 def _clear_failed(here: Path) -> None:
@@ -433,8 +392,8 @@ def _of_scores(scores: pd.DataFrame, experiment: Experiment, record: Record) -> 
     counts = shown["verdict"].value_counts()
     record.verdicts = {v or "no verdict": int(counts[v]) for v in sorted(counts.index, key=severity)}
     record.leaks = list(scores.attrs.get(LEAKS, record.leaks))
-    record.observations["floors"] = {n: _number(rows["floor"][n]) for n in shown.index}
-    record.observations["ceilings"] = {n: _number(rows["ceiling"][n]) for n in shown.index}
+    record.observations["floors"] = {n: number(rows["floor"][n]) for n in shown.index}
+    record.observations["ceilings"] = {n: number(rows["ceiling"][n]) for n in shown.index}
     wanted = dict.fromkeys((*experiment.metrics, *experiment.targets))
     return {name: float(rows["value"][name]) for name in wanted if name in rows.index}
 
@@ -443,7 +402,7 @@ def _judged(experiment: Experiment, measured: dict[str, float]) -> list[dict[str
     """A row for each value and each target; a target without a value is not met and not missed."""
     rows = []
     for name in dict.fromkeys((*experiment.targets, *measured)):
-        value, target = _number(measured.get(name)), experiment.targets.get(name)
+        value, target = number(measured.get(name)), experiment.targets.get(name)
         met = None if value is None or target is None else target.is_met(value)
         rows.append({"name": name, "value": value, "target": str(target) if target else None, "met": met})
     return rows
@@ -469,10 +428,6 @@ def _note(record: Record, kind: str, command: str, parameters: str) -> None:
 def _parameters(config: Config) -> str:
     names = ("n_train_steps", "batch_size", "learning_rate", "n_warmup_steps", "width", "n_latent", "seed")
     return ", ".join(f"{name} {getattr(config, name):g}" for name in names)
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None or not np.isfinite(value) else float(value)
 
 
 def _said(experiment: Experiment) -> dict[str, Any]:

@@ -11,17 +11,9 @@ from squidiff.files import require_writable, write_json
 from squidiff.report.note import write_note
 from squidiff.report.note_text import beside, head, sections
 from squidiff.workflows.demo import Progress
-from squidiff.workflows.experiment import (
-    RECORD,
-    Record,
-    Say,
-    folder_of,
-    read_record,
-    run_experiment,
-    silently,
-    write_figures,
-)
+from squidiff.workflows.experiment import Say, folder_of, run_experiment, silently, write_figures
 from squidiff.workflows.experiment_file import Experiment
+from squidiff.workflows.experiment_record import RECORD, Record, read_record
 
 
 def run_into_note(
