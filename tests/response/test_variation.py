@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from squidiff.response.populations import Population, Populations
 from squidiff.response.shape import ZeroLaw, least_map, nonzero_quantiles
@@ -36,7 +37,7 @@ def of_cells(cells: list[np.ndarray], non_negative: bool = True) -> Variation:
     features = np.array([[float(key.condition != "")] for key in KEYS])
     made = Populations.summarise([everything], population, KEYS, features, has_control=True)
     axes = np.linalg.svd(everything - everything.mean(axis=0), full_matrices=False)[2][:5].T
-    covariances = Covariances.of(everything, population, len(KEYS), axes)
+    covariances = Covariances.of(np.array_split(everything, 3), population, made, axes)
     law = ZeroLaw().fit(made.mean, made.zero_fraction)
     return Variation(made, law, nonzero_quantiles(everything), np.full(G, non_negative), covariances)
 
@@ -102,6 +103,11 @@ def test_more_zeros_than_the_law_says_are_expected_elsewhere(rng: np.random.Gene
     found = variation.zero_fraction(ELSEWHERE, expected)
     assert np.abs(expected - 0.3).mean() > 0.06
     assert np.abs(found - 0.3).mean() < 0.02
+    rare = of_cells([drawn(rng, off=off) for off in (0.88, 0.84)] * 3)
+    mean, zeros = rare.populations.mean, rare.populations.zero_fraction
+    rare.law = ZeroLaw().fit(mean, np.full_like(zeros, 0.98))
+    found = rare.zero_fraction(Relatives((1,)), rare.law.follow(mean[0], zeros[0], mean[1]))
+    np.testing.assert_allclose(found.mean(), zeros[1].mean(), atol=0.004)
     np.testing.assert_array_equal(variation.zero_fraction(Relatives(), expected), expected)
     always, never = variation.zero_fraction(Relatives((1,)), np.array([0.0, 1.0] * (G // 2)))[:2]
     assert (always, never) == (0.0, 1.0)
@@ -122,11 +128,24 @@ def test_the_order_of_populations_means_nothing_and_few_cells_tell_no_covariance
     assert variation.correlate(ELSEWHERE, source[:20], source[:1]).shape == (20, G)  # no covariance, and no fault
 
 
+def summed(cells: np.ndarray, population: np.ndarray, axes: np.ndarray) -> Covariances:
+    made = Populations.summarise([cells], population, KEYS[:2], np.zeros((2, 1)), has_control=True)
+    return Covariances.of([sp.csr_matrix(cells[:70]), sp.csr_matrix(cells[70:])], population, made, axes)
+
+
+def test_covariances_are_those_of_standardised_cells(rng: np.random.Generator) -> None:
+    cells, axes = drawn(rng, together=0.5)[:300], np.linalg.qr(rng.normal(size=(G, 4)))[0]
+    cells[:, 3] = 7.0  # a gene that does not vary
+    found = summed(cells, np.repeat([0, 1], [120, 180]), axes)
+    of_second = cells[120:]
+    scaled = (of_second - of_second.mean(axis=0)) / np.where(np.arange(G) == 3, 1.0, of_second.std(axis=0))
+    np.testing.assert_allclose(found.matrices[1], np.cov(scaled @ axes, rowvar=False), rtol=1e-5, atol=1e-6)
+
+
 def test_of_covariances_that_are_joined_that_of_more_cells_counts(rng: np.random.Generator) -> None:
     axes = np.eye(G)[:, :3]
     one, other = (
-        Covariances.of(drawn(rng)[: n_a + n_b], np.repeat([0, 1], [n_a, n_b]), 2, axes)
-        for n_a, n_b in ((100, 300), (200, 60))
+        summed(drawn(rng)[: n_a + n_b], np.repeat([0, 1], [n_a, n_b]), axes) for n_a, n_b in ((100, 300), (200, 60))
     )
     joined = one.joined(other, [(0, 0), (1, 1), (0, None), (None, 1)])
     np.testing.assert_array_equal(joined.n_cells, [200, 300, 100, 60])

@@ -217,7 +217,8 @@ def _like_control(obs: pd.DataFrame, schema: Schema) -> Iterator[Finding]:
     if schema.control is None:
         return
     counts = as_text(obs[schema.condition_key]).value_counts().sort_index()
-    like = [label for label in counts.index if label != schema.control and _squeezed(label) in CONTROLS]
+    alike = _squeezed(schema.control)  # which is said of spellings
+    like = [label for label in counts.index if _squeezed(label) in CONTROLS - {alike}]
     if like:
         what = f"labels beside the control that read like one, such as {', '.join(map(repr, like[:MAX_SHOWN]))}"
         remedy = f"if their cells are untreated, label them {schema.control!r}: as they are they count as treated"
@@ -231,7 +232,10 @@ def _open_times(obs: pd.DataFrame, schema: Schema) -> Iterator[Finding]:
     labels = as_text(obs[schema.time_key])
     is_open = labels.str.match(OPEN_TIME)
     if is_open.any():
-        there = ", ".join(f"{label!r} as {read_time(label):g}" for label in sorted(labels[is_open].unique()))
+        try:
+            there = ", ".join(f"{label!r} as {read_time(label):g}" for label in sorted(labels[is_open].unique()))
+        except ValueError:  # which is said of populations
+            return
         what = f"times that are open to one side, which are read as their end: {there}"
         remedy = "how fast cells change there is wrong unless that is when they are: name a column of numbers"
         yield Finding("warning", what, f"obs column {schema.time_key!r}", int(is_open.sum()), remedy)

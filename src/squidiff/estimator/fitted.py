@@ -205,7 +205,7 @@ def begin_anchored(
     found = table.survey
     highest = float(found.highest.max())
     quantiles = nonzero_quantiles(sample.cells)
-    axes = standardisation.axes[:, :N_AXES].double().numpy()
+    axes = _common_axes(standardisation)
     fitted = Fitted(
         table.genes,
         encoder,
@@ -215,7 +215,7 @@ def begin_anchored(
         quantiles,
         highest,
         normalisation,
-        Covariances.of(sample.cells, sample.population, len(populations.keys), axes),
+        Covariances.of(table.blocks(), table.population, populations, axes),
         populations.time_span,
     )
     return fitted, _pairs(fitted, table, config), RECIPE
@@ -266,7 +266,7 @@ def begin_from(
         _quantiles_of(sample, earlier),
         max(earlier.highest, float(found.highest.max())),
         earlier.normalisation,
-        _covariances_of(sample, own, earlier, populations),
+        _covariances_of(table, own, earlier, populations),
         earlier.time_span,
     )
     return fitted, _pairs(fitted, table, config), RECIPE
@@ -278,11 +278,19 @@ def _quantiles_of(sample: Sample, earlier: Fitted) -> np.ndarray:
     return np.where(earlier.quantiles[-1] > 0, earlier.quantiles, new)
 
 
-def _covariances_of(sample: Sample, own: Populations, earlier: Fitted, joined: Populations) -> Covariances | None:
-    if earlier.covariances is None:
-        return None
-    new = Covariances.of(sample.cells, sample.population, len(own.keys), earlier.covariances.axes)
-    return earlier.covariances.joined(new, [(earlier.populations.find(key), own.find(key)) for key in joined.keys])
+def _covariances_of(table: CellTable, own: Populations, earlier: Fitted, joined: Populations) -> Covariances:
+    """Of both trainings; nothing is known of the first where its run was made without."""
+    known = earlier.covariances
+    if known is None:
+        axes, n = _common_axes(Standardisation.of_buffers(earlier.network.state_dict())), len(earlier.populations.keys)
+        known = Covariances(axes, np.zeros((n, axes.shape[1], axes.shape[1])), np.zeros(n, dtype=int))
+    new = Covariances.of(table.blocks(), table.population, own, known.axes)
+    return known.joined(new, [(earlier.populations.find(key), own.find(key)) for key in joined.keys])
+
+
+def _common_axes(standardisation: Standardisation) -> np.ndarray:
+    """On which covariances are known, G x K."""
+    return standardisation.axes[:, :N_AXES].cpu().double().numpy()
 
 
 def begin_again(fitted: Fitted, pairs: Pairs, config: Config, state: Saved) -> tuple[Fitted, Pairs]:

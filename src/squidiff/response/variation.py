@@ -6,21 +6,28 @@ What a move like that misses of treated populations in training is learned here,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
+from scipy.special import logit
 
+from squidiff.config import PART_SEPARATOR
+from squidiff.response.combination import parts_of
 from squidiff.response.noise import CAUTIONS, beyond_noise, risks
 from squidiff.response.populations import Population, Populations
 from squidiff.response.shape import ZeroLaw, least_map
 from squidiff.response.shift import drawn
 
 N_AXES = 20
-MIN_SAMPLED = 50
+MIN_SAMPLED = 100
 """Cells of a population, that its covariance is known by."""
 LOG_VARIANCE_NOISE = 2.5
 """Variance of the logarithm of a variance, times the number of cells: 2 of normal values, more of longer tails."""
+NOISE_OF_ALL = 10.0
+"""The same of genes that may be negative, whose values are those of all cells: few may show such a gene."""
+SMALLEST_SPREAD = 1e-6
 N_ROUNDS = 5
 SMALLEST_SHARE = 1e-3
 """Of the longest direction's variance, that the shortest keeps: what is taken from it may be more than it has."""
@@ -40,13 +47,20 @@ class Covariances(NamedTuple):
     """(P,) that tell it"""
 
     @classmethod
-    def of(cls, cells: np.ndarray, population: np.ndarray, n_populations: int, axes: np.ndarray) -> Covariances:
-        """From cells (N x G) of known population (N,)."""
-        matrices = np.zeros((n_populations, axes.shape[1], axes.shape[1]))
-        n_cells = np.bincount(population, minlength=n_populations)
-        for i in np.flatnonzero(n_cells >= MIN_SAMPLED):
-            matrices[i] = _covariance(_standardised(cells[population == i]), axes)
-        return cls(axes, matrices, n_cells)
+    def of(
+        cls, blocks: Iterable[np.ndarray | sp.csr_matrix], population: np.ndarray, known: Populations, axes: np.ndarray
+    ) -> Covariances:
+        """From cells (N x G, in consecutive blocks) of the populations whose means and variances are known (N,)."""
+        spread = np.sqrt(known.variance)
+        per_spread = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > SMALLEST_SPREAD)
+        matrices, first = np.zeros((len(known.keys), axes.shape[1], axes.shape[1])), 0
+        for block in blocks:
+            of_block = population[first : first + block.shape[0]]
+            cells = block.toarray() if isinstance(block, sp.csr_matrix) else block
+            on_axes = ((cells - known.mean[of_block]) * per_spread[of_block]) @ axes
+            np.add.at(matrices, of_block, on_axes[:, :, None] * on_axes[:, None, :])
+            first += len(of_block)
+        return cls(axes, matrices / np.maximum(known.n_cells - 1, 1)[:, None, None], known.n_cells)
 
     def shapes(self, n_populations: int, n_genes: int) -> dict[str, tuple[int, ...]]:
         """What the arrays of so many populations and genes must be, by their names in a run."""
@@ -104,7 +118,7 @@ class Variation:
         self._missed: dict[tuple[int, ...], Missed] = {}
 
     def relatives(self, key: Population, shift: np.ndarray) -> Relatives:
-        """What is most like a population: itself, its condition elsewhere, or other conditions here.
+        """What is most like a population: itself, its condition elsewhere, its parts or else other conditions here.
 
         Of other conditions as much is expected as the predicted shift of the mean (G,) is of theirs: a dose that does
         little changes little. None of cells that nothing was given.
@@ -117,10 +131,16 @@ class Variation:
             return Relatives((seen,)) if populations.sources[seen] >= 0 else Relatives()
         elsewhere = populations.elsewhere(key)
         if elsewhere:
-            return Relatives(tuple(drawn(elsewhere, MAX_RELATIVES)))
-        here = drawn(populations.treated_at.get((key.context, key.time), []), MAX_RELATIVES)
+            return Relatives(self._some(elsewhere))
+        treated = populations.treated_at.get((key.context, key.time), [])
+        of_key = parts_of(key) if PART_SEPARATOR in key.condition else ()
+        here = list(self._some([i for i in treated if populations.keys[i].condition in of_key] or treated))
         theirs = np.square(populations.shifts(here)).sum() / max(len(here), 1)
         return Relatives(tuple(here), min(1.0, float(np.sqrt(np.square(shift).sum() / theirs))) if theirs > 0 else 1.0)
+
+    def _some(self, indices: list[int]) -> tuple[int, ...]:
+        """The same whatever order training had them in."""
+        return tuple(drawn(sorted(indices, key=self.populations.name_of), MAX_RELATIVES))
 
     def missed(self, relatives: tuple[int, ...]) -> Missed:
         """What is missed of these populations, which many queries may share."""
@@ -145,11 +165,13 @@ class Variation:
                 for i, s in zip(at, start, strict=True)
             ]
         )
-        variance = expected * (1 - expected)
+        n_cells = populations.n_cells[at][:, None]
+        found = (populations.zero_fraction[at] * n_cells + 0.5) / (n_cells + 1)
         tells = (expected > 0.01) & (expected < 0.99)  # beyond, a cell more or less is a large change
-        missed = np.divide(populations.zero_fraction[at] - expected, variance, out=np.zeros_like(variance), where=tells)
-        n_cells = 1 / (1 / populations.n_cells[at] + 1 / populations.n_cells[start])
-        return _pooled(missed, n_cells[:, None] * variance * tells)
+        missed = np.where(tells, logit(found) - logit(np.clip(expected, 0.01, 0.99)), 0.0)
+        middle = (found + expected) / 2
+        of_both = 1 / (1 / n_cells + 1 / populations.n_cells[start][:, None])
+        return _pooled(missed, of_both * middle * (1 - middle) * tells)
 
     def _width(self, at: list[int], start: list[int]) -> np.ndarray:
         populations = self.populations
@@ -166,7 +188,8 @@ class Variation:
         n_shown = shown * populations.n_cells[at][:, None], shown_before * populations.n_cells[start][:, None]
         tells = (np.minimum(*n_shown) >= 10) & (variance > 1e-9) & (expected > 1e-9)
         missed = np.log(np.divide(variance, expected, out=np.ones_like(variance), where=tells))
-        noise = LOG_VARIANCE_NOISE * sum(1 / np.maximum(n, 1.0) for n in n_shown)
+        of_one = np.where(self.non_negative, LOG_VARIANCE_NOISE, NOISE_OF_ALL)
+        noise = of_one * sum(1 / np.maximum(n, 1.0) for n in n_shown)
         return np.asarray(np.exp(_pooled(missed, tells / noise) / 2))
 
     def spread_out(self, relatives: Relatives, cells: np.ndarray) -> np.ndarray:
@@ -206,7 +229,7 @@ class Variation:
         return np.asarray(cells.mean(axis=0) + moved * cells.std(axis=0))
 
     def _turned(self, at: list[int], start: list[int]) -> np.ndarray | None:
-        if self.covariances is None:
+        if self.covariances is None or not self.covariances.axes.shape[1]:
             return None
         n = self.covariances.n_cells
         pairs = [(i, s) for i, s in zip(at, start, strict=True) if min(n[i], n[s]) >= MIN_SAMPLED]
@@ -223,8 +246,8 @@ class Variation:
             apart = float(weights**2 @ np.square(maps - mean).mean(axis=(1, 2))) * len(pairs) / (len(pairs) - 1)
             of_entry = max(of_entry, apart)
         lengths, directions = np.linalg.eigh(mean)
-        edge = 2 * len(identity) * of_entry
-        kept = np.where(lengths**2 > edge / 2, lengths**2 / (lengths**2 + edge), 0.0)
+        edge = 4 * len(identity) * of_entry
+        kept = np.where(lengths**2 > edge, lengths**2 / (lengths**2 + edge), 0.0)
         return np.asarray((directions * (lengths * kept)) @ directions.T)
 
 
@@ -238,7 +261,7 @@ def widened(cells: np.ndarray, width: np.ndarray, non_negative: np.ndarray) -> n
 
 def _standardised(cells: np.ndarray) -> np.ndarray:
     center, spread = cells.mean(axis=0, dtype=np.float64), cells.std(axis=0, dtype=np.float64)
-    return np.divide(cells - center, spread, out=np.zeros(cells.shape), where=spread > 1e-6)
+    return np.divide(cells - center, spread, out=np.zeros(cells.shape), where=spread > SMALLEST_SPREAD)
 
 
 def _covariance(cells: np.ndarray, axes: np.ndarray) -> np.ndarray:
@@ -257,10 +280,13 @@ def _pooled(missed: np.ndarray, information: np.ndarray) -> np.ndarray:
     if not tells.any():
         return np.zeros_like(total)
     mean = np.divide((information * missed).sum(axis=0), total, out=np.zeros_like(total), where=tells)
-    n = len(missed)
-    apart = (information * np.square(missed - mean)).sum(axis=0)[tells].mean() / (n - 1) if n > 1 else 1.0
+    n_free = (information > 0).sum(axis=0) - 1
+    several = n_free > 0
+    apart = 1.0
+    if several.any():
+        apart = float(((information * np.square(missed - mean)).sum(axis=0)[several] / n_free[several]).mean())
     noise = np.divide(max(1.0, apart), total, out=np.zeros_like(total), where=tells)
     common = float(total @ mean / total.sum())
     own = np.where(tells, mean - common, 0.0)
     kept = beyond_noise(own, noise, CAUTIONS[int(np.argmin(risks(own, noise)))])
-    return np.clip(common + kept, -LARGEST_CHANGE, LARGEST_CHANGE)
+    return np.where(tells, np.clip(common + kept, -LARGEST_CHANGE, LARGEST_CHANGE), 0.0)
