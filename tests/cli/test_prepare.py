@@ -114,12 +114,30 @@ def test_a_table_of_labels_is_joined_by_the_names_of_cells(
         assert list(prepared.obs[column].astype(str)) == list(counts().obs[column].astype(str)[3:])
 
 
+def test_labels_stay_as_they_are_written(table: pd.DataFrame) -> None:
+    table = table.assign(donor=[f"{i % 2 + 1:02}" for i in range(len(table))], day=[0.1 * 3, *range(1, len(table))])
+    table.to_csv("labels.csv")
+    arguments = ["--obs", "labels.csv", *SCHEMA_FLAGS, "--normalize", "--out", "p.h5ad"]
+    assert squidiff("prepare", "counts.csv", *arguments) == 0
+    prepared = read_cells("p.h5ad")
+    assert set(prepared.obs["donor"]) == {"01", "02"}
+    assert sorted(prepared.obs["day"])[:3] == [0.1 * 3, 1.0, 2.0]
+
+
+def test_a_field_too_many_does_not_shift_the_labels(table: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
+    head, *rows = table.to_csv().splitlines()
+    Path("labels.csv").write_text("\n".join(["cell" + head, *(f"{row}," for row in rows)]))
+    arguments = ["--obs", "labels.csv", *SCHEMA_FLAGS, "--normalize", "--out", "p.h5ad"]
+    assert squidiff("prepare", "counts.csv", *arguments) == 2
+    assert "labels.csv has rows of more fields than its header" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda table: table.rename(index="{}-1".format), "names none of the cells: its first column must hold their"),
         (lambda table: pd.concat([table, table[:1]]), "stands twice in labels.csv: names must be unique"),
-        (lambda table: table[[]], "is missing (in obs; 1): there is no column: join a table of the cells' labels"),
+        (lambda table: table[[]], "labels.csv has no column but the cells' names: give their labels"),
     ],
 )
 def test_a_table_that_describes_no_cells_is_refused(

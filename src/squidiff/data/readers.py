@@ -29,6 +29,8 @@ LARGEST_IN_MEMORY = 2 * 10**9
 SHARDS = "shards.json"
 """Names the .h5ad files of a folder that hold one data set together."""
 SHARD = re.compile(r"\d{5,}\.h5ad")
+WRITTEN_NUMBER = r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?"
+"""What is a number, and no name such as 01."""
 FILE, TOTALS = "file", "n_counts_before_join"
 """obs columns of several files: which a cell is from, and its counts of all genes where only common ones are kept."""
 
@@ -201,12 +203,14 @@ def with_annotations(adata: ad.AnnData, path: Path) -> tuple[ad.AnnData, str]:
         raise InputError(f"{path} does not exist or is not a file: give a .csv, .tsv or .txt table of cells")
     separator = _separator(path)
     with _reading(path):  # a label such as NA stays what it is
-        table = pd.read_csv(
-            path, sep=separator, dtype={0: str}, keep_default_na=False, na_values=[""], float_precision="round_trip"
-        )
+        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, na_values=[""])
         if isinstance(table.index, pd.RangeIndex):  # else R left the corner out, and the names are the index
             table = table.set_index(table.columns[0])
+        elif table.iloc[:, -1:].isna().to_numpy().all():
+            raise InputError(f"{path} has rows of more fields than its header: name every column, also the first")
         table.index = pd.Index(table.index.astype(str)).str.strip()
+    if not len(table.columns):
+        raise InputError(f"{path} has no column but the cells' names: give their labels")
     if not table.index.is_unique or not adata.obs_names.is_unique:
         where, names = (path, table.index) if not table.index.is_unique else ("the data", adata.obs_names)
         raise InputError(f"cell {names[names.duplicated()][0]!r} stands twice in {where}: names must be unique")
@@ -219,7 +223,9 @@ def with_annotations(adata: ad.AnnData, path: Path) -> tuple[ad.AnnData, str]:
     adata = adata[found].copy()
     table = table.loc[adata.obs_names]
     for name in table:
-        adata.obs[str(name)] = table[name].to_numpy()
+        values = table[name]
+        is_number = values.dropna().str.fullmatch(WRITTEN_NUMBER).all()
+        adata.obs[str(name)] = (values.astype(float) if is_number else values).to_numpy()
     n_without = int((~found).sum())
     left_out = f"; {n_without:,} cells that it does not name are left out" if n_without else ""
     return adata, f"{table.shape[1]} columns of {path} describe {adata.n_obs:,} cells{left_out}"

@@ -22,6 +22,8 @@ from squidiff.response.time import last_time, paired, times_around
 ZEROS_KEPT = ", zeros kept"
 """Suffix of a baseline whose cells are moved by `response.shape.move_to_mean` instead of shifted."""
 N_COMPONENTS = 50
+MIN_OF_EACH = 200
+"""Cells of a table, of several, that principal axes are of, if it has as many."""
 """Principal components of the training cells: of the space in which distributions are compared, and of a baseline."""
 MAX_DONORS = 2000
 MAX_ASSIGNED = 1000
@@ -257,17 +259,21 @@ NAMES = tuple(dict.fromkeys((*PERTURBED, *PLAIN)))
 def principal_axes(*tables: CellTable, seed: int, max_cells: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
     """Mean (G,) and the first N_COMPONENTS principal axes (G x K) of cells of the same genes.
 
-    Of several tables as many cells of each, since axes follow what is random in the very cells that they are fitted on:
-    cells that lie as near each other as may be would otherwise lie apart.
+    Of several tables as many cells of each, or all of one with fewer than MIN_OF_EACH, since axes follow what is random
+    in the very cells that they are fitted on: cells that lie as near each other as may be would otherwise lie apart.
     """
     from sklearn.decomposition import PCA
 
-    rng = np.random.default_rng(seed)
-    n = min(max_cells // len(tables), *(len(table.names) for table in tables))
-    drawn = (np.argsort(table.names, kind="stable")[np.sort(rng.permutation(len(table.names))[:n])] for table in tables)
-    cells = np.concatenate([table.dense(rows) for table, rows in zip(tables, drawn, strict=True)])
+    n = min(max_cells // len(tables), max(MIN_OF_EACH, min(len(table.names) for table in tables)))
+    cells = np.concatenate([_drawn(table, n, seed) for table in tables])
     n_components = min(N_COMPONENTS, cells.shape[0] - 1, cells.shape[1])
     if n_components == 0 or not np.ptp(cells, axis=0).any():  # cells that are all alike have no axes
         return cells.mean(axis=0), np.zeros((cells.shape[1], 0))
     pca = PCA(n_components, random_state=seed).fit(cells)
     return pca.mean_, pca.components_.T
+
+
+def _drawn(table: CellTable, n: int, seed: int) -> np.ndarray:
+    """At most n cells, whatever order they are in."""
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(table.names))[:n])
+    return table.dense(np.argsort(table.names, kind="stable")[chosen])

@@ -56,7 +56,7 @@ class Scorer:
         self.center, self.axes = (
             self.baselines.principal_axes
             if self.baselines
-            else principal_axes(target, *predictions.values(), seed=seed)
+            else principal_axes(target, *(predictions[name] for name in sorted(predictions)), seed=seed)
         )
 
     def is_generated(self, key: Population) -> bool:

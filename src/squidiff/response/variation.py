@@ -60,7 +60,7 @@ class Covariances(NamedTuple):
             on_axes = ((cells - known.mean[of_block]) * per_spread[of_block]) @ axes
             np.add.at(matrices, of_block, on_axes[:, :, None] * on_axes[:, None, :])
             first += len(of_block)
-        return cls(axes, matrices / np.maximum(known.n_cells - 1, 1)[:, None, None], known.n_cells)
+        return cls(axes, matrices / np.maximum(known.n_cells - 1, 1)[:, None, None], known.n_cells.copy())
 
     def shapes(self, n_populations: int, n_genes: int) -> dict[str, tuple[int, ...]]:
         """What the arrays of so many populations and genes must be, by their names in a run."""

@@ -19,10 +19,13 @@ from squidiff.evaluate.baselines import N_COMPONENTS, principal_axes
 from squidiff.evaluate.distributions import energy_distance
 from squidiff.evaluate.pairs import Pair, Resample
 from squidiff.evaluate.scorer import resample_counts
+from squidiff.response.shift import drawn
 
 MAX_CELLS = 1000
 """Cells of a population that are compared, drawn from more: distances grow with their square."""
 MIN_CELLS = 10
+MAX_RESPONSES = 200
+"""Of training, whose directions count."""
 
 
 def rank_conditions(
@@ -38,12 +41,13 @@ def rank_conditions(
     """The candidates (queries, as `Squidiff.predict` takes them), the one that comes nearest to the target first.
 
     All cells of `target` are the population to reach, whatever their labels. Distances are energy distances on the
-    principal components of the source cells and of the mean responses of training. Columns: those of the queries;
-    energy_distance of the predicted cells to the target, with the bounds of its 95 % bootstrap interval over cells
-    (low, high); before, the same of the cells that the prediction starts from; share, how much of the way there it is,
-    1 - energy_distance / before (NaN where these cells are at the target already); anchor and far as in
-    `Squidiff.changes`. A candidate's numbers do not depend on the others, nor on the order of cells. Raises InputError
-    as `predict`, for populations of few cells, and for source cells of one name.
+    principal components of the source cells, on those of training's responses and on the direction to the target, which
+    either half of the target gives for the other. Columns: those of the queries; energy_distance of the predicted cells
+    to the target, with the bounds of its 95 % bootstrap interval over cells (low, high); before, the same of the cells
+    that the prediction starts from; share, how much of the way there it is, 1 - energy_distance / before (NaN where
+    these cells are at the target already); anchor and far as in `Squidiff.changes`. A candidate's numbers do not depend
+    on the others, nor on the order of cells. Raises InputError as `predict`, for populations of few cells, and for
+    source cells of one name.
     """
     check_seed(seed)
     source, target = read_cells(source), read_cells(target)
@@ -94,7 +98,7 @@ def _require(n_cells: int, where: str) -> None:
 
 
 def _axes(model: Squidiff, starts: CellTable, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and principal axes of the source cells and, off these, of the mean responses that the model was trained on.
+    """Mean and principal axes of the source cells and, off these, of the responses that the model was trained on.
 
     Not of the target: axes follow what is random in the cells that they are fitted on, and cells as near as may be
     would lie apart.
@@ -102,10 +106,20 @@ def _axes(model: Squidiff, starts: CellTable, seed: int) -> tuple[np.ndarray, np
     center, axes = principal_axes(starts, seed=seed)
     if isinstance(model.fitted, UpstreamFitted):  # it keeps no cells' means
         return center, axes
-    shifts = model.fitted.populations.mean - center
+    populations = model.fitted.populations
+    treated = drawn(populations.treated, MAX_RESPONSES)
+    shifts = populations.shifts(treated) if treated else populations.mean - center
     _, lengths, further = np.linalg.svd(shifts - shifts @ axes @ axes.T, full_matrices=False)
     further = further[lengths > 1e-6 * max(lengths.max(initial=0.0), 1e-12)][:N_COMPONENTS]
     return center, np.concatenate([axes, further.T], axis=1)
+
+
+def _towards(goal: np.ndarray, center: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    """The axes and, off these, the direction to the mean of the goal: it may lie where nothing was seen before."""
+    rest = goal.mean(axis=0) - center
+    rest = rest - axes @ (axes.T @ rest)
+    length = float(np.linalg.norm(rest))
+    return axes if length < 1e-9 else np.column_stack([axes, rest / length])
 
 
 def _distances(
@@ -117,7 +131,11 @@ def _distances(
     origin: np.ndarray | None = None,
 ) -> np.ndarray:
     """The energy distance of all cells, and then of bootstrap resamples of both populations."""
-    arrays = (a.astype(np.float64) for a in (cells, goal, (cells - center) @ axes, (goal - center) @ axes))
-    pair = Pair(*arrays, predicted_origin=origin)
-    resampled = Resample(pair, resample_counts(len(goal), rng), resample_counts(len(cells), rng))
-    return np.concatenate([energy_distance(Resample.whole(pair)), energy_distance(resampled)])
+    found = []
+    for half in (0, 1):  # a direction is judged by other cells than it is from
+        part, towards = goal[1 - half :: 2], _towards(goal[half::2], center, axes)
+        arrays = (a.astype(np.float64) for a in (cells, part, (cells - center) @ towards, (part - center) @ towards))
+        pair = Pair(*arrays, predicted_origin=origin)
+        resampled = Resample(pair, resample_counts(len(part), rng), resample_counts(len(cells), rng))
+        found.append(np.concatenate([energy_distance(Resample.whole(pair)), energy_distance(resampled)]))
+    return np.asarray(np.mean(found, axis=0))

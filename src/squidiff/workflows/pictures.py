@@ -206,7 +206,9 @@ def embedding(
     check_seed(seed)
     beside = _beside(predicted, truth, train, schema, ["truth"])
     assert beside.truth is not None
-    keys, rng = [beside.choose(name) for name in populations] or beside.keys, np.random.default_rng(seed)
+    names = [populations] if isinstance(populations, str) else populations
+    keys = list(dict.fromkeys(beside.choose(name) for name in names)) or beside.keys
+    rng = np.random.default_rng(seed)
     real, generated, starts = list[np.ndarray](), list[np.ndarray](), dict[Population, np.ndarray]()
     for key in keys:
         of_both = [beside.cells(table, key) for table in (beside.truth, beside.predicted)]
