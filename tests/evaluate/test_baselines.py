@@ -263,7 +263,7 @@ def test_the_mean_over_conditions_needs_no_description_of_the_one_asked_for() ->
 
 def test_an_unknown_name_is_refused_with_those_there_are() -> None:
     with pytest.raises(
-        InputError, match=r"no baseline 'nothing': choose one of no change, .*, shuffled genes$"
+        InputError, match=r"no baseline 'nothing': choose one of 'no change', .*, 'shuffled genes'$"
     ) as caught:
         draw(fitted(trained()), "nothing")
     assert not isinstance(caught.value, CannotPredict)
