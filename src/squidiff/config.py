@@ -269,8 +269,8 @@ class Sampling(_Checked):
     strength: float = _setting(
         0.4,
         "how far source cells are noised before they are generated anew: near 0 keeps them, 1 starts from pure "
-        "noise, as upstream's architecture always does; plain generation takes 0.9 or more, and few source cells that are "
-        "used many times up to 0.75",
+        "noise, as upstream's architecture always does; plain generation takes 0.9 or more, and few "
+        "source cells that are used many times up to 0.75",
         low=0.01,
         high=1.0,
     )
