@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -199,8 +200,10 @@ def most_variable_genes(
         raise InputError(f"--n-genes is {n_genes} but the data have {adata.n_vars} genes: ask for fewer")
     missing = sorted(set(keep) - set(adata.var_names))
     if missing or len(set(keep)) > n_genes:
+        near = difflib.get_close_matches(missing[0], adata.var_names, n=3) if missing else []
+        or_is = f"; there are {', '.join(near)}" if near else ""
         raise InputError(
-            f"--keep {missing[0]} is no gene of the data" if missing else "--keep names more than --n-genes"
+            f"--keep {missing[0]} is no gene of the data{or_is}" if missing else "--keep names more than --n-genes"
         )
     if n_genes == adata.n_vars:
         return np.ones(adata.n_vars, dtype=bool)

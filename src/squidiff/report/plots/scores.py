@@ -96,7 +96,7 @@ def side_by_side(rows: pd.DataFrame, methods: Sequence[str], title: str, *, figu
     lowest, highest = np.nanmin(goodness, axis=1, keepdims=True), np.nanmax(goodness, axis=1, keepdims=True)
     span = np.where(highest > lowest, highest - lowest, 1.0)
     of_methods = goodness[:, : len(methods)]
-    is_best = of_methods == np.nanmax(of_methods, axis=1, keepdims=True)
+    is_best = np.isclose(of_methods, np.nanmax(of_methods, axis=1, keepdims=True), rtol=1e-6, atol=0.0)
     if len(methods) > 1:
         n_best, alone = is_best.sum(axis=0), is_best.sum(axis=1) == 1
         first = int(np.argmax(n_best))
