@@ -212,7 +212,8 @@ class Variation:
 
         By the mean, over relatives, of the maps that give the cells of the source the covariance of the treated by
         moving them least (optimal transport between normal laws). Of what few cells tell, only the directions are kept
-        that are longer than noise makes the longest (the semicircle law, Wigner 1958). Means and spread stay.
+        that are longer than noise makes the longest (the semicircle law, Wigner 1958). Means and spread stay. Fewer cells
+        than MIN_SAMPLED stay as they are.
         """
         turn = self.missed(relatives.at).turn if relatives.at else None
         if turn is None or len(cells) < MIN_SAMPLED:
@@ -248,7 +249,7 @@ class Variation:
         lengths, directions = np.linalg.eigh(mean)
         edge = 4 * len(identity) * of_entry
         kept = np.where(lengths**2 > edge, lengths**2 / (lengths**2 + edge), 0.0)
-        return np.asarray((directions * (lengths * kept)) @ directions.T)
+        return np.asarray((directions * (lengths * kept)) @ directions.T) if kept.any() else None
 
 
 def widened(cells: np.ndarray, width: np.ndarray, non_negative: np.ndarray) -> np.ndarray:
