@@ -212,8 +212,8 @@ class Variation:
 
         By the mean, over relatives, of the maps that give the cells of the source the covariance of the treated by
         moving them least (optimal transport between normal laws). Of what few cells tell, only the directions are kept
-        that are longer than noise makes the longest (the semicircle law, Wigner 1958). Means and spread stay. Fewer cells
-        than MIN_SAMPLED stay as they are.
+        that are longer than noise makes the longest (the semicircle law, Wigner 1958). Means and spread stay, and so do
+        fewer cells than MIN_SAMPLED.
         """
         turn = self.missed(relatives.at).turn if relatives.at else None
         if turn is None or len(cells) < MIN_SAMPLED:
