@@ -13,8 +13,6 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.special import logit
 
-from squidiff.config import PART_SEPARATOR
-from squidiff.response.combination import parts_of
 from squidiff.response.noise import CAUTIONS, beyond_noise, risks
 from squidiff.response.populations import Population, Populations
 from squidiff.response.shape import ZeroLaw, least_map
@@ -118,7 +116,7 @@ class Variation:
         self._missed: dict[tuple[int, ...], Missed] = {}
 
     def relatives(self, key: Population, shift: np.ndarray) -> Relatives:
-        """What is most like a population: itself, its condition elsewhere, its parts or else other conditions here.
+        """What is most like a population: itself, its condition elsewhere, or other conditions here.
 
         Of other conditions as much is expected as the predicted shift of the mean (G,) is of theirs: a dose that does
         little changes little. None of cells that nothing was given.
@@ -132,9 +130,7 @@ class Variation:
         elsewhere = populations.elsewhere(key)
         if elsewhere:
             return Relatives(self._some(elsewhere))
-        treated = populations.treated_at.get((key.context, key.time), [])
-        of_key = parts_of(key) if PART_SEPARATOR in key.condition else ()
-        here = list(self._some([i for i in treated if populations.keys[i].condition in of_key] or treated))
+        here = list(self._some(populations.treated_at.get((key.context, key.time), [])))
         theirs = np.square(populations.shifts(here)).sum() / max(len(here), 1)
         return Relatives(tuple(here), min(1.0, float(np.sqrt(np.square(shift).sum() / theirs))) if theirs > 0 else 1.0)
 
