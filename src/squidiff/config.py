@@ -70,6 +70,11 @@ def as_flags(settings: Any) -> str:
     return " ".join(words)
 
 
+def is_finite(number: Any) -> bool:
+    """Whether a float can hold a number, which may be whole and have any number of digits."""
+    return bool(abs(number) <= sys.float_info.max)
+
+
 MAX_SEED = 2**31 - 1
 
 
@@ -374,7 +379,7 @@ def _coerce(name: str, hint: Any, value: Any) -> Any:
     wanted = {int: numbers.Integral, float: numbers.Real}.get(hint, hint)
     if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
         raise InputError(f"{flag(name)} is {value!r}: it must be of type {hint.__name__}")
-    if hint is float and not abs(value) <= sys.float_info.max:
+    if hint is float and not is_finite(value):
         raise InputError(f"{flag(name)} is {value}: it must be finite")
     return hint(value)
 

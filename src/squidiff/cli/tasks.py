@@ -114,10 +114,11 @@ def interactions(
     _write(out, table)
     columns = ["context", "condition", "additive", "interaction", "expected", "strength", "fit", "p", "q"]
     show_table(columns, list(table[columns].head(MAX_SHOWN).itertuples(index=False, name=None)))
-    if table.attrs[LEFT_OUT]:
+    n_left_out = table.attrs[LEFT_OUT]
+    if n_left_out:
         few = f"{MIN_CELLS} cells of their own, of a part alone or of the control"
-        say(f"{table.attrs[LEFT_OUT]:,} combinations are left out, as they lack {few} in their context")
-    say(f"all other combinations: {out}" if table.attrs[LEFT_OUT] else f"all combinations: {out}")
+        say(f"{n_left_out:,} combinations are left out, as they lack {few} in their context")
+    say(f"all {'other ' if n_left_out else ''}combinations: {out}")
 
 
 def dose_curve(

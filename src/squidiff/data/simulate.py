@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import numbers
 import string
-import sys
 from collections.abc import Iterable, Sequence
 
 import anndata as ad
@@ -17,7 +16,7 @@ import pandas as pd
 import scipy.sparse as sp
 from scipy.special import ndtri
 
-from squidiff.config import InputError, check_seed, require_kind
+from squidiff.config import InputError, check_seed, is_finite, require_kind
 
 N_POSITION = 2
 """Dimensions of the space in which the cell types lie."""
@@ -166,7 +165,7 @@ def _check(settings: dict[str, float], names: Sequence[str]) -> None:
             require_kind(value, numbers.Integral, name, "a whole number")
         else:
             require_kind(value, numbers.Real, name, "a number")
-        if not abs(value) <= sys.float_info.max:
+        if not is_finite(value):
             raise InputError(f"{name} is {value}: it must be finite")
     for name, low in at_least.items():
         if not settings[name] >= low:

@@ -65,7 +65,7 @@ class Fitted:
     """The largest value of all."""
     normalisation: Normalisation
     covariances: Covariances | None
-    """Of the populations; None of a run that was made without."""
+    """Of the populations; None without control cells, where nothing asks for them, and of a run made without."""
     time_span: tuple[float, float] | None
     """Earliest and latest time of the first training, by which the network is told of times; None without time."""
 
@@ -205,7 +205,6 @@ def begin_anchored(
     found = table.survey
     highest = float(found.highest.max())
     quantiles = nonzero_quantiles(sample.cells)
-    axes = _common_axes(standardisation)
     fitted = Fitted(
         table.genes,
         encoder,
@@ -215,7 +214,7 @@ def begin_anchored(
         quantiles,
         highest,
         normalisation,
-        Covariances.of(table.blocks(), table.population, populations, axes),
+        _covariances_of(table, populations, standardisation),
         populations.time_span,
     )
     return fitted, _pairs(fitted, table, config), RECIPE
@@ -266,7 +265,7 @@ def begin_from(
         _quantiles_of(sample, earlier),
         max(earlier.highest, float(found.highest.max())),
         earlier.normalisation,
-        _covariances_of(table, own, earlier, populations),
+        _joined_covariances(table, own, earlier, populations),
         earlier.time_span,
     )
     return fitted, _pairs(fitted, table, config), RECIPE
@@ -278,8 +277,17 @@ def _quantiles_of(sample: Sample, earlier: Fitted) -> np.ndarray:
     return np.where(earlier.quantiles[-1] > 0, earlier.quantiles, new)
 
 
-def _covariances_of(table: CellTable, own: Populations, earlier: Fitted, joined: Populations) -> Covariances:
+def _covariances_of(table: CellTable, populations: Populations, standardisation: Standardisation) -> Covariances | None:
+    """Of the populations; another pass over the cells, which would be in vain without a control."""
+    if not populations.has_control:
+        return None
+    return Covariances.of(table.blocks(), table.population, populations, _common_axes(standardisation))
+
+
+def _joined_covariances(table: CellTable, own: Populations, earlier: Fitted, joined: Populations) -> Covariances | None:
     """Of both trainings; nothing is known of the first where its run was made without."""
+    if not own.has_control:
+        return None
     known = earlier.covariances
     if known is None:
         axes, n = _common_axes(Standardisation.of_buffers(earlier.network.state_dict())), len(earlier.populations.keys)

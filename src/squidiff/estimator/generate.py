@@ -24,7 +24,7 @@ from squidiff.estimator.draws import choose, distinct, draw
 from squidiff.estimator.fitted import Fitted, summarise
 from squidiff.response.groups import Group
 from squidiff.response.populations import Population, Populations, Source
-from squidiff.response.shape import ZeroLaw, covary_as, move_to_mean, set_mean, take_values
+from squidiff.response.shape import ZeroLaw, covary_as, move_to_mean, take_values
 from squidiff.response.shift import CannotPredict
 from squidiff.response.time import interpolate, times_around
 from squidiff.response.uncertainty import Interval
@@ -260,10 +260,7 @@ class Generator:
         moved = move_to_mean(given.given, plan.mean, zero_fraction, fitted.quantiles, given.lots, fitted.highest)
         shifted = given.given + (plan.mean - given.given.mean(axis=0))
         moved = np.where(fitted.non_negative, moved, shifted)
-        if plan.relatives.at:
-            moved = self.variation.spread_out(plan.relatives, moved)
-            moved = np.where(fitted.non_negative, set_mean(moved, plan.mean, fitted.highest), moved)
-        moved = moved.astype(np.float32)
+        moved = self.variation.spread_out(plan.relatives, moved, plan.mean, fitted.highest).astype(np.float32)
         if self.sampling.first_level:
             return sp.csr_matrix(moved), self._encoded(given.source, plan).cpu().numpy()
         # the diffusion starts halfway: what is switched on by lot forgets how genes go together, what is shifted zeros
@@ -339,17 +336,17 @@ def understood(queries: Sequence[Query], plan: Callable[[int, Query], AnyPlan]) 
         try:
             plans.append(plan(i, query))
         except InputError as error:
-            errors[i + 1] = error
+            errors[i] = error
     if not errors:
         return plans
     first, error = next(iter(errors.items()))
-    reasons = {i - 1: str(error) for i, error in errors.items()}
+    reasons = {i: str(error) for i, error in errors.items()}
     if len(queries) == 1:
         raise Unpredictable(str(error), reasons) from error
-    others = [str(i) for i in errors if i != first]
+    others = [str(i + 1) for i in errors if i != first]
     named = ", ".join(others[:MAX_NAMED]) + (" and more" if len(others) > MAX_NAMED else "")
     also = f"; {len(others)} more of {len(queries)} queries cannot be predicted: {named}" if others else ""
-    raise Unpredictable(f"query {first}: {error}{also}", reasons) from error
+    raise Unpredictable(f"query {first + 1}: {error}{also}", reasons) from error
 
 
 def nothing_to_start_from(key: Population, starts: Populations) -> InputError:

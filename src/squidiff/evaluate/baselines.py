@@ -22,9 +22,9 @@ from squidiff.response.time import last_time, paired, times_around
 ZEROS_KEPT = ", zeros kept"
 """Suffix of a baseline whose cells are moved by `response.shape.move_to_mean` instead of shifted."""
 N_COMPONENTS = 50
+"""Principal components of the training cells: of the space in which distributions are compared, and of a baseline."""
 MIN_OF_EACH = 200
 """Cells of a table, of several, that principal axes are of, if it has as many."""
-"""Principal components of the training cells: of the space in which distributions are compared, and of a baseline."""
 MAX_DONORS = 2000
 MAX_ASSIGNED = 1000
 """Cells that optimal transport pairs: more take turns."""

@@ -166,7 +166,7 @@ def require_one_unit(tables: Mapping[str, CellTable], target: CellTable | None, 
         if unit != units[first] and not may_differ:
             raise InputError(f"{name} holds {unit}, but {first} {units[first]}: give both in one unit")
     own, of_training = (None if table is None else scaled_to(table.survey) for table in (target, train))
-    if own is not None and of_training is not None and differ(own, of_training):
+    if differ(own, of_training):
         told = f"the truth holds {PER_TOTAL}{own:g}, but the training data {PER_TOTAL}{of_training:g}"
         raise InputError(f"{told}: give both in one unit")
 

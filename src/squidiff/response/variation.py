@@ -15,7 +15,7 @@ from scipy.special import logit
 
 from squidiff.response.noise import CAUTIONS, beyond_noise, risks
 from squidiff.response.populations import Population, Populations
-from squidiff.response.shape import ZeroLaw, least_map
+from squidiff.response.shape import ZeroLaw, least_map, set_mean
 from squidiff.response.shift import drawn
 
 N_AXES = 20
@@ -188,11 +188,17 @@ class Variation:
         noise = of_one * sum(1 / np.maximum(n, 1.0) for n in n_shown)
         return np.asarray(np.exp(_pooled(missed, tells / noise) / 2))
 
-    def spread_out(self, relatives: Relatives, cells: np.ndarray) -> np.ndarray:
-        """Cells (N x G) whose values lie as much farther apart, or nearer, as those of relatives do after the move."""
+    def spread_out(
+        self, relatives: Relatives, cells: np.ndarray, mean: np.ndarray, highest: float = np.inf
+    ) -> np.ndarray:
+        """Cells (N x G) whose values lie as much farther apart, or nearer, as those of relatives do after the move.
+
+        Their mean (G,) stays, and of genes that have zeros no value is above `highest`.
+        """
         if not relatives.at:
             return cells
-        return widened(cells, self.missed(relatives.at).width ** relatives.share, self.non_negative)
+        wide = widened(cells, self.missed(relatives.at).width ** relatives.share, self.non_negative)
+        return np.where(self.non_negative, set_mean(wide, mean, highest), wide)
 
     def _of_shown(self, indices: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mean and variance of the values that are not zero, of genes that may be negative of all, and their share."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import datetime
 import inspect
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from squidiff.config import Config, InputError, Preparation, Sampling, Schema
+from squidiff.config import Config, InputError, Preparation, Sampling, Schema, is_finite
 from squidiff.data.simulate import simulate_perturbation
 from squidiff.data.table import can_name_column
 from squidiff.evaluate.metrics import HEADLINE, METRICS
@@ -187,7 +186,7 @@ def _targets(said: Mapping[str, Any], where: str) -> dict[str, Target]:
 
 def _metrics(evaluate: Mapping[str, Any], where: str) -> tuple[str, ...]:
     metrics = evaluate.get("metrics", list(HEADLINE))
-    if not isinstance(metrics, list) or not metrics or not all(name in [*METRICS] for name in metrics):
+    if not isinstance(metrics, list) or not metrics or not all(name in list(METRICS) for name in metrics):
         raise InputError(f"metrics of evaluate of {where} are {metrics!r}: choose some of {', '.join(METRICS)}")
     return tuple(metrics)
 
@@ -196,11 +195,8 @@ def _grid(said: Mapping[str, Any], where: str) -> dict[str, tuple[float, ...]]:
     grid = _table(said, "grid", where)
     refuse_others(grid, set(GRID), f"grid of {where}")
     for name, values in grid.items():
-        if (
-            not isinstance(values, list)
-            or not values
-            or not all(type(v) in (int, float) and abs(v) <= sys.float_info.max for v in values)
-        ):
+        is_list = isinstance(values, list) and all(type(v) in (int, float) and is_finite(v) for v in values)
+        if not values or not is_list:
             raise InputError(f"grid.{name} of {where} is {values!r}: give a list of finite numbers")
     return {name: tuple(values) for name, values in grid.items()}
 

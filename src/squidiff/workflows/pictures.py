@@ -222,12 +222,11 @@ def embedding(
     if starts:
         some = {beside.start: _some(np.concatenate(list(starts.values())), len(some["real cells"]), rng)} | some
     components = _components(np.concatenate(list(some.values())))
-    plane = _plane({name: components.transform(cells) for name, cells in some.items()}, method, seed)
-    near = [
-        (components.transform(true), components.transform(made)) for true, made in zip(real, generated, strict=True)
-    ]
+    near = {name: components.transform(cells) for name, cells in some.items()}
+    plane, ends = _plane(near, method, seed), np.cumsum([len(cells) for cells in real])[:-1]
+    of_each = zip(*(np.split(near[name], ends) for name in ("real cells", "generated cells")), strict=True)
     of = str(keys[0]) if len(keys) == 1 else f"{len(keys)} populations"
-    return plots.joint_embedding(plane, near, method.upper(), of, figure=figure)
+    return plots.joint_embedding(plane, list(of_each), method.upper(), of, figure=figure)
 
 
 def response(

@@ -183,11 +183,8 @@ class _Run:
 
     @property
     def command(self) -> str:
-        data, earlier = (
-            str(self.files["provenance"].get("data", "DATA.h5ad")),
-            self.files["manifest"].get("started_from"),
-        )
-        start = "--from EARLIER_RUN" if earlier else ""
+        data = str(self.files["provenance"].get("data", "DATA.h5ad"))
+        start = "--from EARLIER_RUN" if self.files["manifest"].get("started_from") else ""
         flags = (as_flags(self.schema), as_flags(self.config), start, "--out", self.folder.name)
         return " ".join(filter(None, ("squidiff train", data, *flags)))
 
